@@ -1,0 +1,9 @@
+"""The one exception that a user causes and can repair."""
+
+
+class InputError(Exception):
+    """Bad input: a file, a config key, a flag or a checkpoint that cannot be used.
+
+    The message is one line that names the file or key, what was expected, what was
+    found and what to do. The scripts print it after ``error:`` and exit with code 2.
+    """

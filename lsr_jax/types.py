@@ -1,0 +1,113 @@
+"""The arrays that travel between the rooms, and the letters of their dimensions.
+
+``B`` batch, ``H W`` image, ``h w`` feature map, ``C`` classes, ``D`` feature channels.
+Arrays are channels-last; labels are integers with 255 = ignore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+IGNORE = 255
+
+PyTree = Any
+
+
+class Images(NamedTuple):
+    """One domain's share of a batch.
+
+    Attributes:
+      image: ``[B, H, W, 3]``; uint8 RGB from the pipeline, float32 network input after
+        preprocessing.
+      label: ``[B, H, W]`` trainIds, 255 = ignore; None where the method has no right to
+        read labels.
+    """
+
+    image: jax.Array
+    label: jax.Array | None
+
+
+class Batch(NamedTuple):
+    """Both domains; None stands for a domain that the method does not read."""
+
+    source: Images | None
+    target: Images | None
+
+
+class Outputs(NamedTuple):
+    """What a network returns for ``[B, H, W, 3]`` images.
+
+    Attributes:
+      features: ``[B, h, w, D]``, non-negative (after the last ReLU of the backbone).
+      logits: ``[B, h, w, C]`` of the main head, at feature resolution.
+      aux_logits: ``[B, h, w, C]`` of the second head, None for a one-head network.
+    """
+
+    features: jax.Array
+    logits: jax.Array
+    aux_logits: jax.Array | None = None
+
+
+Forward = Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]
+"""``forward(params, model_state, images, train) -> (Outputs, model_state)``."""
+
+
+class Context(NamedTuple):
+    """What a loss may use beside parameters, method state and batch.
+
+    Attributes:
+      forward: the network.
+      model_state: BatchNorm running statistics before this step.
+      step: int32 scalar, counted from 0 within the stage.
+      rng: a key of this step alone.
+    """
+
+    forward: Forward
+    model_state: PyTree
+    step: jax.Array
+    rng: jax.Array
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its scalar."""
+
+    metrics: Mapping[str, jax.Array]
+    method_state: PyTree
+    model_state: PyTree
+
+
+class BatchSpec(NamedTuple):
+    """The static facts from which a method builds its state.
+
+    Attributes:
+      num_classes: ``C``.
+      feature_dim: ``D``.
+      source_size: ``(H, W)`` of the source images.
+      target_size: ``(H, W)`` of the target images.
+    """
+
+    num_classes: int
+    feature_dim: int
+    source_size: tuple[int, int]
+    target_size: tuple[int, int]
+
+
+class Method(NamedTuple):
+    """A method of adaptation: a pair of pure functions and what they read.
+
+    Attributes:
+      init: ``(key, params, spec) -> (extra_params, method_state)``.
+      loss: ``(params, method_state, batch, context) -> (scalar, Aux)``.
+      prepare: optional, on the host, once before step 0 of a stage.
+      domains: which domains the data pipeline has to deliver.
+      labelled: which of them come with labels. Only an oracle names "target" here.
+    """
+
+    init: Callable[[jax.Array, PyTree, BatchSpec], tuple[dict, PyTree]]
+    loss: Callable[[PyTree, PyTree, Batch, Context], tuple[jax.Array, Aux]]
+    prepare: Callable | None = None
+    domains: tuple[str, ...] = ("source", "target")
+    labelled: tuple[str, ...] = ("source",)
