@@ -1,0 +1,1 @@
+"""From a method and a stream of batches to trained parameters."""

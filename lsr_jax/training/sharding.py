@@ -1,0 +1,78 @@
+"""One mesh, two placements: batches split on axis ``data``, everything else replicated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lsr_jax.errors import InputError
+from lsr_jax.types import PyTree
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh over the first ``num_devices`` devices (all by default).
+
+    The axis is Auto: under jit, sums over a sharded batch (BatchNorm, prototypes,
+    losses) are global without further code.
+
+    Raises:
+      InputError: fewer devices at hand than asked for.
+    """
+    devices = jax.devices()
+    count = len(devices) if num_devices is None else num_devices
+    if not 1 <= count <= len(devices):
+        raise InputError(
+            f"num_devices: expected 1 to {len(devices)} on this machine, found {count}"
+        )
+    return jax.make_mesh(
+        (count,),
+        ("data",),
+        axis_types=(jax.sharding.AxisType.Auto,),
+        devices=devices[:count],
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The placement of states, parameters and metrics."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The placement of batches: the leading axis over ``data``."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raise InputError unless the mesh divides the batch."""
+    count = mesh.devices.size
+    if batch_size % count:
+        raise InputError(
+            f"batch_size: expected a multiple of the {count} devices, found "
+            f"{batch_size}; change batch_size or set num_devices"
+        )
+
+
+def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The tree with every leaf on all devices."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """This process's rows of a batch of numpy arrays as one global, split array each."""
+    placement = split(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(placement, x), batch
+    )
+
+
+def compile_step(step: Callable, mesh: Mesh) -> Callable:
+    """The jitted step: state donated and replicated, batch split, metrics replicated."""
+    whole, parts = replicated(mesh), split(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(whole, parts),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )

@@ -1,0 +1,62 @@
+"""Everything that decides the future of a run, in one tree."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from lsr_jax.types import BatchSpec, Method, PyTree
+
+
+@struct.dataclass
+class TrainState:
+    """What a step reads and returns; donated, replicated and checkpointed whole.
+
+    Attributes:
+      step: int32, steps done in this stage.
+      params: ``{"model": ..., }`` and what the method adds, e.g. ``"disc"``.
+      model_state: BatchNorm running statistics.
+      method_state: prototypes, anchors, teachers: whatever the method carries.
+      opt_state: of the optimiser over all of ``params``.
+      rng: the stage's key; a step folds its number into it.
+    """
+
+    step: jax.Array
+    params: PyTree
+    model_state: PyTree
+    method_state: PyTree
+    opt_state: PyTree
+    rng: jax.Array
+
+
+def with_method(
+    model_params: PyTree, method: Method, spec: BatchSpec, key: jax.Array
+) -> tuple[PyTree, PyTree]:
+    """All parameters of a stage, the method's own included, and the method state.
+
+    The model's parameters are copied: a method may keep them (a teacher, a frozen
+    labeller), and one buffer must not be donated twice.
+    """
+    extra, method_state = method.init(key, model_params, spec)
+    params = {"model": model_params, **extra}
+    return jax.tree.map(jnp.copy, (params, method_state))
+
+
+def create(
+    params: PyTree,
+    model_state: PyTree,
+    method_state: PyTree,
+    optimizer: optax.GradientTransformation,
+    rng: jax.Array,
+) -> TrainState:
+    """The state before step 0."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        method_state=method_state,
+        opt_state=optimizer.init(params),
+        rng=rng,
+    )

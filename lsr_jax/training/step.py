@@ -1,0 +1,63 @@
+"""The one train step: it knows no method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lsr_jax.training.state import TrainState
+from lsr_jax.types import Batch, Context, Forward, Method
+
+Preprocess = Callable[[jax.Array, Batch], Batch]
+
+
+def make_step(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    forward: Forward,
+    preprocess: Preprocess,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """``step(state, batch) -> (state, metrics)``, pure, to be compiled once.
+
+    Args:
+      method: its loss is differentiated by all parameters.
+      optimizer: over all parameters.
+      forward: the network.
+      preprocess: ``(key, uint8 batch) -> batch``: augmentation and normalisation.
+
+    Returns:
+      The step. Its metrics are the terms of the loss, ``total`` and
+      ``gradient_norm``, as float32 scalars.
+    """
+
+    def step(state: TrainState, batch: Batch):
+        images_key, method_key = jax.random.split(
+            jax.random.fold_in(state.rng, state.step)
+        )
+        batch = preprocess(images_key, batch)
+        context = Context(forward, state.model_state, state.step, method_key)
+
+        def objective(params):
+            return method.loss(params, state.method_state, batch, context)
+
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        (total, aux), grads = gradient(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {
+            **aux.metrics,
+            "total": total,
+            "gradient_norm": optax.tree.norm(grads),
+        }
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            model_state=aux.model_state,
+            method_state=jax.lax.stop_gradient(aux.method_state),
+            opt_state=opt_state,
+        )
+        return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+
+    return step

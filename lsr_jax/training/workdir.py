@@ -1,0 +1,102 @@
+"""The folder of a run: its resolved config and the facts of its environment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from lsr_jax.errors import InputError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def to_json(value) -> str:
+    """Indented JSON with sorted keys and a final newline."""
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one move: a reader sees the old text or the new one."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def claim(workdir: Path, config: Mapping, facts: Mapping) -> None:
+    """Make ``workdir`` the folder of this config, or continue in it.
+
+    Args:
+      workdir: made if missing.
+      config: resolved, JSON-able.
+      facts: of the data and weights, for ``manifest.json``.
+
+    Raises:
+      InputError: the folder holds a run of another config, or cannot be written.
+    """
+    path = workdir / "config.json"
+    text = to_json(config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            check_same(path, json.loads(text))
+        write(path, text)
+        write(workdir / "manifest.json", to_json({**environment(), **facts}))
+    except OSError as error:
+        raise InputError(f"workdir {workdir}: cannot be written: {error}") from error
+
+
+def check_same(path: Path, config: dict) -> None:
+    """Raise InputError naming the first key in which the folder's config differs."""
+    try:
+        found = flatten(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not a config: {error}") from error
+    wanted = flatten(config)
+    for key in sorted(found.keys() | wanted.keys()):
+        if found.get(key) != wanted.get(key):
+            raise InputError(
+                f"workdir {path.parent}: holds a run with another config: {key} is "
+                f"{found.get(key)!r} there and {wanted.get(key)!r} here; choose "
+                "another --workdir"
+            )
+
+
+def flatten(tree, prefix: str = "") -> dict:
+    """Nested dicts as one dict with dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    parts = (flatten(tree[k], f"{prefix}.{k}" if prefix else k) for k in tree)
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def read_config(workdir: Path) -> dict:
+    """The resolved config of a run.
+
+    Raises:
+      InputError: no run lives there.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"workdir {workdir}: no run found: {path.name} is missing; start one with "
+            "train.py"
+        )
+    return json.loads(path.read_text())
+
+
+def environment() -> dict:
+    """Versions, devices and machine."""
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "devices": [str(device) for device in jax.devices()],
+        "device_kind": jax.devices()[0].device_kind,
+    }
