@@ -7,3 +7,10 @@ class InputError(Exception):
     The message is one line that names the file or key, what was expected, what was
     found and what to do. The scripts print it after ``error:`` and exit with code 2.
     """
+
+
+class TrainingError(Exception):
+    """Training cannot go on, though the input was usable: a loss is no longer finite.
+
+    The message is one line; the scripts print it after ``error:`` and exit with code 1.
+    """

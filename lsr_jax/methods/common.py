@@ -39,3 +39,18 @@ def segmentation(outputs: Outputs, images: Images) -> jax.Array:
     """Cross-entropy of the main head at the resolution of the label."""
     size = images.label.shape[1:3]
     return losses.cross_entropy(resample.bilinear(outputs.logits, size), images.label)
+
+
+def max_square_term(
+    outputs: Outputs, images: jax.Array, *, ratio: float | None
+) -> jax.Array:
+    """`losses.max_squares` of the main head at image resolution.
+
+    ``ratio`` is the exponent of the image-wise class weights, None for none.
+    """
+    probabilities = upsampled_probabilities(outputs.logits, images)
+    if ratio is None:
+        return losses.max_squares(probabilities)
+    return losses.max_squares(
+        probabilities, losses.image_weights(probabilities, ratio=ratio)
+    )

@@ -16,6 +16,4 @@ def make() -> Method:
         value = common.segmentation(target, batch.target)
         return value, Aux({"segmentation": value}, state, model_state)
 
-    return Method(
-        common.stateless, loss, domains=("target",), labelled=("target",)
-    )
+    return Method(common.stateless, loss, domains=("target",), labelled=("target",))

@@ -28,13 +28,12 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def claim(workdir: Path, config: Mapping, facts: Mapping) -> None:
+def claim(workdir: Path, config: Mapping) -> None:
     """Make ``workdir`` the folder of this config, or continue in it.
 
     Args:
       workdir: made if missing.
       config: resolved, JSON-able.
-      facts: of the data and weights, for ``manifest.json``.
 
     Raises:
       InputError: the folder holds a run of another config, or cannot be written.
@@ -45,10 +44,15 @@ def claim(workdir: Path, config: Mapping, facts: Mapping) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             check_same(path, json.loads(text))
-        write(path, text)
-        write(workdir / "manifest.json", to_json({**environment(), **facts}))
+        else:
+            write(path, text)
     except OSError as error:
         raise InputError(f"workdir {workdir}: cannot be written: {error}") from error
+
+
+def describe(workdir: Path, facts: Mapping) -> None:
+    """Write ``manifest.json``: ``facts`` beside versions, devices and machine."""
+    write(workdir / "manifest.json", to_json({**environment(), **facts}))
 
 
 def check_same(path: Path, config: dict) -> None:

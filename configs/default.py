@@ -1,0 +1,109 @@
+"""Every key of every run, once, with its unit. The other files start from here."""
+
+import inspect
+
+from ml_collections import ConfigDict, config_dict
+
+from lsr_jax.data.augment import AUGMENTATION
+from lsr_jax.methods import METHODS
+
+
+def get_config():
+    config = ConfigDict()
+    config.seed = 0  # initialisation, data order, augmentation
+    config.num_devices = config_dict.placeholder(int)  # None: all that JAX sees
+    config.stages = ("source", "adapt")  # trained in this order; each is a key below
+    config.recorded = ()  # JSON files of rows that the final table quotes
+    config.data = data()
+    config.model = model()
+    config.evaluation = evaluation()
+    return config
+
+
+def data():
+    c = ConfigDict()
+    c.source = domain()
+    c.target = domain()
+    c.preprocessing = "caffe"  # caffe: BGR 0..255 minus mean; imagenet; unit
+    c.workers = 0  # processes that read and decode; 0: threads of the main process
+    return c
+
+
+def domain():
+    c = ConfigDict()
+    c.name = ""  # a key of lsr_jax.data.sources.DATASETS
+    c.root = ""  # folder as downloaded or prepared; streets: cache, "" for the default
+    c.preset = ""  # streets: which benchmark
+    c.train = "train"  # split that is trained on
+    c.val = "val"  # split that is reported
+    return c
+
+
+def model():
+    c = ConfigDict()
+    c.backbone = "resnet101"  # resnet101, resnet50, vgg16, vgg13, mini
+    c.num_classes = 19
+    c.head = "single"  # single; multi_level: layer3 and layer4; two_heads: layer4 twice
+    c.aspp_dilations = (6, 12)  # feature cells; what ASN, MaxSquare, OCE and LSR run
+    c.batch_norm = "train"  # train, frozen_affine, eval
+    c.freeze_stem_affine = True  # as MaxSquare, OCE and LSR do
+    c.unbiased_variance = True  # running variance, as torch
+    c.bn_group_size = config_dict.placeholder(int)  # images; None: the global batch
+    c.initialisation = "released"  # released: N(0, 0.01); scratch: He-normal
+    c.dtype = "float32"  # of the convolutions; float32 or bfloat16
+    c.remat = False  # recompute each block in the backward pass to save memory
+    return c
+
+
+def evaluation():
+    c = ConfigDict()
+    c.batch_size = 10  # images
+    c.batchnorm_images = 200  # target training images for the rows with bn=target
+    c.control = "batchnorm_only"  # stage to which the table shows differences
+    c.panels = 4  # target validation images in report/panels.png
+    return c
+
+
+def stage(method="source_only", preset=None, **overrides):
+    """One stage; ``overrides`` are keywords of the method's ``make``."""
+    c = ConfigDict()
+    c.method = method_keywords(method, preset, overrides)
+    c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
+    c.steps = 1000
+    c.batch_size = 1  # images of each domain, over all devices
+    c.optimizer = optimizer()
+    c.augment = ConfigDict()
+    c.augment.source = ConfigDict(AUGMENTATION["none"])
+    c.augment.target = ConfigDict(AUGMENTATION["none"])
+    c.log_every = 50  # steps
+    c.checkpoint_every = 1000  # steps
+    return c
+
+
+def optimizer():
+    c = ConfigDict()
+    c.name = "sgd"  # sgd, adamw
+    c.learning_rate = 2.5e-4  # of the backbone, before decay
+    c.head_multiplier = 10.0  # rate of the heads over that of the backbone
+    c.momentum = 0.9  # weight of the old value
+    c.weight_decay = 5e-4  # sgd: added to the gradient; adamw: decoupled
+    c.power = 0.9  # of the polynomial decay
+    c.horizon = config_dict.placeholder(
+        int
+    )  # steps to rate 0; None: those of the stage
+    c.warmup_steps = 0
+    c.duplicate_updates = "off"  # sequential: the originals' repeated parameters
+    return c
+
+
+def method_keywords(name, preset, overrides):
+    """All keywords of a method's ``make``: signature, then preset, then overrides."""
+    module = METHODS[name]
+    parameters = inspect.signature(module.make).parameters
+    values = {key: parameter.default for key, parameter in parameters.items()}
+    values.update(module.PRESETS[preset] if preset else {})
+    values.update(overrides)
+    config = ConfigDict({"name": name})
+    for key, value in values.items():
+        config[key] = config_dict.placeholder(float) if value is None else value
+    return config

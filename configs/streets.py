@@ -1,0 +1,100 @@
+"""streets: the embedded benchmark, rendered scenes to camera scenes, drawn by the code itself.
+
+    python train.py --config configs/streets.py                  source-only, the BatchNorm
+                                                                 control, MaxSquare, LSR
+    python train.py --config configs/streets.py:lsr              source-only, LSR
+    python train.py --config configs/streets.py:lsr,tiny         the same in a minute
+    python train.py --config configs/streets.py:target_only      the oracle
+    python train.py --config configs/streets.py:lsr,photometric  a shift that BatchNorm
+                                                                 statistics alone repair
+    python train.py --config configs/streets.py:lsr,large        256x512, for a GPU
+
+Results, with command, machine and spread: docs/results/streets.md.
+"""
+
+from typing import NamedTuple
+
+from configs import common, default
+from lsr_jax.data.augment import AUGMENTATION
+from lsr_jax.data.streets import PRESETS
+
+# The weights of the terms here; the papers' weights belong to ImageNet networks.
+WEIGHTS = {
+    "max_square": {"entropy": 1.0, "image_weighting": 0.2},
+    "lsr": {
+        "clustering": 6e-4,
+        "perpendicularity": 0.2,
+        "norm": 0.025,
+        "entropy": 1.0,
+        "entropy_ratio": 0.2,
+    },
+}
+STUDY = ("batchnorm_only", "max_square", "lsr")
+
+
+class Schedule(NamedTuple):
+    """Steps of both stages, and images of a pre-training batch (twice the adaptation's)."""
+
+    pretrain_steps: int
+    adapt_steps: int
+    batch_size: int
+
+
+SCHEDULES = {
+    "streets": Schedule(1200, 500, 8),
+    "photometric": Schedule(1200, 500, 8),
+    "large": Schedule(20000, 5000, 8),
+    "tiny": Schedule(20, 20, 8),
+}
+
+
+def get_config(argument=None):
+    chosen = common.parse(argument, presets=PRESETS)
+    preset = "tiny" if chosen.tiny else chosen.preset or "streets"
+    config = default.get_config()
+
+    for domain, look in (("source", "rendered"), ("target", "camera")):
+        config.data[domain].name = f"streets_{look}"
+        config.data[domain].preset = preset
+    config.data.preprocessing = "imagenet"
+
+    config.model.backbone = chosen.backbone or "mini"
+    config.model.initialisation = "scratch"
+    config.model.freeze_stem_affine = False
+    config.model.aspp_dilations = (2, 4, 6, 8)
+
+    common.set_stages(
+        config,
+        chosen.method,
+        study=STUDY,
+        pretrain=lambda method: pretrain(method, SCHEDULES[preset]),
+        adapt=lambda method: adapt(method, SCHEDULES[preset]),
+    )
+    return config
+
+
+def pretrain(method, schedule):
+    c = default.stage(method)
+    c.steps = schedule.pretrain_steps
+    c.batch_size = schedule.batch_size
+    c.optimizer.name = "adamw"
+    c.optimizer.learning_rate = 2e-3
+    c.optimizer.head_multiplier = 1.0
+    c.optimizer.weight_decay = 0.02
+    c.optimizer.warmup_steps = min(100, schedule.pretrain_steps // 10)
+    for domain in ("source", "target"):
+        c.augment[domain].update(AUGMENTATION["heavy"])
+    return c
+
+
+def adapt(method, schedule):
+    c = default.stage(method, **WEIGHTS.get(method, {}))
+    c.steps = schedule.adapt_steps
+    c.batch_size = schedule.batch_size // 2
+    c.optimizer.name = "adamw"
+    c.optimizer.learning_rate = 5e-4
+    c.optimizer.head_multiplier = 1.0
+    c.optimizer.weight_decay = 0.02
+    c.augment.source.update(AUGMENTATION["heavy"])
+    c.augment.target.update(AUGMENTATION["flip"])
+    return c

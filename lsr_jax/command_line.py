@@ -1,0 +1,98 @@
+"""Flags, exit codes and one-line errors of the scripts.
+
+Exit codes: 0 done, 1 training could not go on, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from lsr_jax.errors import InputError, TrainingError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parse the flags that the script defined, call ``main``, exit with its code."""
+    flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
+    app.run(lambda _: guarded(main), flags_parser=parse)
+
+
+def guarded(main: Callable[[], None]) -> None:
+    """Call ``main``; print a user's error as one line and exit."""
+    try:
+        main()
+    except (InputError, TrainingError) as error:
+        if flags.FLAGS.debug:
+            raise
+        fail(error, code=2 if isinstance(error, InputError) else 1)
+
+
+def fail(error: Exception, *, code: int) -> None:
+    """Print ``error`` on one line and exit."""
+    line = " ".join(str(error).split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's parser with every complaint on one line, exit code 2."""
+    try:
+        rest = flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+        # ml_collections on a key that the config does not have.
+        fail(InputError(f"unknown config key: {innermost(error)}"), code=2)
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        fail(InputError(last_line(error)), code=2)
+    if len(rest) > 1:
+        fail(InputError(f"unexpected argument {rest[1]!r}; see --help"), code=2)
+    return rest
+
+
+def innermost(error: Exception) -> str:
+    """The text inside errors that were wrapped in errors, with its quotes taken off."""
+    text = error
+    while isinstance(text, Exception) and text.args:
+        text = text.args[0]
+    return str(text)
+
+
+def last_line(error: Exception) -> str:
+    """The message of an error without a traceback that it may quote."""
+    text = str(error).strip()
+    if "Traceback" not in text:
+        return text
+    return text.splitlines()[-1].removeprefix("ValueError: ")
+
+
+def define_config() -> Callable[[], tuple[ConfigDict, Path]]:
+    """Define ``--config`` and ``--workdir``; returns their reader for after parsing."""
+    config = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "configs/NAME.py or configs/NAME.py:METHOD; --config.KEY=VALUE overrides a key.",
+        lock_config=True,
+    )
+    workdir = flags.DEFINE_string(
+        "workdir", None, "Folder of the run; default: runs/NAME."
+    )
+    flags.mark_flag_as_required("config")
+
+    def read() -> tuple[ConfigDict, Path]:
+        name = config_flags.get_config_filename(flags.FLAGS["config"])
+        if not Path(name.partition(":")[0]).is_file():
+            raise InputError(f"--config {name}: no such file; see configs/")
+        return config.value, Path(workdir.value or default_workdir(name))
+
+    return read
+
+
+def default_workdir(config: str) -> Path:
+    """``configs/streets.py:lsr,tiny`` runs in ``runs/streets-lsr-tiny``."""
+    file, _, argument = config.partition(":")
+    words = [Path(file).stem, *filter(None, re.split(r"[,:]", argument))]
+    return Path("runs") / "-".join(words)
