@@ -34,6 +34,7 @@ def domain():
     c.name = ""  # a key of lsr_jax.data.sources.DATASETS
     c.root = ""  # folder as downloaded or prepared; streets: cache, "" for the default
     c.preset = ""  # streets: which benchmark
+    c.size = (0, 0)  # (H, W) of the network's input; (0, 0): as stored
     c.train = "train"  # split that is trained on
     c.val = "val"  # split that is reported
     return c

@@ -51,6 +51,9 @@ def max_square_term(
     probabilities = upsampled_probabilities(outputs.logits, images)
     if ratio is None:
         return losses.max_squares(probabilities)
-    return losses.max_squares(
-        probabilities, losses.image_weights(probabilities, ratio=ratio)
+    weights = losses.image_weights(
+        jax.lax.stop_gradient(probabilities).argmax(axis=-1),
+        num_classes=probabilities.shape[-1],
+        ratio=ratio,
     )
+    return losses.max_squares(probabilities, weights)

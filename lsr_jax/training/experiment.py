@@ -90,7 +90,7 @@ class Experiment:
             target_size=self.sizes["target"],
         )
         params, method_state = state.with_method(params, method, spec, method_key)
-        transformation = build_optimizer(params, self.config["model"], c)
+        transformation = build_optimizer(params, self.model, c)
         whole = state.create(params, model_state, method_state, transformation, rng)
         return sharding.put_replicated(whole, self.mesh), transformation
 
@@ -161,13 +161,13 @@ def build_method(keywords: Mapping) -> Method:
     return METHODS[keywords.pop("name")].make(**keywords)
 
 
-def build_optimizer(params: PyTree, model: Mapping, stage: Mapping):
+def build_optimizer(params: PyTree, model: models.Model, stage: Mapping):
     """The optimiser of a stage over all of its parameters."""
     keywords = dict(stage["optimizer"])
     groups = optimizer.model_groups(
         head_multiplier=keywords.pop("head_multiplier"),
         duplicate_updates=keywords.pop("duplicate_updates"),
-        frozen=models.frozen_paths(model),
+        frozen=model.frozen_paths,
     )
     keywords["horizon"] = keywords["horizon"] or stage["steps"]
     return optimizer.make(params, groups, **keywords)

@@ -23,8 +23,8 @@ class Group(NamedTuple):
     """Parameters that share a learning rate.
 
     Attributes:
-      pattern: regular expression that a whole path such as
-        ``model/backbone/layer1_0/conv1/kernel`` has to match.
+      pattern: regular expression, searched in paths such as
+        ``model/backbone/layer1_0/conv1/kernel``.
       multiplier: factor on the base learning rate; None freezes the group: no
         gradient step, no momentum, no weight decay.
       repeats: updates per step with one gradient, see `repeated_sgd`.
@@ -38,9 +38,9 @@ class Group(NamedTuple):
 # How often the originals' `optim_parameters` lists a tensor: once for every module
 # that encloses it (LSR, OCE, MaxSquare, ASN, ADVENT, CLAN, F2A, BDL).
 DUPLICATES = (
-    (r"model/backbone/layer\d+_\d+/downsample.*", 4),
-    (r"model/backbone/layer.*", 3),
-    (r"model/backbone/features.*", 2),
+    (r"^model/backbone/layer\d+_\d+/downsample", 4),
+    (r"^model/backbone/layer", 3),
+    (r"^model/backbone/features", 2),
 )
 
 
@@ -146,7 +146,7 @@ def labels(params: PyTree, groups: Sequence[Group]) -> PyTree:
 
     def index(path: str) -> str:
         for number, group in enumerate(groups):
-            if re.fullmatch(group.pattern, path):
+            if re.search(group.pattern, path):
                 return str(number)
         raise InputError(
             f"optimizer: parameter {path!r} belongs to no group; patterns are "
@@ -167,7 +167,7 @@ def model_groups(
     Args:
       head_multiplier: 10 in all originals but ASN's VGG (1). OCE and LSR declare 1 for
         VGG too, yet their scheduler overwrites it with 10 at every step.
-      frozen: patterns below ``model/`` that are never updated nor decayed.
+      frozen: patterns of what is never updated nor decayed.
       duplicate_updates: "off", or "sequential" for the originals' repeated updates.
 
     Raises:
@@ -178,12 +178,12 @@ def model_groups(
             "optimizer.duplicate_updates: expected 'off' or 'sequential', found "
             f"{duplicate_updates!r}"
         )
-    groups = [Group(f"model/{pattern}", None) for pattern in frozen]
+    groups = [Group(pattern, None) for pattern in frozen]
     if duplicate_updates == "sequential":
         groups += [Group(pattern, 1.0, repeats) for pattern, repeats in DUPLICATES]
     groups += [
-        Group(r"model/backbone/.*"),
-        Group(r"model/(head|aux_head)/.*", head_multiplier),
+        Group(r"^model/backbone/"),
+        Group(r"^model/(head|aux_head)/", head_multiplier),
     ]
     return groups
 
