@@ -1,0 +1,84 @@
+"""One convolution, written four ways; which of them runs depends on shapes alone.
+
+XLA's convolution on a CPU is slow for 1x1 kernels, for three-channel images and in the
+gradient of dilated kernels. The matrix products below give the same sums (float32
+rounding aside), several times faster there and no slower on an accelerator.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+
+def convolve(
+    x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dilation: int = 1
+) -> Array:
+    """Two-dimensional convolution as ``torch.nn.functional.conv2d``.
+
+    Args:
+      x: ``[B, H, W, in]``.
+      kernel: ``[k, k, in, out]``.
+      stride: of the output, both axes.
+      padding: zeros on all four sides.
+      dilation: distance between two taps of the kernel.
+
+    Returns:
+      ``[B, h, w, out]`` with ``h = (H + 2 padding - dilation (k - 1) - 1) // stride + 1``.
+    """
+    size, _, channels, features = kernel.shape
+    if size == 1 and padding == 0:
+        return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
+    if stride == 2 and dilation == 1 and channels <= 4:
+        return _by_blocks(x, kernel, padding)
+    if stride == 1 and size * size * features < channels:
+        return _multiply_then_shift(x, kernel, padding, dilation)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding),) * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _matmul(x, matrix):
+    flat = x.reshape(-1, x.shape[-1]) @ matrix
+    return flat.reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def _by_blocks(x, kernel, padding):
+    """Stride 2 as stride 1 over 2x2 blocks of pixels, which become channels."""
+    batch, *image_size, channels = x.shape
+    size, features = kernel.shape[0], kernel.shape[-1]
+    half = (size + 1) // 2
+    kernel = jnp.pad(kernel, ((0, 2 * half - size),) * 2 + ((0, 0),) * 2)
+    kernel = kernel.reshape(half, 2, half, 2, channels, features)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(half, half, -1, features)
+
+    height, width = ((n + 2 * padding - size) // 2 + half for n in image_size)
+    end = (2 * height - image_size[0], 2 * width - image_size[1])
+    border = [(padding, n - padding, 0) for n in end]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *border, (0, 0, 0)])
+    x = x.reshape(batch, height, 2, width, 2, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)
+    return convolve(x, kernel)
+
+
+def _multiply_then_shift(x, kernel, padding, dilation):
+    """All taps in one product, then the sum of the shifted taps; for few features."""
+    size, _, channels, features = kernel.shape
+    taps = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    taps = _matmul(x, taps)
+    taps = jnp.pad(taps, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    taps = taps.reshape(*taps.shape[:3], size, size, features)
+    height, width = (side - dilation * (size - 1) for side in taps.shape[1:3])
+    return sum(
+        taps[:, dilation * i :, dilation * j :, i, j][:, :height, :width]
+        for i in range(size)
+        for j in range(size)
+    )

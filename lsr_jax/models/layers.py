@@ -1,0 +1,168 @@
+"""Convolution, batch normalisation and pooling with the conventions of PyTorch.
+
+Flax pads and normalises a little differently from the networks whose numbers this
+project is held against, so the three layers that differ are written out here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.nn import initializers
+
+from lsr_jax import errors
+from lsr_jax.models import convolution
+
+BATCH_NORM_MODES = ("train", "frozen_affine", "eval")
+INITIALISATIONS = ("scratch", "released")
+EPSILON = 1e-5
+MOMENTUM = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What every layer of one network has in common; ``build`` documents the fields."""
+
+    batch_norm: str = "train"
+    unbiased_variance: bool = True
+    bn_group_size: int | None = None
+    initialisation: str = "scratch"
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        _check("batch_norm", self.batch_norm, BATCH_NORM_MODES)
+        _check("initialisation", self.initialisation, INITIALISATIONS)
+        _check("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+def _check(name, value, choices):
+    if value not in choices:
+        raise errors.InputError(
+            f"model.{name}: expected one of {', '.join(choices)}; found {value!r}"
+        )
+
+
+class Conv(nn.Module):
+    """Two-dimensional convolution, ``[B, H, W, in] -> [B, h, w, features]``.
+
+    Padding is ``padding`` zeros on every side, as ``torch.nn.Conv2d``; the kernel is
+    HWIO. Parameters stay float32 and are cast to ``dtype`` for the product. The layers
+    only say which parameters exist; ``initialise`` draws their values.
+    """
+
+    features: int
+    kernel_size: int
+    use_bias: bool = False
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves ``x``; the result has the compute dtype."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", initializers.zeros, shape)
+        x = convolution.convolve(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", initializers.zeros, (self.features,))
+        return x + bias.astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as ``torch.nn.BatchNorm2d``, eps 1e-5.
+
+    ``y = (x - mean) / sqrt(var + eps) * scale + bias`` per channel. In training, mean
+    and (biased) variance are those of the batch, and the running statistics become
+    ``0.9 old + 0.1 batch``, with the variance divided by ``n - 1`` if
+    ``unbiased_variance`` (PyTorch) or by ``n`` (Flax). Statistics are float32 whatever
+    the compute dtype. Under ``jit`` they are taken over the whole batch, also where
+    that is split over devices.
+
+    With ``bn_group_size`` = g, each g consecutive images are normalised by themselves
+    (g = 1: the per-image statistics of the originals), and the running statistics move
+    towards the mean of the groups' statistics.
+    """
+
+    options: Options
+    frozen_affine: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises ``x [B, H, W, C]``.
+
+        Raises:
+          InputError: ``bn_group_size`` does not divide B, or a channel of a group has
+            a single value, which leaves no unbiased variance.
+        """
+        channels = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        var = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", initializers.ones, channels)
+        bias = self.param("bias", initializers.zeros, channels)
+        if self.frozen_affine or self.options.batch_norm == "frozen_affine":
+            scale, bias = lax.stop_gradient((scale, bias))
+
+        groups = self._grouped(x).astype(jnp.float32)
+        if train and self.options.batch_norm != "eval":
+            batch_mean = groups.mean((1, 2, 3), keepdims=True)
+            batch_var = jnp.square(groups - batch_mean).mean((1, 2, 3), keepdims=True)
+            if not self.is_initializing():
+                mean.value = self._moved(mean.value, batch_mean)
+                var.value = self._moved(var.value, batch_var * self._bessel(groups))
+        else:
+            batch_mean, batch_var = mean.value, var.value
+        normalised = (groups - batch_mean) * (lax.rsqrt(batch_var + EPSILON) * scale)
+        return (normalised + bias).astype(self.options.dtype).reshape(x.shape)
+
+    def _grouped(self, x):
+        size = self.options.bn_group_size or x.shape[0]
+        if x.shape[0] % size:
+            raise errors.InputError(
+                f"model.bn_group_size: {size} does not divide the batch of "
+                f"{x.shape[0]} images; choose a divisor or None for the whole batch"
+            )
+        return x.reshape(-1, size, *x.shape[1:])
+
+    def _bessel(self, groups):
+        if not self.options.unbiased_variance:
+            return 1.0
+        count = math.prod(groups.shape[1:4])
+        if count == 1:
+            raise errors.InputError(
+                "model.unbiased_variance: one value per channel has no unbiased "
+                "variance; use larger images, a larger batch or False"
+            )
+        return count / (count - 1)
+
+    def _moved(self, old, batch):
+        batch = lax.stop_gradient(batch).mean(0).reshape(old.shape)
+        return MOMENTUM * old + (1.0 - MOMENTUM) * batch
+
+
+def ceil_mode_max_pool(x: jax.Array) -> jax.Array:
+    """Max-pool 3x3, stride 2, padding 1, ``ceil_mode=True``: a -> ceil((a-1)/2) + 1.
+
+    For an even side the last window reaches one pixel further than floor mode lets it.
+    For ``x >= 0`` only (zeros pad it). Written as maxima of slices, rows then columns,
+    because the gradient of a windowed maximum is slow on a CPU; equal maxima share the
+    gradient, where PyTorch gives it to the first.
+    """
+    height, width = (side // 2 + 1 for side in x.shape[1:3])
+    after = (2 * height - x.shape[1], 2 * width - x.shape[2])
+    x = jnp.pad(x, ((0, 0), (1, after[0]), (1, after[1]), (0, 0)))
+    x = jnp.maximum(jnp.maximum(x[:, :-1:2], x[:, 1::2]), x[:, 2::2])
+    return jnp.maximum(jnp.maximum(x[:, :, :-1:2], x[:, :, 1::2]), x[:, :, 2::2])

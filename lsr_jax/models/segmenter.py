@@ -1,0 +1,223 @@
+"""DeepLabV2: a backbone, one or two ASPP heads, and the pure functions around them.
+
+The tree of parameters is ``{"backbone": ..., "head": ...[, "aux_head": ...]}``. Names
+are those of the PyTorch networks with ``.`` in a module's own name written ``_``:
+
+=========================  =============================================================
+PyTorch                    here
+=========================  =============================================================
+layer3.22.conv2.weight     backbone/layer3_22/conv2/kernel
+layer1.0.downsample.0 (1)  backbone/layer1_0/downsample_conv (downsample_bn)
+bn1.weight, bn1.bias       backbone/bn1/scale, backbone/bn1/bias
+bn1.running_mean (_var)    backbone/bn1/mean (var), in the model state
+features.28.weight (VGG)   backbone/features_28/kernel
+layer6, clas, classifier   head; the branches are conv2d_list_0, conv2d_list_1, ...
+layer5                     aux_head beside a layer6, head where it is alone
+=========================  =============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lsr_jax import errors, types
+from lsr_jax.models import initialise, layers, resnet, vgg
+
+HEADS = ("single", "multi_level", "two_heads")
+STEM_AFFINE = r"(^|/)backbone/bn1/(scale|bias)$"
+ALL_AFFINE = r"(^|/)backbone/(.*/)?(bn\d|downsample_bn)/(scale|bias)$"
+
+
+class ASPP(nn.Module):
+    """Sum of 3x3 convolutions with bias, one for each dilation that runs."""
+
+    num_classes: int
+    dilations: tuple[int, ...]
+    options: layers.Options
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """``[B, h, w, D] -> [B, h, w, C]``."""
+        branches = [
+            layers.Conv(
+                self.num_classes,
+                3,
+                use_bias=True,
+                padding=dilation,
+                dilation=dilation,
+                dtype=self.options.dtype,
+                name=f"conv2d_list_{index}",
+            )(features).astype(jnp.float32)
+            for index, dilation in enumerate(self.dilations)
+        ]
+        return sum(branches[1:], start=branches[0])
+
+
+class Segmenter(nn.Module):
+    """Backbone and heads as one Linen module; ``build`` makes the house's view of it."""
+
+    backbone: nn.Module
+    head: ASPP
+    aux_head: ASPP | None
+    aux_level: int
+
+    def __call__(self, images: jax.Array, train: bool) -> types.Outputs:
+        """``[B, H, W, 3]`` network input to float32 features and logits."""
+        levels = dict(zip((3, 4), self.backbone(images, train), strict=True))
+        aux = None if self.aux_head is None else self.aux_head(levels[self.aux_level])
+        features = levels[4].astype(jnp.float32)
+        return types.Outputs(features, self.head(levels[4]), aux)
+
+
+class Model(NamedTuple):
+    """A network as pure functions and facts.
+
+    Attributes:
+      init: ``(key, image_size) -> (params, model_state)``.
+      forward: ``(params, model_state, images, train) -> (Outputs, model_state)``;
+        images are the float32 network input ``[B, H, W, 3]``, ``train`` is a Python
+        bool. Outputs are float32. The model state is ``{}`` for VGG.
+      feature_size: ``(H, W) -> (h, w)``.
+      feature_dim: ``D``.
+      num_classes: ``C``.
+      frozen_paths: regular expressions, for ``re.search`` on "/"-joined parameter
+        paths, of parameters that never move: the optimiser must neither step nor
+        decay them.
+      arguments: the keywords that ``build`` was given, all of them.
+    """
+
+    init: Callable[..., tuple[types.PyTree, types.PyTree]]
+    forward: types.Forward
+    feature_size: Callable[[tuple[int, int]], tuple[int, int]]
+    feature_dim: int
+    num_classes: int
+    frozen_paths: tuple[str, ...]
+    arguments: Mapping[str, Any]
+
+
+def build(
+    *,
+    backbone: str | resnet.Architecture,
+    num_classes: int = 19,
+    head: str = "single",
+    aspp_dilations: tuple[int, ...] = (6, 12),
+    batch_norm: str = "train",
+    freeze_stem_affine: bool = False,
+    unbiased_variance: bool = True,
+    bn_group_size: int | None = None,
+    initialisation: str = "scratch",
+    dtype: str = "float32",
+    remat: bool = False,
+) -> Model:
+    """Builds DeepLabV2 (Chen et al., TPAMI 2018) as the UDA literature uses it.
+
+    Args:
+      backbone: "resnet101", "resnet50", "mini", "vgg16", "vgg13", or a ResNet
+        ``Architecture``.
+      num_classes: ``C``.
+      head: "single": one ASPP on layer4. "multi_level": a second one on layer3 (the
+        layer5 of AdaptSegNet, ADVENT, MaxSquare). "two_heads": both on layer4 (CLAN,
+        Feature-To-Adapt). ``logits`` is the main head (layer6), ``aux_logits`` the
+        other (layer5). VGG has "single" and "two_heads".
+      aspp_dilations: the branches that run. The released AdaptSegNet, MaxSquare, OCE
+        and LSR own four branches but return after (6, 12); CLAN, Feature-To-Adapt, ADVENT
+        and BDL sum (6, 12, 18, 24).
+      batch_norm: "train": batch statistics in training. "frozen_affine": the same,
+        scale and bias carry no gradient (AdaptSegNet, CLAN, Feature-To-Adapt, ADVENT,
+        BDL). "eval": running statistics always.
+      freeze_stem_affine: scale and bias of the first BatchNorm carry no gradient
+        (MaxSquare, OCE, LSR).
+      unbiased_variance: running variance from the unbiased batch variance (PyTorch).
+      bn_group_size: how many images are normalised together; None = the whole global
+        batch. Must divide every batch.
+      initialisation: "scratch": He-normal convolutions, the last BatchNorm scale of
+        each block 0, zero biases. "released": convolutions N(0, 0.01), all scales 1,
+        head biases uniform as PyTorch's default, VGG as torchvision. Heads are
+        N(0, 0.01) in both.
+      dtype: compute dtype of convolutions, "float32" or "bfloat16"; parameters,
+        statistics and outputs are float32.
+      remat: recompute each residual block in the backward pass to save memory.
+
+    Returns:
+      A ``Model``.
+
+    Raises:
+      InputError: a value outside these choices.
+    """
+    arguments = dict(locals())
+    options = layers.Options(
+        batch_norm, unbiased_variance, bn_group_size, initialisation, dtype, remat
+    )
+    net, feature_dim, feature_size = _backbone(backbone, options, freeze_stem_affine)
+    _check_head(head, backbone)
+    aspp_dilations = tuple(aspp_dilations)
+    module = Segmenter(
+        net,
+        ASPP(num_classes, aspp_dilations, options),
+        None if head == "single" else ASPP(num_classes, aspp_dilations, options),
+        aux_level=3 if head == "multi_level" else 4,
+    )
+
+    def init(key, image_size):
+        images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+        shapes = jax.eval_shape(
+            lambda x: module.init(jax.random.key(0), x, train=False), images
+        )
+        params = initialise.draw(
+            key, shapes["params"], initialise.RULES[initialisation]
+        )
+        return params, initialise.running_statistics(shapes.get("batch_stats", {}))
+
+    def forward(params, model_state, images, train):
+        variables = {"params": params, "batch_stats": model_state}
+        if not train:
+            return module.apply(variables, images, train=False), model_state
+        outputs, updated = module.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        return outputs, updated.get("batch_stats", {})
+
+    return Model(
+        init,
+        forward,
+        feature_size,
+        feature_dim,
+        num_classes,
+        _frozen_paths(batch_norm, freeze_stem_affine),
+        arguments,
+    )
+
+
+def _backbone(backbone, options, freeze_stem_affine):
+    if backbone in vgg.GROUPS:
+        return vgg.VGG(backbone, options), vgg.FEATURES, vgg.feature_size
+    architecture = resnet.ARCHITECTURES.get(backbone, backbone)
+    if not isinstance(architecture, resnet.Architecture):
+        names = ", ".join([*resnet.ARCHITECTURES, *vgg.GROUPS])
+        raise errors.InputError(
+            f"model.backbone: expected one of {names}; found {backbone!r}"
+        )
+    net = resnet.ResNet(architecture, options, freeze_stem_affine)
+    return net, architecture.channels(4), resnet.feature_size
+
+
+def _check_head(head, backbone):
+    if head not in HEADS:
+        raise errors.InputError(
+            f"model.head: expected one of {', '.join(HEADS)}; found {head!r}"
+        )
+    if head == "multi_level" and backbone in vgg.GROUPS:
+        raise errors.InputError(
+            f"model.head: 'multi_level' needs layer3 of a ResNet; found {backbone!r}"
+        )
+
+
+def _frozen_paths(batch_norm, freeze_stem_affine):
+    if batch_norm == "frozen_affine":
+        return (ALL_AFFINE,)
+    return (STEM_AFFINE,) if freeze_stem_affine else ()
