@@ -1,0 +1,184 @@
+"""Label spaces: which classes there are, their colours, and what raw ids mean.
+
+A label file holds raw ids of its data set. A :class:`LabelSpace` maps them to the
+indices that a network is trained with, ``0 .. C-1``, and everything else to 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+# The value of `lsr_jax.types.IGNORE`; repeated, because processes that only draw or
+# convert images must start without importing JAX.
+IGNORE = 255
+
+Color = tuple[int, int, int]
+
+
+class ClassRow(NamedTuple):
+    """One of the 19 classes: Cityscapes id (GTA5 has the same ids) and trainId."""
+
+    name: str
+    cityscapes_id: int
+    train_id: int
+    color: Color
+
+
+CLASSES = (
+    ClassRow("road", 7, 0, (128, 64, 128)),
+    ClassRow("sidewalk", 8, 1, (244, 35, 232)),
+    ClassRow("building", 11, 2, (70, 70, 70)),
+    ClassRow("wall", 12, 3, (102, 102, 156)),
+    ClassRow("fence", 13, 4, (190, 153, 153)),
+    ClassRow("pole", 17, 5, (153, 153, 153)),
+    ClassRow("light", 19, 6, (250, 170, 30)),
+    ClassRow("sign", 20, 7, (220, 220, 0)),
+    ClassRow("vegetation", 21, 8, (107, 142, 35)),
+    ClassRow("terrain", 22, 9, (152, 251, 152)),
+    ClassRow("sky", 23, 10, (70, 130, 180)),
+    ClassRow("person", 24, 11, (220, 20, 60)),
+    ClassRow("rider", 25, 12, (255, 0, 0)),
+    ClassRow("car", 26, 13, (0, 0, 142)),
+    ClassRow("truck", 27, 14, (0, 0, 70)),
+    ClassRow("bus", 28, 15, (0, 60, 100)),
+    ClassRow("train", 31, 16, (0, 80, 100)),
+    ClassRow("motorcycle", 32, 17, (0, 0, 230)),
+    ClassRow("bicycle", 33, 18, (119, 11, 32)),
+)
+NAMES = tuple(row.name for row in CLASSES)
+TRAIN_ID = {row.name: row.train_id for row in CLASSES}
+_COLOR = {row.name: row.color for row in CLASSES}
+
+LARGE = (
+    "road",
+    "sidewalk",
+    "building",
+    "vegetation",
+    "terrain",
+    "sky",
+    "car",
+    "truck",
+    "bus",
+    "train",
+)
+SMALL = tuple(name for name in NAMES if name not in LARGE)
+
+# The subsets in which SYNTHIA and Cross-City are evaluated.
+NAMES_16 = tuple(n for n in NAMES if n not in ("terrain", "truck", "train"))
+NAMES_13 = tuple(n for n in NAMES_16 if n not in ("wall", "fence", "pole"))
+
+# Raw id -> class name of each kind of label file.
+CITYSCAPES_IDS = {row.cityscapes_id: row.name for row in CLASSES}
+SYNTHIA_IDS = {
+    1: "sky",
+    2: "building",
+    3: "road",
+    4: "sidewalk",
+    5: "fence",
+    6: "vegetation",
+    7: "pole",
+    8: "car",
+    9: "sign",
+    10: "person",
+    11: "bicycle",
+    12: "motorcycle",
+    15: "light",
+    16: "terrain",
+    17: "rider",
+    18: "truck",
+    19: "bus",
+    20: "train",
+    21: "wall",
+}
+TRAIN_IDS = {row.train_id: row.name for row in CLASSES}
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSpace:
+    """The classes of a network's output and what the ids of a label file mean in it.
+
+    Attributes:
+      name: key in :data:`SPACES`.
+      classes: the ``C`` class names in the order of the network's outputs.
+      colors: one RGB triple a class.
+      lut: ``[256]`` uint8, raw id -> index of the class, 255 where the space has none.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colors: tuple[Color, ...]
+    lut: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        """``C``."""
+        return len(self.classes)
+
+    def encode(self, ids: np.ndarray) -> np.ndarray:
+        """Maps raw uint8 ids of any shape to indices of this space, 255 = ignore."""
+        return self.lut[ids]
+
+    def indices(self, names: Iterable[str]) -> tuple[int, ...]:
+        """Indices of those of `names` that this space has, in the order of the space.
+
+        `indices(LARGE)` splits any space into large and small classes; in the space of
+        16 classes, `indices(NAMES_13)` are the 13 that both benchmarks report.
+        """
+        wanted = set(names)
+        return tuple(i for i, name in enumerate(self.classes) if name in wanted)
+
+
+def _space(name: str, ids: Mapping[int, str], classes: tuple[str, ...]) -> LabelSpace:
+    lut = np.full(256, IGNORE, np.uint8)
+    for raw, class_name in ids.items():
+        if class_name in classes:
+            lut[raw] = classes.index(class_name)
+    lut.flags.writeable = False
+    return LabelSpace(name, classes, tuple(_COLOR[c] for c in classes), lut)
+
+
+SPACES = {
+    name: _space(name, ids, classes)
+    for name, ids, classes in (
+        ("streets", TRAIN_IDS, NAMES),
+        ("cityscapes", CITYSCAPES_IDS, NAMES),
+        ("cityscapes16", CITYSCAPES_IDS, NAMES_16),
+        ("cityscapes13", CITYSCAPES_IDS, NAMES_13),
+        ("synthia", SYNTHIA_IDS, NAMES),
+        ("synthia16", SYNTHIA_IDS, NAMES_16),
+        ("synthia13", SYNTHIA_IDS, NAMES_13),
+    )
+}
+"""Named by label file and, where it is not 19, number of classes.
+
+GTA5 and Cross-City files carry Cityscapes ids. `streets` files hold trainIds.
+"""
+
+
+def colorize(labels: np.ndarray, space: LabelSpace) -> np.ndarray:
+    """Paints class indices in the colours of `space`, ignored pixels black.
+
+    Args:
+      labels: integers of any shape, ``0 .. C-1`` or 255.
+      space: whose colours to use.
+
+    Returns:
+      uint8 RGB of shape ``labels.shape + (3,)``.
+
+    Raises:
+      ValueError: where a label is neither a class of the space nor 255.
+    """
+    labels = np.asarray(labels)
+    unknown = (labels != IGNORE) & ((labels < 0) | (labels >= space.num_classes))
+    if unknown.any():
+        raise ValueError(
+            f"label {labels[unknown][0]} is not one of the {space.num_classes} classes"
+            f" of {space.name}, nor {IGNORE}"
+        )
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: space.num_classes] = space.colors
+    return palette[labels]
