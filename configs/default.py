@@ -2,9 +2,9 @@
 
 import inspect
 
+from lsr_jax.data.augment import AUGMENTATION
 from ml_collections import ConfigDict, config_dict
 
-from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.methods import METHODS
 
 

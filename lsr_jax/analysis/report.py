@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from itertools import islice
-from pathlib import Path
 
-import numpy as np
-
-from lsr_jax.analysis import figures, tables
-from lsr_jax.data import labels, pipeline
-from lsr_jax.errors import InputError
-from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.analysis import tables
 from lsr_jax.training.experiment import Experiment
 
 STATISTICS = ("running", "target")

@@ -57,7 +57,8 @@ def poly(
 
     def schedule(count: jax.Array) -> jax.Array:
         t = jnp.asarray(count, float)
-        decay = jnp.maximum(1.0 - t / horizon, 0.0) ** power
+        # Not 1 - t / horizon: near the horizon float32 would lose most digits.
+        decay = (jnp.maximum(horizon - t, 0.0) / horizon) ** power
         warmup = t / max(warmup_steps, 1)
         return learning_rate * jnp.where(t < warmup_steps, warmup, decay)
 
@@ -104,8 +105,9 @@ def repeated_sgd(
             return theta - start, velocity
 
         pairs = jax.tree.map(leaf, grads, state.momentum, params)
-        outer, inner = jax.tree.structure(grads), jax.tree.structure((0, 0))
-        updates, velocity = jax.tree.transpose(outer, inner, pairs)
+        updates, velocity = (
+            jax.tree.map(lambda _, pair, i=i: pair[i], grads, pairs) for i in (0, 1)
+        )
         return updates, RepeatedSGDState(state.count + 1, velocity)
 
     return optax.GradientTransformation(init, update)

@@ -1,0 +1,70 @@
+"""A network of two layers with BatchNorm-like state, for tests of everything above it."""
+
+import jax
+import jax.numpy as jnp
+
+from lsr_jax.types import Batch, Images, Outputs
+
+NUM_CLASSES = 5
+FEATURES = 6
+SIZE = (32, 48)
+FEATURE_SIZE = (4, 6)
+
+
+def init(key):
+    first, second, third = jax.random.split(key, 3)
+    params = {
+        "backbone": {"conv1": {"kernel": 0.1 * jax.random.normal(first, (8, 8, 3, 6))}},
+        "head": {
+            "kernel": jax.random.normal(second, (FEATURES, NUM_CLASSES)),
+            "bias": 0.1 * jax.random.normal(third, (NUM_CLASSES,)),
+        },
+    }
+    return params, {"mean": jnp.zeros(FEATURES), "var": jnp.ones(FEATURES)}
+
+
+def forward(params, model_state, images, train):
+    """Convolution with stride 8, batch normalisation without affine, ReLU, linear head."""
+    x = jax.lax.conv_general_dilated(
+        images,
+        params["backbone"]["conv1"]["kernel"],
+        window_strides=(8, 8),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    mean, var = model_state["mean"], model_state["var"]
+    if train:
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        model_state = {
+            "mean": 0.9 * model_state["mean"] + 0.1 * mean,
+            "var": 0.9 * model_state["var"] + 0.1 * var,
+        }
+    features = jax.nn.relu((x - mean) * jax.lax.rsqrt(var + 1e-5))
+    logits = features @ params["head"]["kernel"] + params["head"]["bias"]
+    return Outputs(features, logits), model_state
+
+
+def images(key, batch_size, *, labelled=True, classes=NUM_CLASSES):
+    """Blocks of random labels, so that cells of the feature map have a class."""
+    image_key, label_key = jax.random.split(key)
+    blocks = jax.random.randint(label_key, (batch_size, 2, 3), 0, classes)
+    label = jnp.repeat(jnp.repeat(blocks, SIZE[0] // 2, 1), SIZE[1] // 3, 2)
+    noise = jax.random.normal(image_key, (batch_size, *SIZE, 3))
+    return Images(
+        noise + label[..., None].astype(jnp.float32), label if labelled else None
+    )
+
+
+def batch(key, batch_size, method, **keywords):
+    """What the pipeline would deliver to ``method``, as network input."""
+    keys = dict(zip(("source", "target"), jax.random.split(key), strict=True))
+    return Batch(
+        **{
+            name: images(
+                keys[name], batch_size, labelled=name in method.labelled, **keywords
+            )
+            if name in method.domains
+            else None
+            for name in keys
+        }
+    )
