@@ -1,0 +1,238 @@
+"""The effects of augmentation: pure functions of a key and a batch of images.
+
+Images are RGB ``[B, H, W, 3]`` with values 0..255, and stay within them. Every image
+draws for itself, from one global array per effect, so the draws do not depend on how the
+batch is spread over devices. Labels follow the geometry exactly. Geometry keeps uint8
+where it is given uint8; colour takes and returns float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from lsr_jax.errors import InputError
+from lsr_jax.types import Images
+
+LOWEST_WHITE = 120
+"""A white point below this would drive more than half of the levels to 255."""
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def mirror(key: jax.Array, images: Images, *, probability: float = 0.5) -> Images:
+    """Mirrors left and right, each image and its label with the given probability."""
+    chosen = jax.random.bernoulli(key, probability, images.image.shape[:1])
+
+    def flip(array):
+        where = chosen.reshape(-1, *[1] * (array.ndim - 1))
+        return jnp.where(where, array[:, :, ::-1], array)
+
+    return jax.tree.map(flip, images)
+
+
+def crop(key: jax.Array, images: Images, *, size: tuple[int, int]) -> Images:
+    """Cuts a window of `size` = (height, width) out of each image, all equally likely.
+
+    Raises:
+      InputError: the images are smaller.
+    """
+    batch, *extent = images.image.shape[:3]
+    _check_window(extent, size)
+    corners = _draw_corners(key, jnp.tile(jnp.array(extent), (batch, 1)), size)
+
+    def cut(array):
+        def one(array, corner):
+            start = (*corner, *[0] * (array.ndim - 2))
+            return jax.lax.dynamic_slice(array, start, (*size, *array.shape[2:]))
+
+        return jax.vmap(one)(array, corners)
+
+    return jax.tree.map(cut, images)
+
+
+def scale_crop(
+    key: jax.Array,
+    images: Images,
+    *,
+    size: tuple[int, int],
+    scale: tuple[float, float] = (0.5, 1.5),
+) -> Images:
+    """Resizes each image by a factor of its own and cuts a window of `size` out of it.
+
+    The factor is U(scale), the resized height and width are rounded. Images are resized
+    bilinearly with antialiasing, rounded once to whole levels (PIL rounds after each of
+    its two passes: at most one level apart), labels by nearest neighbour, row
+    ``floor((i + 0.5) H / scaled H)``, as PIL. CAG does this with U(0.5, 1.5).
+
+    Raises:
+      InputError: the images, at the smallest scale, are smaller than the window.
+    """
+    height, width = images.image.shape[1:3]
+    scale_key, corner_key = jax.random.split(key)
+    factor = jax.random.uniform(
+        scale_key, images.image.shape[:1], minval=scale[0], maxval=scale[1]
+    )
+    full = jnp.array([height, width], jnp.float32)
+    scaled = jnp.round(factor[:, None] * full).astype(jnp.int32)
+    least = (round(height * scale[0]), round(width * scale[0]))
+    _check_window(least, size)
+    corners = _draw_corners(corner_key, scaled, size)
+
+    def resize(image, scaled, corner):
+        return jax.image.scale_and_translate(
+            image.astype(jnp.float32),
+            (*size, 3),
+            (0, 1),
+            scaled.astype(jnp.float32) / full,
+            -corner.astype(jnp.float32),
+            "linear",
+        )
+
+    def nearest(label, scaled, corner):
+        rows, columns = (
+            (2 * (corner[axis] + jnp.arange(size[axis])) + 1)
+            * label.shape[axis]
+            // (2 * scaled[axis])
+            for axis in (0, 1)
+        )
+        return label[rows][:, columns]
+
+    image = jnp.round(jax.vmap(resize)(images.image, scaled, corners))
+    if images.label is None:
+        return Images(image, None)
+    return Images(image, jax.vmap(nearest)(images.label, scaled, corners))
+
+
+def _draw_corners(key, extent, size):
+    """Upper left corners ``[B, 2]`` of windows within `extent` ``[B, 2]``."""
+    return jax.random.randint(key, extent.shape, 0, extent - jnp.array(size) + 1)
+
+
+def _check_window(extent, size):
+    if extent[0] < size[0] or extent[1] < size[1]:
+        raise InputError(
+            f"augmentation: crop {size[0]}x{size[1]} (height x width) does not fit into "
+            f"images of {extent[0]}x{extent[1]}; take a smaller crop or a larger scale"
+        )
+
+
+def colour_jitter(
+    key: jax.Array, image: jax.Array, *, white_point: int = 75, jitter: int = 25
+) -> jax.Array:
+    """White-point rebalancing and colour jitter of LSR, for each image and channel.
+
+    ``clip(floor(255 x / r) + j, 0, 255)`` for whole levels x, with integers
+    r ~ U{255 - white_point .. 255 + white_point}, never below `LOWEST_WHITE`, and
+    j ~ U{-jitter .. jitter}. The floor is the original's cast to uint8, here of the exact
+    quotient: where ``255 x / r`` is a whole number, a float evaluation may fall one short.
+    """
+    white_key, jitter_key = jax.random.split(key)
+    shape = (image.shape[0], 1, 1, 3)
+    low, high = max(255 - int(white_point), LOWEST_WHITE), 255 + int(white_point)
+    white = jax.random.randint(white_key, shape, low, high + 1)
+    shift = jax.random.randint(jitter_key, shape, -int(jitter), int(jitter) + 1)
+    # The fraction of a quotient by r < 900 is at most 1 - 1/900, the float32 error below
+    # 1e-4: adding 1e-3 makes the floor exact on every device.
+    level = jnp.floor(image * (255.0 / white.astype(jnp.float32)) + 1e-3)
+    return jnp.clip(level + shift.astype(jnp.float32), 0.0, 255.0)
+
+
+def contrast(key: jax.Array, image: jax.Array, *, strength: float = 0.4) -> jax.Array:
+    """``m + f (x - m)``: m the mean luma of the image, f ~ U(1 - strength, 1 + strength).
+
+    PIL's ImageEnhance.Contrast without its rounding of luma, m and result.
+    """
+    factor = _factor(key, image, strength)
+    mean = jnp.mean(_luma(image), axis=(1, 2, 3), keepdims=True)
+    return jnp.clip(mean + factor * (image - mean), 0.0, 255.0)
+
+
+def saturation(key: jax.Array, image: jax.Array, *, strength: float = 0.6) -> jax.Array:
+    """``l + f (x - l)``: l the luma of the pixel, f ~ U(1 - strength, 1 + strength).
+
+    PIL's ImageEnhance.Color without its rounding of luma and result.
+    """
+    factor = _factor(key, image, strength)
+    luma = _luma(image)
+    return jnp.clip(luma + factor * (image - luma), 0.0, 255.0)
+
+
+def _factor(key, image, strength):
+    shape = (image.shape[0], 1, 1, 1)
+    return jax.random.uniform(key, shape, minval=1 - strength, maxval=1 + strength)
+
+
+def _luma(image):
+    # As a matmul, because XLA does not fuse through it: an elementwise sum has all effects
+    # before it computed again for every channel and every tap of the blur after it.
+    weights = jnp.array(_LUMA)[:, None]
+    return jnp.matmul(image, weights, precision=jax.lax.Precision.HIGHEST)
+
+
+def blur(
+    key: jax.Array, image: jax.Array, *, strength: float = 1.0, probability: float = 0.5
+) -> jax.Array:
+    """Gaussian blur of each image with the given probability.
+
+    The standard deviation is U(0, strength) pixels, which is the radius of PIL's
+    GaussianBlur that MaxSquare, OCE and LSR draw with strength 1.
+    """
+    chosen_key, sigma_key = jax.random.split(key)
+    chosen = jax.random.bernoulli(chosen_key, probability, image.shape[:1])
+    sigma = jax.random.uniform(sigma_key, image.shape[:1], maxval=strength)
+    return gaussian_blur(
+        image, jnp.where(chosen, sigma, 0.0), radius=max(1, math.ceil(2.5 * strength))
+    )
+
+
+def gaussian_blur(image: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Array:
+    """Separable Gaussian filter of ``2 radius + 1`` taps; the border is repeated.
+
+    The taps are ``exp(-k^2 / 2 sigma^2)``, normalised. PIL runs three box filters of the
+    same variance instead and rounds to whole levels after each of the two directions.
+
+    Args:
+      image: ``[B, H, W, 3]``.
+      sigma: ``[B]`` standard deviations in pixels; 0 leaves the image as it is.
+      radius: reach of the filter; take at least 2.5 times the largest sigma.
+    """
+    offset = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    # At 1e-3 pixels every weight but the middle one is exactly 0.
+    weight = jnp.exp(-0.5 * (offset / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
+    weight /= jnp.sum(weight, axis=1, keepdims=True)
+    weight = weight[:, :, None, None, None]
+    height, width = image.shape[1:3]
+    taps = range(2 * radius + 1)
+    border = (radius, radius)
+    # Shifted sums: a depthwise convolution is many times slower on a CPU.
+    rows = jnp.pad(image, ((0, 0), border, (0, 0), (0, 0)), mode="edge")
+    rows = sum(weight[:, k] * rows[:, k : k + height] for k in taps)
+    columns = jnp.pad(rows, ((0, 0), (0, 0), border, (0, 0)), mode="edge")
+    return sum(weight[:, k] * columns[:, :, k : k + width] for k in taps)
+
+
+def noise(key: jax.Array, image: jax.Array, *, strength: float = 12.0) -> jax.Array:
+    """``clip(x + s z, 0, 255)``: z ~ N(0, 1) per value, s ~ U(0, strength) per image.
+
+    z is the sum of the four bytes of a word, brought to mean 0 and variance 1: within
+    +-3.5, with a kurtosis of 2.7 in place of 3. The word is a hash of the position and of
+    the image's own seed; drawing it with jax.random costs a CPU ten times as much.
+    """
+    sigma_key, seed_key = jax.random.split(key)
+    sigma = jax.random.uniform(sigma_key, (image.shape[0], 1, 1, 1), maxval=strength)
+    seed = jax.random.bits(seed_key, (2, image.shape[0], 1, 1, 1), jnp.uint32)
+    position = jnp.arange(math.prod(image.shape[1:]), dtype=jnp.uint32)
+    word = _hash(_hash(position.reshape(image.shape[1:]) + seed[0]) ^ seed[1])
+    total = sum((word >> shift) & 255 for shift in (0, 8, 16, 24))
+    normal = (total.astype(jnp.float32) - 510.0) / math.sqrt((256**2 - 1) / 3)
+    return jnp.clip(image + sigma * normal, 0.0, 255.0)
+
+
+def _hash(word):
+    """The finaliser of MurmurHash3: every bit of a uint32 moves half of the others."""
+    word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
+    word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
+    return word ^ (word >> 16)
