@@ -2,9 +2,9 @@
 
 import inspect
 
-from lsr_jax.data.augment import AUGMENTATION
 from ml_collections import ConfigDict, config_dict
 
+from lsr_jax.data import augment
 from lsr_jax.methods import METHODS
 
 
@@ -74,8 +74,8 @@ def stage(method="source_only", preset=None, **overrides):
     c.batch_size = 1  # images of each domain, over all devices
     c.optimizer = optimizer()
     c.augment = ConfigDict()
-    c.augment.source = ConfigDict(AUGMENTATION["none"])
-    c.augment.target = ConfigDict(AUGMENTATION["none"])
+    c.augment.source = keywords(augment.augment, augment.AUGMENTATION["none"])
+    c.augment.target = keywords(augment.augment, augment.AUGMENTATION["none"])
     c.log_every = 50  # steps
     c.checkpoint_every = 1000  # steps
     return c
@@ -100,11 +100,24 @@ def optimizer():
 def method_keywords(name, preset, overrides):
     """All keywords of a method's ``make``: signature, then preset, then overrides."""
     module = METHODS[name]
-    parameters = inspect.signature(module.make).parameters
-    values = {key: parameter.default for key, parameter in parameters.items()}
-    values.update(module.PRESETS[preset] if preset else {})
-    values.update(overrides)
-    config = ConfigDict({"name": name})
-    for key, value in values.items():
-        config[key] = config_dict.placeholder(float) if value is None else value
+    values = {**(module.PRESETS[preset] if preset else {}), **overrides}
+    config = keywords(module.make, values)
+    config.name = name
     return config
+
+
+def keywords(function, values):
+    """The keyword-only arguments of ``function``: their defaults, then ``values``."""
+    config = ConfigDict()
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            config[name] = optional(parameter.default)
+    config.lock()
+    config.update(values)
+    config.unlock()
+    return config
+
+
+def optional(value):
+    """``value``, or a place for a number or tuple where it is None."""
+    return config_dict.placeholder(object) if value is None else value

@@ -11,6 +11,7 @@ ResNet101: source only 36.9, MaxSquare+IW 45.2, LSR 46.0 (LSR, CVPRW 2021, Table
 """
 
 from configs import common, default
+from lsr_jax.data.augment import AUGMENTATION
 
 # Weights of the released README (LSR) and of the paper (MaxSquare, Sec. 4).
 WEIGHTS = {
@@ -49,7 +50,7 @@ def pretrain(method):
     c = default.stage(method)
     c.steps = 80_000
     c.optimizer.horizon = 200_000
-    c.augment.source.update(default.AUGMENTATION["released"])
+    c.augment.source.update(AUGMENTATION["released"])
     return c
 
 
@@ -58,6 +59,6 @@ def adapt(method):
     c.steps = 27_450
     c.optimizer.horizon = 50_000
     c.optimizer.duplicate_updates = "sequential"
-    c.augment.source.update(default.AUGMENTATION["released"])
-    c.augment.target.update(default.AUGMENTATION["flip"])
+    c.augment.source.update(AUGMENTATION["released"])
+    c.augment.target.update(AUGMENTATION["flip"])
     return c

@@ -14,9 +14,8 @@ Results, with command, machine and spread: docs/results/streets.md.
 
 from typing import NamedTuple
 
-from lsr_jax.data.augment import AUGMENTATION
-
 from configs import common, default
+from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.data.streets import PRESETS
 
 # The weights of the terms here; the papers' weights belong to ImageNet networks.

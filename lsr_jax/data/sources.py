@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from lsr_jax.data import streets
@@ -48,13 +47,14 @@ def _streets(look: str) -> Callable[[Mapping], Domain]:
                 f"data preset: expected one of {', '.join(streets.PRESETS)}, "
                 f"found {preset!r}"
             )
-        root = Path(spec["root"]).expanduser() if spec["root"] else None
         folder = builder.prepare(
-            preset, data_dir=root, workers=len(os.sched_getaffinity(0))
+            streets.PRESETS[preset],
+            data_dir=spec["root"] or None,
+            workers=len(os.sched_getaffinity(0)),
         )
         return Domain(
             open=lambda split: builder.open_split(folder, f"{look}_{split}"),
-            fingerprint=builder.fingerprint(folder),
+            fingerprint=builder.read_manifest(folder)["sha256"],
         )
 
     return open_streets

@@ -34,14 +34,9 @@ class TrainState:
 def with_method(
     model_params: PyTree, method: Method, spec: BatchSpec, key: jax.Array
 ) -> tuple[PyTree, PyTree]:
-    """All parameters of a stage, the method's own included, and the method state.
-
-    The model's parameters are copied: a method may keep them (a teacher, a frozen
-    labeller), and one buffer must not be donated twice.
-    """
+    """All parameters of a stage, the method's own included, and the method state."""
     extra, method_state = method.init(key, model_params, spec)
-    params = {"model": model_params, **extra}
-    return jax.tree.map(jnp.copy, (params, method_state))
+    return {"model": model_params, **extra}, method_state
 
 
 def create(
@@ -51,8 +46,12 @@ def create(
     optimizer: optax.GradientTransformation,
     rng: jax.Array,
 ) -> TrainState:
-    """The state before step 0."""
-    return TrainState(
+    """The state before step 0.
+
+    Everything is copied: a method may keep the model's parameters (a teacher, a frozen
+    labeller), and a donated buffer must have one owner.
+    """
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
@@ -60,3 +59,4 @@ def create(
         opt_state=optimizer.init(params),
         rng=rng,
     )
+    return jax.tree.map(jnp.copy, state)

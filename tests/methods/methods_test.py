@@ -53,6 +53,7 @@ def start(method, key):
 
 
 def run(method, key, batches, num_devices):
+    chex.clear_trace_counter()
     mesh = sharding.make_mesh(num_devices)
     whole, train_step = start(method, key)
     whole = sharding.put_replicated(whole, mesh)
