@@ -65,7 +65,8 @@ def scale_crop(
     The factor is U(scale), the resized height and width are rounded. Images are resized
     bilinearly with antialiasing, rounded once to whole levels (PIL rounds after each of
     its two passes: at most one level apart), labels by nearest neighbour, row
-    ``floor((i + 0.5) H / scaled H)``, as PIL. CAG does this with U(0.5, 1.5).
+    ``floor((i + 0.5) H / scaled H)``, as PIL, whose running float sum may fall one short
+    where this is a whole number. CAG does this with U(0.5, 1.5).
 
     Raises:
       InputError: the images, at the smallest scale, are smaller than the window.
@@ -177,41 +178,55 @@ def blur(
 ) -> jax.Array:
     """Gaussian blur of each image with the given probability.
 
-    The standard deviation is U(0, strength) pixels, which is the radius of PIL's
-    GaussianBlur that MaxSquare, OCE and LSR draw with strength 1.
+    The standard deviation is U(0, strength) pixels: the radius of PIL's GaussianBlur that
+    MaxSquare, OCE and LSR draw, with strength 1.
     """
     chosen_key, sigma_key = jax.random.split(key)
     chosen = jax.random.bernoulli(chosen_key, probability, image.shape[:1])
     sigma = jax.random.uniform(sigma_key, image.shape[:1], maxval=strength)
-    return gaussian_blur(
-        image, jnp.where(chosen, sigma, 0.0), radius=max(1, math.ceil(2.5 * strength))
-    )
+    return gaussian_blur(image, jnp.where(chosen, sigma, 0.0), largest=strength)
 
 
-def gaussian_blur(image: jax.Array, sigma: jax.Array, *, radius: int) -> jax.Array:
-    """Separable Gaussian filter of ``2 radius + 1`` taps; the border is repeated.
+def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.Array:
+    """PIL's GaussianBlur: in each direction three equal boxes of variance sigma^2 / 3.
 
-    The taps are ``exp(-k^2 / 2 sigma^2)``, normalised. PIL runs three box filters of the
-    same variance instead and rounds to whole levels after each of the two directions.
+    A box has weight 1 up to a distance l from the middle and a fraction a beyond (extended
+    box filter, Gwosdek et al. 2011), so its variance is exact. Here the three boxes are
+    one kernel (7 taps up to sigma = sqrt 2), the border is repeated once and nothing is
+    rounded; PIL repeats the border and rounds to whole levels after every box. Inside
+    they differ by less than three levels; at the border a busy image by more.
 
     Args:
       image: ``[B, H, W, 3]``.
       sigma: ``[B]`` standard deviations in pixels; 0 leaves the image as it is.
-      radius: reach of the filter; take at least 2.5 times the largest sigma.
+      largest: no sigma is larger; sets the length of the kernel.
     """
-    offset = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
-    # At 1e-3 pixels every weight but the middle one is exactly 0.
-    weight = jnp.exp(-0.5 * (offset / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
-    weight /= jnp.sum(weight, axis=1, keepdims=True)
-    weight = weight[:, :, None, None, None]
+    reach = math.floor((math.sqrt(4 * largest**2 + 1) - 1) / 2) + 1
+    kernel = jax.vmap(_three_boxes, (0, None))(sigma, reach)
+    kernel = kernel[:, :, None, None, None]
     height, width = image.shape[1:3]
-    taps = range(2 * radius + 1)
-    border = (radius, radius)
+    border, taps = (3 * reach, 3 * reach), range(6 * reach + 1)
     # Shifted sums: a depthwise convolution is many times slower on a CPU.
     rows = jnp.pad(image, ((0, 0), border, (0, 0), (0, 0)), mode="edge")
-    rows = sum(weight[:, k] * rows[:, k : k + height] for k in taps)
+    rows = sum(kernel[:, k] * rows[:, k : k + height] for k in taps)
     columns = jnp.pad(rows, ((0, 0), (0, 0), border, (0, 0)), mode="edge")
-    return sum(weight[:, k] * columns[:, :, k : k + width] for k in taps)
+    return sum(kernel[:, k] * columns[:, :, k : k + width] for k in taps)
+
+
+def _three_boxes(sigma, reach):
+    """The kernel ``[6 reach + 1]`` of three boxes that reach `reach` pixels each."""
+    variance = sigma**2 / 3
+    # A box of length L has the variance (L^2 - 1) / 12.
+    whole = jnp.floor((jnp.sqrt(12 * variance + 1) - 1) / 2)
+    fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    fraction /= 6 * (variance - (whole + 1) ** 2)
+    distance = jnp.abs(jnp.arange(-reach, reach + 1, dtype=jnp.float32))
+    box = jnp.clip(whole + fraction + 1 - distance, 0.0, 1.0)
+    box /= jnp.sum(box)
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.convolve(
+        jnp.convolve(box, box, precision=highest), box, precision=highest
+    )
 
 
 def noise(key: jax.Array, image: jax.Array, *, strength: float = 12.0) -> jax.Array:

@@ -1,0 +1,208 @@
+"""From records to batches of uint8 on the host: shuffled, decoded, in step with training.
+
+What a step sees of a source (see `records`) depends on the seed and the step number alone: not on workers, hosts,
+restarts or the other domain. Grain is used here only. No transformation may call JAX: in
+a worker process that would claim the accelerator.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grain
+from absl import flags
+
+from lsr_jax.data import records
+from lsr_jax.errors import InputError
+from lsr_jax.types import Batch, Images
+
+# Two decoders and four batches ahead. Grain's own default, 16 and 500, holds gigabytes.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+_WORKER_BUFFER = 2
+
+
+class Batches(Iterator):
+    """An iterator over batches that owns threads and processes: close it after use."""
+
+    def __init__(self, dataset: grain.IterDataset, finish: Callable):
+        self._iterator = iter(dataset)
+        self._finish = finish
+
+    def __next__(self):
+        return self._finish(next(self._iterator))
+
+    def close(self):
+        """Ends the workers and frees their shared memory."""
+        self._iterator.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def train_batches(
+    source: records.Source | None,
+    target: records.Source | None,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    source_labels: bool = True,
+    target_labels: bool = False,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Endless batches for training, from `start_step` on.
+
+    Each domain is shuffled anew every epoch, with an order of its own; batches run on
+    over the end of an epoch. The batches of all hosts, one after the other, are the batch
+    of one host.
+
+    Args:
+      source: records of the source domain, None if the method does not read them.
+      target: records of the target domain, or None.
+      batch_size: images of each domain in a step, over all hosts.
+      seed: of the order, at least 0.
+      start_step: number of the first step.
+      source_labels: whether the method may read source labels; if not, they are dropped
+        before they are decoded.
+      target_labels: the same for target labels.
+      workers: processes that decode; 0 decodes in threads of this process.
+      process_index: number of this host.
+      process_count: number of hosts.
+
+    Returns:
+      An iterator over ``(Batch, ids)``: numpy uint8 images and labels of this host, and
+      the ids of each domain's images, ``{"source": (...), "target": (...)}``.
+
+    Raises:
+      InputError: there is nothing to read, or the batch cannot be split over the hosts;
+        while iterating: a record that cannot be used, named by its id.
+    """
+    _check_batch_size(batch_size, process_count)
+    sources = {"source": source, "target": target}
+    labelled = {"source": source_labels, "target": target_labels}
+    names = [name for name in sources if sources[name] is not None]
+    if not names:
+        raise InputError("data: expected a source or a target domain, found neither")
+    streams = []
+    for offset, name in enumerate(sources):
+        if name not in names:
+            continue
+        _check_records(sources[name], name)
+        stream = grain.MapDataset.source(sources[name]).seed(2 * seed + offset)
+        stream = stream.shuffle().repeat().map(records.Decode(labelled[name]))
+        size = records.image_size(sources[name])
+        stream = stream.batch(
+            batch_size // process_count,
+            drop_remainder=True,
+            batch_fn=records.Stack(size),
+        )
+        streams.append(stream[process_index::process_count])
+    dataset = grain.experimental.ZipMapDataset(streams)[start_step:]
+    dataset = dataset.to_iter_dataset(_READ)
+    if workers:
+        dataset = _in_processes(dataset, workers)
+
+    def finish(stacked):
+        domains = dict(zip(names, stacked, strict=True))
+        batch = Batch(*(_images(domains.get(name)) for name in sources))
+        return batch, {name: domains[name]["id"] for name in names}
+
+    return Batches(dataset, finish)
+
+
+def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
+    """Every record once and in order; the last batch is filled up with the last record.
+
+    Returns:
+      An iterator over ``(Images, valid, ids)``: numpy uint8, label None if the records
+      have none; bool ``[B]``, False for what was filled up; B ids.
+
+    Raises:
+      InputError: there are no records; while iterating: a record that cannot be used.
+    """
+    _check_batch_size(batch_size, 1)
+    _check_records(source, "evaluation")
+    dataset = grain.MapDataset.source(_Filled(source, batch_size))
+    dataset = dataset.map(records.Decode("label" in source[0]))
+    dataset = dataset.batch(
+        batch_size, drop_remainder=True, batch_fn=records.Stack(None)
+    )
+
+    def finish(stacked):
+        return _images(stacked), stacked["valid"], stacked["id"]
+
+    return Batches(dataset.to_iter_dataset(_READ), finish)
+
+
+class _Filled:
+    """The records, and the last one again until the last batch is full."""
+
+    def __init__(self, source: records.Source, batch_size: int):
+        self._source = source
+        self._batch_size = batch_size
+
+    def __len__(self):
+        return -(-len(self._source) // self._batch_size) * self._batch_size
+
+    def __getitem__(self, index):
+        valid = index < len(self._source)
+        return {
+            **self._source[index if valid else len(self._source) - 1],
+            "valid": valid,
+        }
+
+
+def _images(stacked):
+    if stacked is None:
+        return None
+    return Images(stacked["image"], stacked.get("label"))
+
+
+def _in_processes(dataset, workers):
+    # Grain's workers read absl flags, which only absl.app.run parses.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(
+        num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER
+    )
+    return dataset.mp_prefetch(options, worker_init_fn=_worker_init)
+
+
+def _worker_init(index, count):
+    """Lets the parent decide when a worker ends, and ends it when the parent is gone.
+
+    A scheduler signals the whole process group: without this the workers would die first
+    and take the parent with them before it has saved.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _check_batch_size(batch_size, process_count):
+    if batch_size < 1 or batch_size % process_count:
+        raise InputError(
+            f"batch_size: expected a positive multiple of {process_count} (hosts), found "
+            f"{batch_size}"
+        )
+
+
+def _check_records(source, name):
+    if not len(source):
+        raise InputError(f"data: expected records in the {name} set, found none")
