@@ -1,0 +1,1 @@
+"""What a user takes away from a run: rows of numbers, tables and figures."""
