@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -136,8 +137,7 @@ class _Streets(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ):
         self._size = preset.size
         self._render_split = render_split
-        config = tfds.core.BuilderConfig(name=records.config_name(preset))
-        super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+        super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         def image(channels):
@@ -167,7 +167,7 @@ def _build(
     for leftover in (scratch, target):
         shutil.rmtree(leftover, ignore_errors=True)
     splits: dict[str, dict] = {}
-    # TFDS would show a bar for every split and shard.
+    # TFDS would show a bar for every split and shard, and print the scratch folder.
     tfds.disable_progress_bar()
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
@@ -194,6 +194,7 @@ def _build(
             }
 
         builder = _Streets(preset, render_split, data_dir=scratch)
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         builder.download_and_prepare()
     built = pathlib.Path(builder.data_path)
     manifest = _manifest(preset, splits)

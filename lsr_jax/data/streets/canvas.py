@@ -23,7 +23,14 @@ LABEL = {**TRAIN_ID, "ignore": IGNORE}
 Point = tuple[float, float]
 Plane = tuple[float, float, float]
 
-CIRCLE = [(math.cos(math.tau * k / 10), math.sin(math.tau * k / 10)) for k in range(10)]
+
+def circle(corners: int) -> list[Point]:
+    """Corners of a regular polygon of radius 1."""
+    angles = [math.tau * k / corners for k in range(corners)]
+    return [(math.cos(angle), math.sin(angle)) for angle in angles]
+
+
+CIRCLE = circle(10)
 
 
 class Facing(IntEnum):
@@ -91,6 +98,16 @@ class Camera(NamedTuple):
         tilt = self.roll * (u - self.size[1] / 2)
         return u, self.horizon + tilt + self.focal * (self.height - y) / z
 
+    def project_upright(self, points: Iterable[Point], z: float) -> list[Point]:
+        """Pixels of points ``(x, y)`` that share the depth `z`."""
+        scale = self.focal / z
+        middle, level = self.size[1] / 2, self.horizon + scale * self.height
+        pixels = []
+        for x, y in points:
+            u = self.centre + scale * x
+            pixels.append((u, level + self.roll * (u - middle) - scale * y))
+        return pixels
+
     def ground_plane(self) -> Plane:
         """Inverse depth of ``y = 0``."""
         k = 1 / (self.focal * self.height)
@@ -135,12 +152,8 @@ class Canvas:
         self, x0, x1, y0, y1, z, name, colour, *, pattern=None, glows=False
     ) -> None:
         """Paints an upright rectangle that faces the camera; light does not dim lamps."""
-        project = self.camera.project
-        corners = (
-            project(x0, y0, z),
-            project(x1, y0, z),
-            project(x1, y1, z),
-            project(x0, y1, z),
+        corners = self.camera.project_upright(
+            ((x0, y0), (x1, y0), (x1, y1), (x0, y1)), z
         )
         light = 1.0 if glows else self.light.front
         plane = (0, 0, 1 / z)
@@ -171,7 +184,7 @@ class Canvas:
 
     def billboard(self, x, y, z, outline, name, colour) -> None:
         """Paints an upright outline, in metres around ``(x, y)``, that faces the camera."""
-        points = [self.camera.project(x + a, y + b, z) for a, b in outline]
+        points = self.camera.project_upright([(x + a, y + b) for a, b in outline], z)
         plane = (0, 0, 1 / z)
         self.polygon(points, name, colour, plane, Facing.FRONT, light=self.light.front)
 

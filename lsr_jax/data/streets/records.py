@@ -116,5 +116,8 @@ def _render_range(preset: Preset, split: str, start: int, stop: int) -> list[Rec
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    # On grainy images run lengths are both faster and smaller than full matching.
+    run_lengths = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, *run_lengths]
+    _, encoded = cv2.imencode(".png", pixels, options)
     return encoded.tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 from lsr_jax.data.streets import canvas
@@ -11,6 +10,7 @@ from lsr_jax.data.streets.shift import Look, Rgb
 
 SKIN = (0.80, 0.62, 0.50)
 BLACK = (0.06, 0.06, 0.07)
+RAGGED = canvas.circle(16)
 
 
 def scaled(colour: Rgb, factor: float, offset: float = 0.0) -> Rgb:
@@ -105,9 +105,7 @@ class Scene:
     def foliage(self, x, y, z, radius_x, radius_y, colour: Rgb) -> None:
         """Paints a ragged ellipse of leaves."""
         outline = []
-        for k in range(16):
-            angle, reach = math.tau * k / 16, self.uniform(0.75, 1.15)
-            outline.append(
-                (radius_x * math.cos(angle) * reach, radius_y * math.sin(angle) * reach)
-            )
+        for a, b in RAGGED:
+            reach = self.uniform(0.75, 1.15)
+            outline.append((radius_x * a * reach, radius_y * b * reach))
         self.canvas.billboard(x, y, z, outline, "vegetation", colour)

@@ -55,10 +55,10 @@ def shade(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     labels = np.array([part.label for part in canvas.parts], np.uint8)
     colours = np.array([part.colour for part in canvas.parts], np.float32)
     pixels = _locate(canvas)
-    label = labels[pixels.part]
-    colour = colours[pixels.part]
+    label = labels.take(pixels.part)
+    colour = colours.take(pixels.part, axis=0)
     _paint_patterns(colour, canvas, pixels)
-    colour *= (1 + _texture(scene.look.texture[label], pixels))[:, None]
+    colour *= (1 + _texture(scene.look.texture.take(label, axis=0), pixels))[:, None]
     shaded = (canvas.shaded.ravel() > 0) & (pixels.facing == Facing.UP)
     _light(colour, canvas, scene.tone, pixels, label, shaded)
     # The same noise at every size would need more numbers than there are; each image
@@ -92,18 +92,18 @@ def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _locate(canvas: Canvas) -> Pixels:
-    camera, part = canvas.camera, canvas.part.ravel()
+    camera, part = canvas.camera, canvas.part.ravel().astype(np.intp)
     u, v, _ = _grid(*camera.size)
     planes = np.array([part.plane for part in canvas.parts], np.float32)
     facings = np.array([part.facing for part in canvas.parts], np.uint8)
-    slope_u, slope_v, offset = planes.T[:, part]
+    slope_u, slope_v, offset = (column.take(part) for column in planes.T)
     inverse = slope_u * u + slope_v * v + offset
     depth = 1 / np.clip(inverse, 1 / FARTHEST, 1 / NEAREST)
     footprint = depth / np.float32(camera.focal)
     tilt = camera.roll * (u - camera.size[1] / 2)
     x = (u - camera.centre) * footprint
     y = camera.height - (v - camera.horizon - tilt) * footprint
-    facing = facings[part]
+    facing = facings.take(part)
     along = np.where(facing == Facing.SIDE, depth, x)
     across = np.where(facing == Facing.UP, depth, y)
     return Pixels(part, facing, depth, footprint, along, across)
@@ -115,8 +115,8 @@ def _paint_patterns(colour: np.ndarray, canvas: Canvas, pixels: Pixels) -> None:
     for row, part in zip(table, canvas.parts, strict=True):
         if part.pattern is not None:
             row[:] = (*part.pattern.pitch, *part.pattern.fill, *part.pattern.colour)
-    where = np.flatnonzero((table[:, 0] > 0)[pixels.part])
-    rows = table[pixels.part[where]]
+    where = np.flatnonzero((table[:, 0] > 0).take(pixels.part))
+    rows = table.take(pixels.part[where], axis=0)
     pitch, fill = rows[:, 0:2], rows[:, 2:4]
     position = np.stack([pixels.along[where], pixels.across[where]], 1) / pitch
     inside = (position - np.floor(position) < fill).all(1)
@@ -132,7 +132,7 @@ def _texture(amplitude: np.ndarray, pixels: Pixels) -> np.ndarray:
     def grain(table, per_metre, offset=0):
         row = (pixels.across * per_metre + offset).astype(np.int32) & 255
         column = (pixels.along * per_metre).astype(np.int32) & 255
-        return table[row, column]
+        return table.ravel().take(row * 256 + column)
 
     fine = np.clip(0.09 / pixels.footprint, 0, 1) * grain(tables.fine, 12)
     coarse = np.clip(0.5 / pixels.footprint, 0, 1) * grain(tables.coarse, 2.5, 91)
