@@ -25,6 +25,7 @@ def data():
     c.source = domain()
     c.target = domain()
     c.preprocessing = "caffe"  # caffe: BGR 0..255 minus mean; imagenet; unit
+    c.label_space = "cityscapes19"  # a key of lsr_jax.data.labels.SPACES
     c.workers = 0  # processes that read and decode; 0: threads of the main process
     return c
 
@@ -61,7 +62,7 @@ def evaluation():
     c.batch_size = 10  # images
     c.batchnorm_images = 200  # target training images for the rows with bn=target
     c.control = "batchnorm_only"  # stage to which the table shows differences
-    c.panels = 4  # target validation images in report/panels.png
+    c.panel_images = 4  # target validation images in report/panel.png
     return c
 
 

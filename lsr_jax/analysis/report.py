@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-from lsr_jax.analysis import tables
-from lsr_jax.training.experiment import Experiment
+import numpy as np
 
-STATISTICS = ("running", "target")
+from lsr_jax.analysis import figures, formats, rows, tables
+from lsr_jax.data import labels, pipeline, records
+from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.training.experiment import Experiment, Network
+
+PROTOCOL = "native"
 
 
 def write(experiment: Experiment, stages: Iterable[str] | None = None) -> list[dict]:
-    """Evaluate every stage, print the table, write ``report/``.
+    """Evaluate stages, print their table, write ``report/`` in the workdir.
 
-    Each stage is evaluated on the validation splits of both domains, with the BatchNorm
-    statistics of training and with statistics re-estimated on unlabelled target
+    A stage is evaluated on the validation splits of both domains, with the BatchNorm
+    statistics of its training and with statistics re-estimated on unlabelled target
     training images.
 
     Args:
-      experiment: with at least one finished stage.
+      experiment: with finished checkpoints.
       stages: names; all of the config by default.
 
     Returns:
@@ -27,16 +32,122 @@ def write(experiment: Experiment, stages: Iterable[str] | None = None) -> list[d
     Raises:
       InputError: a stage without checkpoint, or unusable data.
     """
+    config = experiment.config
+    stages = tuple(stages or config["stages"])
     evaluation = Evaluation(experiment)
-    stages = tuple(stages or experiment.config["stages"])
-    rows = [row for stage in stages for row in evaluation.rows(stage)]
-    rows += recorded(experiment.config["recorded"])
+    found = [row for stage in stages for row in evaluation.rows(stage)]
+    for path in config["recorded"]:
+        found += rows.read(path)
+
     folder = experiment.workdir / "report"
-    folder.mkdir(exist_ok=True)
-    tables.write_json(folder / "metrics.json", rows)
-    control = experiment.config["evaluation"]["control"]
-    (folder / "table.md").write_text(tables.format_markdown(rows, control=control))
-    evaluation.panels(stages, folder / "panels.png")
-    print(tables.format_terminal(rows, control=control))
-    print(f"rows {folder / 'metrics.json'}, pictures {folder / 'panels.png'}")
-    return rows
+    control = config["evaluation"]["control"]
+    summary = tables.summary(found, control=control)
+    whole = [*summary, *tables.per_class(found)]
+    rows.write(folder / "metrics.json", found)
+    (folder / "metrics.csv").write_text(rows.to_csv(found))
+    (folder / "table.md").write_text(formats.markdown(whole))
+    (folder / "table.tex").write_text(formats.latex(whole))
+    evaluation.panel(stages, folder / "panel.png")
+    print(formats.terminal(summary))
+    print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
+    return found
+
+
+class Evaluation:
+    """Evaluates the stages of one experiment; every image size is compiled once."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.config = experiment.config["evaluation"]
+        self.space = labels.SPACES[experiment.config["data"]["label_space"]]
+        self.evaluator = Evaluator(
+            experiment.model.forward,
+            num_classes=experiment.model.num_classes,
+            preprocess=experiment.normalise,
+            mesh=experiment.mesh,
+        )
+
+    def rows(self, stage: str) -> Iterator[dict]:
+        """The rows of a stage: both domains, both kinds of BatchNorm statistics."""
+        network = self.experiment.trained(stage)
+        statistics = {
+            "running": network.model_state,
+            "target": self.target_statistics(network),
+        }
+        for bn, model_state in statistics.items():
+            for domain in ("target", "source"):
+                matrix = self.evaluator.confusion(
+                    network.params,
+                    model_state,
+                    self.batches(self.experiment.open(domain, "val")),
+                    protocol=PROTOCOL,
+                )
+                yield rows.make(
+                    matrix,
+                    classes=self.space.names,
+                    subsets={
+                        "large": self.space.indices(labels.LARGE),
+                        "small": self.space.indices(labels.SMALL),
+                    },
+                    stage=stage,
+                    method=self.experiment.config[stage]["method"]["name"],
+                    seed=self.experiment.config["seed"],
+                    step=network.step,
+                    domain=domain,
+                    split=self.experiment.config["data"][domain]["val"],
+                    bn=bn,
+                    protocol=PROTOCOL,
+                    selection="last",
+                )
+
+    def target_statistics(self, network: Network):
+        """BatchNorm statistics of the first unlabelled target training images."""
+        source = self.experiment.open("target", "train")
+        count = min(self.config["batchnorm_images"], len(source))
+        with self.batches(First(source, count)) as batches:
+            return self.evaluator.target_statistics(
+                network.params, network.model_state, batches
+            )
+
+    def batches(self, source: Sequence) -> pipeline.Batches:
+        """Batches that the devices divide."""
+        devices = self.experiment.mesh.devices.size
+        size = -(-self.config["batch_size"] // devices) * devices
+        return pipeline.eval_batches(source, batch_size=size)
+
+    def panel(self, stages: Sequence[str], path: Path) -> None:
+        """Target validation images, their truth and the prediction of every stage."""
+        source = self.experiment.open("target", "val")
+        decode = records.Decode(labelled=True)
+        # Spread over the split, so that one street or city does not fill the page.
+        count = min(self.config["panel_images"], len(source))
+        chosen = [decode(source[i * len(source) // count]) for i in range(count)]
+        images = np.stack([example["image"] for example in chosen])
+        predictions = {}
+        for stage in stages:
+            network = self.experiment.trained(stage)
+            predictions[stage] = self.evaluator.predict(
+                network.params, network.model_state, images
+            )
+        figures.panel(
+            images,
+            np.stack([example["label"] for example in chosen]),
+            predictions,
+            self.space.names,
+            self.space.colors,
+            path,
+        )
+
+
+class First:
+    """The first ``count`` records of a source."""
+
+    def __init__(self, source: Sequence, count: int):
+        self.source = source
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return self.source[index]

@@ -6,15 +6,24 @@ import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from lsr_jax import models
-from lsr_jax.data import augment, pipeline, sources
+from lsr_jax.data import augment, pipeline, records, sources
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
 from lsr_jax.training import checkpoint, optimizer, sharding, state, workdir
 from lsr_jax.types import BatchSpec, Method, PyTree
+
+
+class Network(NamedTuple):
+    """A trained network and the step of its stage at which it was saved."""
+
+    params: PyTree
+    model_state: PyTree
+    step: int
 
 
 class Experiment:
@@ -40,7 +49,7 @@ class Experiment:
             name: sources.open_domain(data[name]) for name in ("source", "target")
         }
         self.sizes = {
-            name: pipeline.image_size(self.open(name, "train")) for name in self.domains
+            name: records.image_size(self.open(name, "train")) for name in self.domains
         }
 
     def open(self, domain: str, part: str):
@@ -100,7 +109,8 @@ class Experiment:
         origin = self.origin(stage)
         if origin == "scratch":
             return params, model_state
-        return self.load(origin, params, model_state)
+        network = self.load(origin, params, model_state)
+        return network.params, network.model_state
 
     def origin(self, stage: str) -> str:
         """``scratch``, the name of an earlier stage, or a path."""
@@ -122,15 +132,30 @@ class Experiment:
             return 0
         return 1 + (self.generation(origin) if origin in self.config["stages"] else 0)
 
-    def load(self, origin: str, params, model_state) -> tuple[PyTree, PyTree]:
-        """The network of a finished stage here, or of another run."""
-        wanted = {"params": params, "model_state": model_state}
+    def load(self, origin: str, params: PyTree, model_state: PyTree) -> Network:
+        """The network of a stage here, or of another run; the trees give the shapes.
+
+        Raises:
+          InputError: there is no checkpoint, or one of another network.
+        """
         if origin in self.config["stages"]:
             folder = self.folder(origin) / "checkpoints"
         else:
             folder = find_checkpoints(Path(origin).expanduser())
-        found = load_latest(folder, wanted)
-        return found["params"], found["model_state"]
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; train stage {origin!r} first")
+        with checkpoint.Checkpointer(folder) as checkpoints:
+            step = checkpoints.latest()
+            if not step:
+                raise InputError(f"{folder}: holds no finished checkpoint")
+            wanted = {"params": params, "model_state": model_state}
+            return Network(**checkpoints.restore_model(step, wanted), step=step)
+
+    def trained(self, stage: str) -> Network:
+        """The network in the newest checkpoint of a stage, replicated on the mesh."""
+        fresh = self.model.init(jax.random.key(0), self.sizes["target"])
+        fresh = sharding.put_replicated(fresh, self.mesh)
+        return self.load(stage, *fresh)
 
     def batches(self, stage: str, start: int):
         """Training batches of a stage from step ``start`` on: ``(Batch, ids)``."""
@@ -189,25 +214,6 @@ def check_stages(config: Mapping) -> None:
             raise InputError(
                 f"{stage}.init_from: {origin!r} is not trained before {stage!r}"
             )
-
-
-def load_latest(folder: Path, wanted: PyTree) -> PyTree:
-    """The network in the newest checkpoint of ``folder``.
-
-    Raises:
-      InputError: there is none, or it holds another network.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"checkpoint folder {folder}: not found; train the stage first"
-        )
-    with checkpoint.Checkpointer(folder) as checkpoints:
-        step = checkpoints.latest()
-        if not step:
-            raise InputError(
-                f"checkpoint folder {folder}: holds no finished checkpoint"
-            )
-        return checkpoints.restore_model(step, wanted)
 
 
 def find_checkpoints(path: Path) -> Path:
