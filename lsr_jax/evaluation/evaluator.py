@@ -127,8 +127,7 @@ class Evaluator:
         Each batch passes in train mode from running statistics of zero, which leaves
         ``(1 - momentum) b`` of its mean and unbiased variance ``b``. The result is the
         mean of ``b`` over all batches, weighted by their images: nothing of the old
-        statistics remains and the order of the batches does not matter. ``forward``
-        has to normalise with batch statistics when ``train`` is true.
+        statistics remains and the order of the batches does not matter.
 
         Args:
           params: parameters of the network.
@@ -140,7 +139,8 @@ class Evaluator:
           The new ``model_state``.
 
         Raises:
-          InputError: where there is no image.
+          InputError: where there is no image, or the network does not update its
+            statistics in train mode, so that there is nothing to re-estimate.
         """
         params = self._replicate(params)
         zeros = jax.tree.map(jnp.zeros_like, self._replicate(model_state))
@@ -159,6 +159,12 @@ class Evaluator:
             raise InputError(
                 "BatchNorm statistics: expected images of the target domain, found none; "
                 "check the split and the data folder"
+            )
+        leaves = jax.tree.leaves(average)
+        if leaves and not any(np.any(leaf) for leaf in leaves):
+            raise InputError(
+                "BatchNorm statistics: expected a network that updates them in train "
+                "mode, found one that keeps them; evaluate it with running statistics"
             )
         return average
 

@@ -188,3 +188,20 @@ def test_target_statistics_need_images(params, model_state):
     for batches in ([], nothing):
         with pytest.raises(InputError, match="found none"):
             make_evaluator().target_statistics(params, model_state, batches)
+
+
+def test_target_statistics_need_a_network_that_updates_them(params, model_state):
+    def frozen(params, model_state, images, train):
+        return forward(params, model_state, images, False)
+
+    scorer = make_evaluator(forward=frozen)
+    with pytest.raises(InputError, match="one that keeps them"):
+        scorer.target_statistics(params, model_state, batched(*draw(BATCH)))
+
+
+def test_a_network_without_statistics_has_none_to_estimate(params):
+    def plain(params, model_state, images, train):
+        return Outputs(images, images @ params["kernel"]), model_state
+
+    scorer = make_evaluator(forward=plain)
+    assert scorer.target_statistics(params, {}, batched(*draw(BATCH))) == {}
