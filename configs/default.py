@@ -25,7 +25,6 @@ def data():
     c.source = domain()
     c.target = domain()
     c.preprocessing = "caffe"  # caffe: BGR 0..255 minus mean; imagenet; unit
-    c.label_space = "cityscapes19"  # a key of lsr_jax.data.labels.SPACES
     c.workers = 0  # processes that read and decode; 0: threads of the main process
     return c
 
@@ -36,6 +35,7 @@ def domain():
     c.root = ""  # folder as downloaded or prepared; streets: cache, "" for the default
     c.preset = ""  # streets: which benchmark
     c.size = (0, 0)  # (H, W) of the network's input; (0, 0): as stored
+    c.space = ""  # what the ids of its labels mean: a key of lsr_jax.data.labels.SPACES
     c.train = "train"  # split that is trained on
     c.val = "val"  # split that is reported
     return c

@@ -56,6 +56,7 @@ def get_config(argument=None):
     for domain, look in (("source", "rendered"), ("target", "camera")):
         config.data[domain].name = f"streets_{look}"
         config.data[domain].preset = preset
+        config.data[domain].space = "streets"
     config.data.preprocessing = "imagenet"
 
     config.model.backbone = chosen.backbone or "mini"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from lsr_jax.errors import InputError, TrainingError
@@ -24,6 +24,7 @@ def run(main: Callable[[], None]) -> None:
 
 def guarded(main: Callable[[], None]) -> None:
     """Call ``main``; print a user's error as one line and exit."""
+    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell every step they take
     try:
         main()
     except (InputError, TrainingError) as error:

@@ -59,7 +59,7 @@ class Evaluation:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.config = experiment.config["evaluation"]
-        self.space = labels.SPACES[experiment.config["data"]["label_space"]]
+        self.space = labels.SPACES[experiment.config["data"]["target"]["space"]]
         self.evaluator = Evaluator(
             experiment.model.forward,
             num_classes=experiment.model.num_classes,
@@ -84,7 +84,7 @@ class Evaluation:
                 )
                 yield rows.make(
                     matrix,
-                    classes=self.space.names,
+                    classes=self.space.classes,
                     subsets={
                         "large": self.space.indices(labels.LARGE),
                         "small": self.space.indices(labels.SMALL),
@@ -133,7 +133,7 @@ class Evaluation:
             images,
             np.stack([example["label"] for example in chosen]),
             predictions,
-            self.space.names,
+            self.space.classes,
             self.space.colors,
             path,
         )

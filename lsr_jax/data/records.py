@@ -36,7 +36,8 @@ class Decode:
     def __init__(self, labelled: bool):
         self._labelled = labelled
 
-    def __call__(self, record):
+    def __call__(self, record: dict) -> dict:
+        """Decodes one record."""
         name = _text(record["id"])
         image = _decode(record["image"], cv2.IMREAD_COLOR_RGB, f"{name}: image")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -91,7 +92,8 @@ class Stack:
     def __init__(self, size: tuple[int, int] | None):
         self._size = size
 
-    def __call__(self, examples: Sequence[dict]):
+    def __call__(self, examples: Sequence[dict]) -> dict:
+        """Stacks the examples of one batch."""
         size = self._size or examples[0]["image"].shape[:2]
         for example in examples:
             if example["image"].shape[:2] != size:
