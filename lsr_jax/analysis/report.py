@@ -9,14 +9,21 @@ import numpy as np
 
 from lsr_jax.analysis import figures, formats, rows, tables
 from lsr_jax.data import labels, pipeline, records
+from lsr_jax.errors import InputError
 from lsr_jax.evaluation.evaluator import Evaluator
 from lsr_jax.training.experiment import Experiment, Network
 
 PROTOCOL = "native"
 
 
-def write(experiment: Experiment, stages: Iterable[str] | None = None) -> list[dict]:
-    """Evaluate stages, print their table, write ``report/`` in the workdir.
+def write(
+    experiment: Experiment,
+    stages: Iterable[str] | None = None,
+    *,
+    per_class: bool = False,
+    folder: str = "report",
+) -> list[dict]:
+    """Evaluate stages, print their table, write tables and pictures into the workdir.
 
     A stage is evaluated on the validation splits of both domains, with the BatchNorm
     statistics of its training and with statistics re-estimated on unlabelled target
@@ -25,21 +32,29 @@ def write(experiment: Experiment, stages: Iterable[str] | None = None) -> list[d
     Args:
       experiment: with finished checkpoints.
       stages: names; all of the config by default.
+      per_class: print the IoU of every class too.
+      folder: where to write, below the workdir.
 
     Returns:
-      The rows, as in ``report/metrics.json``.
+      The rows, as in ``metrics.json``.
 
     Raises:
       InputError: a stage without checkpoint, or unusable data.
     """
     config = experiment.config
     stages = tuple(stages or config["stages"])
+    unknown = set(stages) - set(config["stages"])
+    if unknown:
+        raise InputError(
+            f"stages: expected some of {', '.join(config['stages'])}, found "
+            f"{', '.join(sorted(unknown))}"
+        )
     evaluation = Evaluation(experiment)
     found = [row for stage in stages for row in evaluation.rows(stage)]
     for path in config["recorded"]:
         found += rows.read(path)
 
-    folder = experiment.workdir / "report"
+    folder = experiment.workdir / folder
     control = config["evaluation"]["control"]
     summary = tables.summary(found, control=control)
     whole = [*summary, *tables.per_class(found)]
@@ -48,7 +63,7 @@ def write(experiment: Experiment, stages: Iterable[str] | None = None) -> list[d
     (folder / "table.md").write_text(formats.markdown(whole))
     (folder / "table.tex").write_text(formats.latex(whole))
     evaluation.panel(stages, folder / "panel.png")
-    print(formats.terminal(summary))
+    print(formats.terminal(whole if per_class else summary))
     print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
     return found
 
