@@ -22,7 +22,7 @@ class Street(NamedTuple):
       pavements: ``{-1: left, 1: right}`` width of the pavement, metres.
       asphalt: colour of the road.
       crossroad: ``(near, far)`` edge of the road that crosses, or None.
-      tracks: `x` of the middle of the tram tracks, or None.
+      has_tram: whether rails and a tram are on the road.
     """
 
     edges: dict[int, float]

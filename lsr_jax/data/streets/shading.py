@@ -61,7 +61,7 @@ def shade(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     colour *= (1 + _texture(scene.look.texture.take(label, axis=0), pixels))[:, None]
     shaded = (canvas.shaded.ravel() > 0) & (pixels.facing == Facing.UP)
     _light(colour, canvas, scene.tone, pixels, label, shaded)
-    # The same noise at every size would need more numbers than there are; each image
+    # Fresh normal numbers for every pixel would cost more than all the rest; each image
     # starts at its own place of one table instead.
     offset = scene.random.randrange(len(noise().sensor) - 1)
     image = _photograph(colour.reshape(*size, 3), scene.tone, offset)
