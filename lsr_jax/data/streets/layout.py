@@ -136,7 +136,7 @@ def _roadside(scene: Scene, street: Street, side: int) -> None:
 
 
 def _stretches(scene: Scene) -> list[tuple[float, float]]:
-    """Cuts one side of the road into ``(near, far)``, farthest first, some with gaps."""
+    """Cuts a side of the road into ``(near, far)``, farthest first, some with gaps."""
     stretches, far = [], 95.0
     while far > 3:
         near = max(2.0, far - scene.uniform(7, 22))

@@ -1,4 +1,4 @@
-"""`prepare` and `open_split`: the data are what `draw` draws, whatever happened before."""
+"""`prepare`, `open_split`: the data are what `draw` draws, whatever came before."""
 
 import dataclasses
 import hashlib
