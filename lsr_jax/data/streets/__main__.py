@@ -137,11 +137,11 @@ def _size(text: str) -> tuple[int, int]:
 def _write_sheet(
     path: pathlib.Path, preset: streets.Preset, pairs: int, size: tuple[int, int]
 ) -> None:
-    sheet = contact_sheet(preset, pairs=pairs, size=size)
     if path.suffix != ".png" or not path.parent.is_dir():
         raise errors.InputError(
             f"{path}: expected a .png file in a folder that exists; choose another path"
         )
+    sheet = contact_sheet(preset, pairs=pairs, size=size)
     written = cv2.imwrite(os.fspath(path), sheet[..., ::-1])
     if not written:
         raise errors.InputError(f"{path}: cannot be written; choose another path")

@@ -151,7 +151,7 @@ class Canvas:
     def front(
         self, x0, x1, y0, y1, z, name, colour, *, pattern=None, glows=False
     ) -> None:
-        """Paints an upright rectangle that faces the camera; light does not dim lamps."""
+        """Paints an upright rectangle that faces the camera; the sun dims no lamp."""
         corners = self.camera.project_upright(
             ((x0, y0), (x1, y0), (x1, y1), (x0, y1)), z
         )
@@ -183,7 +183,7 @@ class Canvas:
         self.polygon(corners, name, colour, plane, Facing.UP, pattern=pattern)
 
     def billboard(self, x, y, z, outline, name, colour) -> None:
-        """Paints an upright outline, in metres around ``(x, y)``, that faces the camera."""
+        """Paints an outline, in metres around ``(x, y)``, that faces the camera."""
         points = self.camera.project_upright([(x + a, y + b) for a, b in outline], z)
         plane = (0, 0, 1 / z)
         self.polygon(points, name, colour, plane, Facing.FRONT, light=self.light.front)

@@ -22,7 +22,7 @@ class Street(NamedTuple):
       pavements: ``{-1: left, 1: right}`` width of the pavement, metres.
       asphalt: colour of the road.
       crossroad: ``(near, far)`` edge of the road that crosses, or None.
-      tracks: `x` of the middle of the tram tracks, or None.
+      has_tram: whether rails and a tram are on the road.
     """
 
     edges: dict[int, float]
@@ -136,7 +136,7 @@ def _roadside(scene: Scene, street: Street, side: int) -> None:
 
 
 def _stretches(scene: Scene) -> list[tuple[float, float]]:
-    """Cuts one side of the road into ``(near, far)``, farthest first, some with gaps."""
+    """Cuts a side of the road into ``(near, far)``, farthest first, some with gaps."""
     stretches, far = [], 95.0
     while far > 3:
         near = max(2.0, far - scene.uniform(7, 22))

@@ -31,7 +31,7 @@ def tree(scene: Scene, z: float, x: float) -> None:
 
 
 def pole(scene: Scene, z: float, x: float, side: int) -> None:
-    """A pole: tall with a street lamp or arm, or low; with lights, a sign or neither."""
+    """A pole, tall with an arm or low, with traffic lights, a sign or neither."""
     canvas = scene.canvas
     kind, colour = scene.random.random(), scene.colour("pole")
     radius = scene.uniform(*scene.proportions.pole_radius)
@@ -158,7 +158,7 @@ def _front_view(scene, z, x, name, colour) -> None:
 
 
 def _rider(scene, z, x, ahead, skin, *, motor) -> None:
-    """`ahead` is -1 or 1 for a rider seen from the side, 0 for one seen from the front."""
+    """`ahead` is -1 or 1 for a rider seen from the side, 0 for the front view."""
     canvas = scene.canvas
     shirt, trousers = scene.colour("rider"), scene.colour("rider")
     y = 0.82 if motor else 0.92

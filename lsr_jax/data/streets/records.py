@@ -9,7 +9,9 @@ import concurrent.futures
 import hashlib
 import json
 import multiprocessing
+import os
 import pathlib
+import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -86,8 +88,19 @@ def make_pool(workers: int) -> concurrent.futures.Executor:
     """Processes that only draw; spawned, since JAX does not survive a fork."""
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(
-        workers, context, initializer=cv2.setNumThreads, initargs=(1,)
+        workers, context, initializer=_start_worker
     )
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its workers; they would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def config_name(preset: Preset) -> str:

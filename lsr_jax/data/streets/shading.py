@@ -61,7 +61,7 @@ def shade(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     colour *= (1 + _texture(scene.look.texture.take(label, axis=0), pixels))[:, None]
     shaded = (canvas.shaded.ravel() > 0) & (pixels.facing == Facing.UP)
     _light(colour, canvas, scene.tone, pixels, label, shaded)
-    # The same noise at every size would need more numbers than there are; each image
+    # Fresh normal numbers for every pixel would cost more than all the rest; each image
     # starts at its own place of one table instead.
     offset = scene.random.randrange(len(noise().sensor) - 1)
     image = _photograph(colour.reshape(*size, 3), scene.tone, offset)
@@ -147,7 +147,7 @@ def _light(
     label: np.ndarray,
     shaded: np.ndarray,
 ) -> None:
-    """Darkens shaded ground, then mixes in haze: ``c*t + haze*(1 - t)``, t = exp(-kz)."""
+    """Darkens shaded ground, then adds haze: ``c*t + haze*(1 - t)``, t = exp(-kz)."""
     clear = np.exp(-np.float32(tone["haze"]) * pixels.depth)
     clear[label == LABEL["sky"]] = 0.85
     haze = np.array(canvas.sky, np.float32) * 0.5 + 0.42
@@ -159,7 +159,7 @@ def _light(
 def _photograph(
     image: np.ndarray, tone: Mapping[str, float], noise_offset: int
 ) -> np.ndarray:
-    """White balance and saturation, blur, vignetting, contrast, noise, gamma, 8 bits."""
+    """White balance, saturation, blur, vignetting, contrast, noise, gamma, 8 bits."""
     height, width, _ = image.shape
     gain = np.array([tone["red"], tone["green"], tone["blue"]]) * tone["exposure"]
     saturation = tone["saturation"]
