@@ -27,6 +27,11 @@ def masked_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
     return total / jnp.maximum(valid.sum(dtype=values.dtype), 1)
 
 
+def absolute(x: jax.Array) -> jax.Array:
+    """``|x|`` with gradient 0 at 0, as torch; that of ``jnp.abs`` is 1 there."""
+    return x * jnp.sign(x)
+
+
 def safe_norm(x: jax.Array, *, keepdims: bool = False) -> jax.Array:
     """L2 norm over the last axis; its gradient at a zero vector is zero, not NaN."""
     square = jnp.square(x).sum(axis=-1, keepdims=keepdims)

@@ -10,15 +10,6 @@ from lsr_jax import losses
 C = 19
 
 
-def iw_max_squares(logits, labels, masked, ratio):
-    probabilities = jax.nn.softmax(logits)
-    predicted = jnp.where(masked, 255, probabilities.argmax(-1))
-    weights = losses.image_weights(
-        predicted, num_classes=C, ratio=ratio, counted=labels
-    )
-    return losses.max_squares(probabilities, weights)
-
-
 def slow_weights(labels, counted, num_classes, ratio):
     out = np.zeros(labels.shape)
     for place in np.ndindex(labels.shape):
@@ -61,11 +52,10 @@ def test_by_hand():
 
 
 def test_ratio_zero_is_twice_max_squares(key):
-    p = jax.nn.softmax(jax.random.normal(key, (3, 4, 5, 6)))
-    weights = losses.image_weights(p.argmax(-1), num_classes=6, ratio=0.0)
-    np.testing.assert_allclose(
-        losses.max_squares(p, weights), 2 * losses.max_squares(p), rtol=1e-6
-    )
+    logits = jax.random.normal(key, (3, 4, 5, C))
+    weighted = jax.jit(image_weighted(losses.max_squares))(logits, 0.0)
+    plain = jax.jit(lambda z: losses.max_squares(jax.nn.softmax(z)))(logits)
+    np.testing.assert_allclose(weighted, 2 * plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 400.0])
@@ -85,7 +75,7 @@ def test_nothing_valid_and_saturated_predictions_stay_finite(key, scale):
             + losses.soft_cross_entropy(logits, p, weights, where=where)
         )
 
-    step = jax.value_and_grad(terms)
+    step = jax.jit(jax.value_and_grad(terms))
     for weights, where in ((None, none), (void, None)):
         value, gradient = step(logits, weights, where)
         assert value == 0
@@ -98,34 +88,43 @@ def test_nothing_valid_and_saturated_predictions_stay_finite(key, scale):
 def test_entropy_equals_soft_cross_entropy_with_itself(key):
     logits = 5 * jax.random.normal(key, (2, 3, 4, 5))
 
+    def entropy(logits):
+        return losses.entropy(jax.nn.softmax(logits))
+
     def itself(logits):
         return losses.soft_cross_entropy(logits, jax.nn.softmax(logits))
 
-    ours = jax.value_and_grad(lambda x: losses.entropy(jax.nn.softmax(x)))(logits)
-    theirs = jax.value_and_grad(itself)(logits)
+    ours, theirs = (compiled(loss)[1](logits) for loss in (entropy, itself))
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-7)
 
 
+@functools.cache
+def compiled(loss):
+    return jax.jit(loss), jax.jit(jax.value_and_grad(loss))
+
+
+def widen(x):
+    return x.astype(np.float64) if getattr(x, "dtype", None) == np.float32 else x
+
+
 def hold(golden, stem, loss, logits, wide_rtol=1e-9, **operands):
     """Value and gradient in float32, value in float64."""
-    operands = {k: v for k, v in operands.items() if v is not None}
-    value, gradient = jax.jit(jax.value_and_grad(loss))(logits, **operands)
+    value_of, value_and_grad = compiled(loss)
+    value, gradient = value_and_grad(logits, **operands)
     golden.holds(f"{stem}__value", value)
     golden.holds_gradient(f"{stem}__grad_logits", gradient)
     with jax.enable_x64(True):
-        wide = {
-            k: jnp.asarray(v, jnp.float64 if v.dtype == np.float32 else v.dtype)
-            for k, v in operands.items()
-        }
-        value = jax.jit(loss)(jnp.asarray(logits, jnp.float64), **wide)
+        wide = {name: widen(x) for name, x in operands.items()}
+        value = value_of(widen(logits), **wide)
         golden.holds(f"{stem}__value_f64", value, wide_rtol)
 
 
-def image_weighted(loss, ratio):
+@functools.cache
+def image_weighted(loss):
     """Weights from the arg-max, as the originals' modules make them."""
 
-    def weighted(logits, counted=None, where=None):
+    def weighted(logits, ratio, counted=None, where=None):
         p = jax.nn.softmax(logits)
         predicted = p.argmax(-1)
         if where is not None:
@@ -138,6 +137,9 @@ def image_weighted(loss, ratio):
     return weighted
 
 
+RATIOS = {"0p0": 0.0, "0p2": 0.2, "1p0": 1.0}
+
+
 # The originals keep image-wise weights in float32, hence 1e-6 in float64.
 IW = {"wide_rtol": 1e-6}
 
@@ -146,19 +148,16 @@ IW = {"wide_rtol": 1e-6}
 def test_golden_batch_of_image_weighted_max_squares(golden):
     logits = golden["iwms__logits"]
     counted, where = golden["iwms__count_labels"], ~golden["iwms__masked"]
-    for name, ratio in (("0p0", 0.0), ("0p2", 0.2), ("1p0", 1.0)):
-        loss = image_weighted(losses.max_squares, ratio)
+    for name, ratio in RATIOS.items():
+        loss, weighted = image_weighted(losses.max_squares), IW | {"ratio": ratio}
         stem = f"iwms__r{name}__"
-        hold(golden, stem + "plain", loss, logits, **IW)
+        hold(golden, stem + "plain", loss, logits, **weighted)
         if ratio < 1:
-            hold(golden, stem + "label", loss, logits, counted=counted, **IW)
-            hold(golden, stem + "masked", loss, logits, where=where, **IW)
+            hold(golden, stem + "label", loss, logits, counted=counted, **weighted)
+            hold(golden, stem + "masked", loss, logits, where=where, **weighted)
 
 
-MODULES = ("logits", "soft_target", "count_labels", "masked")
-
-
-@pytest.mark.golden("maxsquare", *MODULES, "(maxsquare|entropy)__.*")
+@pytest.mark.golden("maxsquare", "logits|soft_target|masked", "(maxsquare|entropy)__.*")
 def test_golden_max_squares_and_entropy(golden):
     def squares(logits, where=None):
         return losses.max_squares(jax.nn.softmax(logits), where=where)
@@ -166,7 +165,6 @@ def test_golden_max_squares_and_entropy(golden):
     def itself(logits):
         return losses.entropy(jax.nn.softmax(logits))
 
-    assert golden["count_labels"].shape == golden["masked"].shape
     for n in (1, 2):
         logits, soft = golden["logits"][:n], golden["soft_target"][:n]
         where = ~golden["masked"][:n]
@@ -178,25 +176,25 @@ def test_golden_max_squares_and_entropy(golden):
         hold(golden, f"entropy__n{n}__masked", other, logits, targets=soft, where=where)
 
 
-@pytest.mark.golden("maxsquare", *MODULES, "iw_.*")
+@pytest.mark.golden("maxsquare", "logits|count_labels|masked", "iw_.*")
 def test_golden_image_weighted(golden):
     logits = golden["logits"][:1]
     counted, where = golden["count_labels"][:1], ~golden["masked"][:1]
-    assert golden["soft_target"].shape == golden["logits"].shape
-    for name, ratio in (("0p0", 0.0), ("0p2", 0.2), ("1p0", 1.0)):
+    for name, ratio in RATIOS.items():
         predicted = logits.argmax(-1)
         weights = losses.image_weights(predicted, num_classes=C, ratio=ratio)
         per_class = golden[f"iw__r{name}__n1__class_weights"]
         np.testing.assert_allclose(weights, per_class[predicted], rtol=1e-6)
 
-        squares = image_weighted(losses.max_squares, ratio)
+        weighted = IW | {"ratio": ratio}
+        squares = image_weighted(losses.max_squares)
         stem = f"iw_maxsquare__r{name}__n1__"
-        hold(golden, stem + "plain", squares, logits, **IW)
+        hold(golden, stem + "plain", squares, logits, **weighted)
         if ratio < 1:
-            hold(golden, stem + "label", squares, logits, counted=counted, **IW)
-            hold(golden, stem + "masked", squares, logits, where=where, **IW)
+            hold(golden, stem + "label", squares, logits, counted=counted, **weighted)
+            hold(golden, stem + "masked", squares, logits, where=where, **weighted)
         stem = f"iw_entropy__r{name}__n1__self"
-        hold(golden, stem, image_weighted(losses.entropy, ratio), logits, **IW)
+        hold(golden, stem, image_weighted(losses.entropy), logits, **weighted)
 
 
 @pytest.mark.golden(
@@ -211,8 +209,8 @@ def test_golden_target_step(golden):
     terms = {
         "maxsquare": lambda z: losses.max_squares(jax.nn.softmax(z)),
         "entropy": lambda z: losses.entropy(jax.nn.softmax(z)),
-        "IW_maxsquare": image_weighted(losses.max_squares, 0.2),
-        "IW_entropy": image_weighted(losses.entropy, 0.2),
+        "IW_maxsquare": lambda z: image_weighted(losses.max_squares)(z, 0.2),
+        "IW_entropy": lambda z: image_weighted(losses.entropy)(z, 0.2),
     }
     for mode, loss in terms.items():
         value, gradient = jax.jit(jax.value_and_grad(loss))(logits)
