@@ -112,16 +112,14 @@ def image_weights(
     Returns:
       ``[B, H, W]`` float32, without gradient.
     """
-    chosen = _one_hot(labels, num_classes)
-    histogram = chosen if counted is None else _one_hot(counted, num_classes)
+    chosen = reduction.class_mask(labels, num_classes)
+    histogram = (
+        chosen if counted is None else reduction.class_mask(counted, num_classes)
+    )
     histogram = histogram.sum(axis=(1, 2), dtype=jnp.float32)  # [B, C]
     total = histogram.sum(axis=-1, keepdims=True)
     weights = 1 / jnp.maximum(histogram**ratio * total ** (1 - ratio), 1)
     return jnp.where(chosen, weights[:, None, None], 0).sum(axis=-1)
-
-
-def _one_hot(labels, num_classes: int) -> jax.Array:
-    return labels[..., None] == jnp.arange(num_classes, dtype=labels.dtype)
 
 
 def _mean(values, where, distribution) -> jax.Array:

@@ -144,7 +144,7 @@ def norm_alignment(
     lacking = wanted - reduction.safe_norm(features)
     if side not in ("both", "below"):
         raise ValueError(f"side must be 'both' or 'below', got {side!r}")
-    error = jnp.abs(lacking) if side == "both" else jax.nn.relu(lacking)
+    error = reduction.absolute(lacking) if side == "both" else jax.nn.relu(lacking)
     if relative:
         error = error / jnp.where(target_norm > 0, target_norm, 1)
     return (share * error).sum()
@@ -185,10 +185,10 @@ def _distance(features, own, distance: str) -> jax.Array:
     if distance == "l2_mean":
         return jnp.square(features - own).mean(axis=-1)
     if distance == "l1_mean":
-        return jnp.abs(features - own).mean(axis=-1)
+        return reduction.absolute(features - own).mean(axis=-1)
     if distance == "cosine":
         cosine = (reduction.unit(features) * reduction.unit(own)).sum(axis=-1)
-        return 1 - jnp.abs(cosine)
+        return 1 - reduction.absolute(cosine)
     raise ValueError(
         "distance must be 'squared_l2', 'l2_mean', 'l1_mean' or 'cosine', got"
         f" {distance!r}"

@@ -1,9 +1,19 @@
-"""Reductions that stay finite, in value and gradient, when nothing is left to reduce."""
+"""What the losses share: reductions that stay finite when nothing is left to reduce."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+
+def class_mask(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Where a label is which class, ``[...] -> [..., C]`` bool; 255 is none of them.
+
+    A comparison that fuses into the sum that follows. Indexing by the labels would
+    scatter in the gradient, and XLA on CPU folds its constant indices for seconds.
+    """
+    labels = jnp.asarray(labels)
+    return labels[..., None] == jnp.arange(num_classes, dtype=labels.dtype)
 
 
 def masked_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
@@ -15,6 +25,11 @@ def masked_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
     """
     total = jnp.where(valid, values, 0).sum()
     return total / jnp.maximum(valid.sum(dtype=values.dtype), 1)
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """``|x|`` with gradient 0 at 0, as torch; that of ``jnp.abs`` is 1 there."""
+    return x * jnp.sign(x)
 
 
 def safe_norm(x: jax.Array, *, keepdims: bool = False) -> jax.Array:

@@ -41,9 +41,7 @@ def focal_cross_entropy(
 
 
 def _log_probability(logits, labels) -> tuple[jax.Array, jax.Array]:
-    # A comparison, not take_along_axis: it fuses into the sum, and XLA on CPU spends
-    # more than a second to fold the constant indices of the other's gradient.
-    chosen = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    chosen = reduction.class_mask(labels, logits.shape[-1])
     valid = chosen.any(axis=-1)
     picked = jnp.where(chosen, logits, 0).sum(axis=-1)
     log_probability = picked - jax.nn.logsumexp(logits, axis=-1)
