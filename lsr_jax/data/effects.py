@@ -36,8 +36,7 @@ def mirror(key: jax.Array, images: Images, *, probability: float = 0.5) -> Image
 def crop(key: jax.Array, images: Images, *, size: tuple[int, int]) -> Images:
     """Cuts a window of `size` = (height, width) out of each image, all equally likely.
 
-    Raises:
-      InputError: the images are smaller.
+    A window larger than the images is an InputError.
     """
     batch, *extent = images.image.shape[:3]
     _check_window(extent, size)
@@ -67,9 +66,7 @@ def scale_crop(
     its two passes: at most one level apart), labels by nearest neighbour, row
     ``floor((i + 0.5) H / scaled H)``, as PIL, whose running float sum may fall one short
     where this is a whole number. CAG does this with U(0.5, 1.5).
-
-    Raises:
-      InputError: the images, at the smallest scale, are smaller than the window.
+    A window that does not fit at the smallest scale is an InputError.
     """
     height, width = images.image.shape[1:3]
     scale_key, corner_key = jax.random.split(key)

@@ -1,12 +1,13 @@
 """From records to batches of uint8 on the host: shuffled, decoded, in step with training.
 
-What a step sees of a source (see `records`) depends on the seed and the step number alone: not on workers, hosts,
-restarts or the other domain. Grain is used here only. No transformation may call JAX: in
-a worker process that would claim the accelerator.
+A source is random access to records, see `records`. What a step sees of it depends on the
+seed and the step number alone: not on workers, hosts, restarts or the other domain. Grain
+is used here only. No source may call JAX: a worker process would claim the accelerator.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -94,18 +95,15 @@ def train_batches(
         raise InputError("data: expected a source or a target domain, found neither")
     streams = []
     for offset, name in enumerate(sources):
-        if name not in names:
-            continue
-        _check_records(sources[name], name)
-        stream = grain.MapDataset.source(sources[name]).seed(2 * seed + offset)
-        stream = stream.shuffle().repeat().map(records.Decode(labelled[name]))
-        size = records.image_size(sources[name])
-        stream = stream.batch(
-            batch_size // process_count,
-            drop_remainder=True,
-            batch_fn=records.Stack(size),
-        )
-        streams.append(stream[process_index::process_count])
+        if name in names:
+            _check_records(sources[name], name)
+            stream = _shuffled(
+                sources[name],
+                seed=2 * seed + offset,
+                batch_size=batch_size // process_count,
+                labelled=labelled[name],
+            )
+            streams.append(stream[process_index::process_count])
     dataset = grain.experimental.ZipMapDataset(streams)[start_step:]
     dataset = dataset.to_iter_dataset(_READ)
     if workers:
@@ -132,15 +130,27 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     _check_batch_size(batch_size, 1)
     _check_records(source, "evaluation")
     dataset = grain.MapDataset.source(_Filled(source, batch_size))
-    dataset = dataset.map(records.Decode("label" in source[0]))
+    dataset = dataset.map(
+        functools.partial(records.decode, labelled="label" in source[0])
+    )
     dataset = dataset.batch(
-        batch_size, drop_remainder=True, batch_fn=records.Stack(None)
+        batch_size,
+        drop_remainder=True,
+        batch_fn=functools.partial(records.stack, size=None),
     )
 
     def finish(stacked):
         return _images(stacked), stacked["valid"], stacked["id"]
 
     return Batches(dataset.to_iter_dataset(_READ), finish)
+
+
+def _shuffled(source, *, seed, batch_size, labelled):
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    dataset = dataset.map(functools.partial(records.decode, labelled=labelled))
+    # One size for the whole run: the step is compiled once.
+    stack = functools.partial(records.stack, size=records.image_size(source))
+    return dataset.batch(batch_size, drop_remainder=True, batch_fn=stack)
 
 
 class _Filled:
