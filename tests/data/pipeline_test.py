@@ -1,4 +1,7 @@
 import itertools
+import multiprocessing
+import pathlib
+import time
 
 import cv2
 import numpy as np
@@ -203,3 +206,29 @@ def test_a_run_that_cannot_start_says_why():
         take(1, batch_size=0)
     with pytest.raises(errors.InputError, match="found neither"):
         take(1, source=None, target=None)
+
+
+def _wait_until_gone(paths):
+    """Others on the machine may own some of them, but nobody for long."""
+    deadline = time.monotonic() + 10
+    while any(path.exists() for path in paths):
+        assert time.monotonic() < deadline, paths
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_batches_and_leave_nothing_behind():
+    alone = take(5)
+    for workers in (1, 2):
+        with pipeline.train_batches(SOURCE, TARGET, workers=workers, **OPTIONS) as it:
+            taken = list(itertools.islice(it, 3))
+            in_flight = list(pathlib.Path("/dev/shm").glob("psm_*"))
+        # Batches outlive the memory they came in, and nothing of it remains.
+        same(taken, alone[:3])
+        assert not multiprocessing.active_children()
+        _wait_until_gone(in_flight)
+    same(alone[3:], take(2, start_step=3, workers=1))
+    bad = Records("bad", 5, at_2={"label": OTHER[..., 0]})
+    with pytest.raises(errors.InputError, match=r"^bad/2: .* found 4x7") as caught:
+        take(3, source=bad, workers=1)
+    assert "\n" not in str(caught.value)
