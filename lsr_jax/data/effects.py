@@ -17,7 +17,7 @@ from lsr_jax.errors import InputError
 from lsr_jax.types import Images
 
 LOWEST_WHITE = 120
-"""A white point below this would drive more than half of the levels to 255."""
+"""No white point is lower: this one already drives half of the levels to 255."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -207,7 +207,8 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.
     rows = jnp.pad(image, ((0, 0), border, (0, 0), (0, 0)), mode="edge")
     rows = sum(kernel[:, k] * rows[:, k : k + height] for k in taps)
     columns = jnp.pad(rows, ((0, 0), (0, 0), border, (0, 0)), mode="edge")
-    return sum(kernel[:, k] * columns[:, :, k : k + width] for k in taps)
+    blurred = sum(kernel[:, k] * columns[:, :, k : k + width] for k in taps)
+    return jnp.clip(blurred, 0.0, 255.0)
 
 
 def _three_boxes(sigma, reach):
@@ -221,9 +222,8 @@ def _three_boxes(sigma, reach):
     box = jnp.clip(whole + fraction + 1 - distance, 0.0, 1.0)
     box /= jnp.sum(box)
     highest = jax.lax.Precision.HIGHEST
-    return jnp.convolve(
-        jnp.convolve(box, box, precision=highest), box, precision=highest
-    )
+    two = jnp.convolve(box, box, precision=highest)
+    return jnp.convolve(two, box, precision=highest)
 
 
 def noise(key: jax.Array, image: jax.Array, *, strength: float = 12.0) -> jax.Array:
