@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ class Evaluation:
     def panel(self, stages: Sequence[str], path: Path) -> None:
         """Target validation images, their truth and the prediction of every stage."""
         source = self.experiment.open("target", "val")
-        decode = records.Decode(labelled=True)
+        decode = partial(records.decode, labelled=True)
         # Spread over the split, so that one street or city does not fill the page.
         count = min(self.config["panel_images"], len(source))
         chosen = [decode(source[i * len(source) // count]) for i in range(count)]

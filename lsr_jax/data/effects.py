@@ -17,7 +17,7 @@ from lsr_jax.errors import InputError
 from lsr_jax.types import Images
 
 LOWEST_WHITE = 120
-"""A white point below this would drive more than half of the levels to 255."""
+"""No white point is lower: this one already drives half of the levels to 255."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -36,8 +36,7 @@ def mirror(key: jax.Array, images: Images, *, probability: float = 0.5) -> Image
 def crop(key: jax.Array, images: Images, *, size: tuple[int, int]) -> Images:
     """Cuts a window of `size` = (height, width) out of each image, all equally likely.
 
-    Raises:
-      InputError: the images are smaller.
+    A window larger than the images is an InputError.
     """
     batch, *extent = images.image.shape[:3]
     _check_window(extent, size)
@@ -67,9 +66,7 @@ def scale_crop(
     its two passes: at most one level apart), labels by nearest neighbour, row
     ``floor((i + 0.5) H / scaled H)``, as PIL, whose running float sum may fall one short
     where this is a whole number. CAG does this with U(0.5, 1.5).
-
-    Raises:
-      InputError: the images, at the smallest scale, are smaller than the window.
+    A window that does not fit at the smallest scale is an InputError.
     """
     height, width = images.image.shape[1:3]
     scale_key, corner_key = jax.random.split(key)
@@ -210,7 +207,8 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.
     rows = jnp.pad(image, ((0, 0), border, (0, 0), (0, 0)), mode="edge")
     rows = sum(kernel[:, k] * rows[:, k : k + height] for k in taps)
     columns = jnp.pad(rows, ((0, 0), (0, 0), border, (0, 0)), mode="edge")
-    return sum(kernel[:, k] * columns[:, :, k : k + width] for k in taps)
+    blurred = sum(kernel[:, k] * columns[:, :, k : k + width] for k in taps)
+    return jnp.clip(blurred, 0.0, 255.0)
 
 
 def _three_boxes(sigma, reach):
@@ -224,9 +222,8 @@ def _three_boxes(sigma, reach):
     box = jnp.clip(whole + fraction + 1 - distance, 0.0, 1.0)
     box /= jnp.sum(box)
     highest = jax.lax.Precision.HIGHEST
-    return jnp.convolve(
-        jnp.convolve(box, box, precision=highest), box, precision=highest
-    )
+    two = jnp.convolve(box, box, precision=highest)
+    return jnp.convolve(two, box, precision=highest)
 
 
 def noise(key: jax.Array, image: jax.Array, *, strength: float = 12.0) -> jax.Array:

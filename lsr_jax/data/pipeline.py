@@ -1,12 +1,13 @@
 """From records to batches of uint8 on the host: shuffled, decoded, in step with training.
 
-What a step sees of a source (see `records`) depends on the seed and the step number alone: not on workers, hosts,
-restarts or the other domain. Grain is used here only. No transformation may call JAX: in
-a worker process that would claim the accelerator.
+A source is random access to records, see `records`. What a step sees of it depends on the
+seed and the step number alone: not on workers, hosts, restarts or the other domain. Grain
+is used here only. No source may call JAX: a worker process would claim the accelerator.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import grain
+import numpy as np
 from absl import flags
 
 from lsr_jax.data import records
@@ -87,34 +89,28 @@ def train_batches(
         while iterating: a record that cannot be used, named by its id.
     """
     _check_batch_size(batch_size, process_count)
-    sources = {"source": source, "target": target}
-    labelled = {"source": source_labels, "target": target_labels}
-    names = [name for name in sources if sources[name] is not None]
-    if not names:
+    streams = {}
+    for name, data, labelled, own_seed in (
+        # Two streams of one seed would draw the same order.
+        ("source", source, source_labels, 2 * seed),
+        ("target", target, target_labels, 2 * seed + 1),
+    ):
+        if data is not None:
+            _check_records(data, name)
+            share = batch_size // process_count
+            stream = _shuffled(data, seed=own_seed, batch_size=share, labelled=labelled)
+            streams[name] = stream[process_index::process_count]
+    if not streams:
         raise InputError("data: expected a source or a target domain, found neither")
-    streams = []
-    for offset, name in enumerate(sources):
-        if name not in names:
-            continue
-        _check_records(sources[name], name)
-        stream = grain.MapDataset.source(sources[name]).seed(2 * seed + offset)
-        stream = stream.shuffle().repeat().map(records.Decode(labelled[name]))
-        size = records.image_size(sources[name])
-        stream = stream.batch(
-            batch_size // process_count,
-            drop_remainder=True,
-            batch_fn=records.Stack(size),
-        )
-        streams.append(stream[process_index::process_count])
-    dataset = grain.experimental.ZipMapDataset(streams)[start_step:]
+    dataset = grain.experimental.ZipMapDataset(list(streams.values()))[start_step:]
     dataset = dataset.to_iter_dataset(_READ)
     if workers:
         dataset = _in_processes(dataset, workers)
 
     def finish(stacked):
-        domains = dict(zip(names, stacked, strict=True))
-        batch = Batch(*(_images(domains.get(name)) for name in sources))
-        return batch, {name: domains[name]["id"] for name in names}
+        domains = dict(zip(streams, stacked, strict=True))
+        batch = Batch(_images(domains.get("source")), _images(domains.get("target")))
+        return batch, {name: domain["id"] for name, domain in domains.items()}
 
     return Batches(dataset, finish)
 
@@ -132,15 +128,27 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     _check_batch_size(batch_size, 1)
     _check_records(source, "evaluation")
     dataset = grain.MapDataset.source(_Filled(source, batch_size))
-    dataset = dataset.map(records.Decode("label" in source[0]))
+    dataset = dataset.map(
+        functools.partial(records.decode, labelled="label" in source[0])
+    )
     dataset = dataset.batch(
-        batch_size, drop_remainder=True, batch_fn=records.Stack(None)
+        batch_size,
+        drop_remainder=True,
+        batch_fn=functools.partial(records.stack, size=None),
     )
 
     def finish(stacked):
         return _images(stacked), stacked["valid"], stacked["id"]
 
     return Batches(dataset.to_iter_dataset(_READ), finish)
+
+
+def _shuffled(source, *, seed, batch_size, labelled):
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    dataset = dataset.map(functools.partial(records.decode, labelled=labelled))
+    # One size for the whole run: the step is compiled once.
+    stack = functools.partial(records.stack, size=records.image_size(source))
+    return dataset.batch(batch_size, drop_remainder=True, batch_fn=stack)
 
 
 class _Filled:
@@ -164,7 +172,16 @@ class _Filled:
 def _images(stacked):
     if stacked is None:
         return None
-    return Images(stacked["image"], stacked.get("label"))
+    label = stacked.get("label")
+    return Images(_own(stacked["image"]), None if label is None else _own(label))
+
+
+def _own(array):
+    """The array itself, or a copy if it lies in memory shared with a worker.
+
+    Shared memory lives as long as its array; what a device holds of it must not.
+    """
+    return array if type(array) is np.ndarray else np.array(array)
 
 
 def _in_processes(dataset, workers):

@@ -24,31 +24,25 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
-class Decode:
-    """Record to ``{image, label, id, valid}``, arrays of uint8.
+def decode(record: dict[str, Any], *, labelled: bool) -> dict[str, Any]:
+    """Turns a record into ``{image, label, id, valid}``, arrays of uint8.
 
     Without the right to labels, `labelled` False, a label is dropped, not decoded.
 
     Raises:
       InputError: the record cannot be used; the message begins with its id.
     """
-
-    def __init__(self, labelled: bool):
-        self._labelled = labelled
-
-    def __call__(self, record: dict) -> dict:
-        """Decodes one record."""
-        name = _text(record["id"])
-        image = _decode(record["image"], cv2.IMREAD_COLOR_RGB, f"{name}: image")
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise InputError(
-                f"{name}: expected an RGB image of 8 bits, found {image.dtype} of shape "
-                f"{image.shape}; convert the file"
-            )
-        example = {"image": image, "id": name, "valid": record.get("valid", True)}
-        if self._labelled:
-            example["label"] = _decode_label(record, name, image.shape[:2])
-        return example
+    name = _text(record["id"])
+    image = _decode(record["image"], cv2.IMREAD_COLOR_RGB, f"{name}: image")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(
+            f"{name}: expected an RGB image of 8 bits, found {image.dtype} of shape "
+            f"{image.shape}; convert the file"
+        )
+    example = {"image": image, "id": name, "valid": record.get("valid", True)}
+    if labelled:
+        example["label"] = _decode_label(record, name, image.shape[:2])
+    return example
 
 
 def _decode_label(record, name, size):
@@ -82,35 +76,31 @@ def _decode(data, mode, what):
     return array
 
 
-class Stack:
-    """Examples to a batch: arrays stacked, ids in a tuple.
+def stack(
+    examples: Sequence[dict[str, Any]], *, size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Makes a batch of decoded records: arrays stacked, ids in a tuple.
 
     Raises:
       InputError: an image has not `size`, or, for None, not that of the batch's first.
     """
-
-    def __init__(self, size: tuple[int, int] | None):
-        self._size = size
-
-    def __call__(self, examples: Sequence[dict]) -> dict:
-        """Stacks the examples of one batch."""
-        size = self._size or examples[0]["image"].shape[:2]
-        for example in examples:
-            if example["image"].shape[:2] != size:
-                raise InputError(
-                    f"{example['id']}: expected an image of {_by(size)} as the first of "
-                    f"its source or batch, found {_by(example['image'].shape)}; "
-                    "bring all images to one size"
-                )
-        stacked = {"id": tuple(example["id"] for example in examples)}
-        for key in examples[0].keys() - {"id"}:
-            stacked[key] = np.stack([example[key] for example in examples])
-        return stacked
+    size = size or examples[0]["image"].shape[:2]
+    for example in examples:
+        if example["image"].shape[:2] != size:
+            raise InputError(
+                f"{example['id']}: expected an image of {_by(size)}, as the first of its "
+                f"set or batch, found {_by(example['image'].shape)}; bring all images to "
+                "one size"
+            )
+    batch = {"id": tuple(example["id"] for example in examples)}
+    for key in examples[0].keys() - {"id"}:
+        batch[key] = np.stack([example[key] for example in examples])
+    return batch
 
 
 def image_size(source: Source) -> tuple[int, int]:
     """Height and width of the first image."""
-    return Decode(labelled=False)(source[0])["image"].shape[:2]
+    return decode(source[0], labelled=False)["image"].shape[:2]
 
 
 def _text(name):

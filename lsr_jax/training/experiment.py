@@ -15,6 +15,7 @@ from lsr_jax.data import augment, pipeline, records, sources
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
 from lsr_jax.training import checkpoint, optimizer, sharding, state, workdir
+from lsr_jax.training.step import Preprocess
 from lsr_jax.types import BatchSpec, Method, PyTree
 
 
@@ -75,13 +76,9 @@ class Experiment:
         """The method of a stage, built from its keywords in the config."""
         return build_method(self.config[stage]["method"])
 
-    def preprocess(self, stage: str):
+    def preprocess(self, stage: str) -> Preprocess:
         """``(key, uint8 batch) -> network input``: what the step calls first."""
-        return partial(
-            augment.preprocess,
-            **self.config[stage]["augment"],
-            preprocessing=self.config["data"]["preprocessing"],
-        )
+        return build_preprocess(self.config, stage)
 
     def initial(self, stage: str) -> tuple[state.TrainState, object]:
         """The state before step 0, replicated on the mesh, and its optimiser."""
@@ -196,6 +193,15 @@ def build_optimizer(params: PyTree, model: models.Model, stage: Mapping):
     )
     keywords["horizon"] = keywords["horizon"] or stage["steps"]
     return optimizer.make(params, groups, **keywords)
+
+
+def build_preprocess(config: Mapping, stage: str) -> Preprocess:
+    """Augmentation and normalisation as the config wants them."""
+    return partial(
+        augment.preprocess,
+        **config[stage]["augment"],
+        preprocessing=config["data"]["preprocessing"],
+    )
 
 
 def stream_seed(seed: int, generation: int) -> int:

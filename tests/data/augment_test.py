@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,8 @@ def heavy():
 
 @pytest.mark.parametrize("name", sorted(augment.AUGMENTATION))
 def test_presets_run_and_stay_within_the_levels(key, images, name):
-    result = augment.augment(key, images, **augment.AUGMENTATION[name])
+    run = jax.jit(functools.partial(augment.augment, **augment.AUGMENTATION[name]))
+    result = run(key, images)
     assert result.image.dtype == jnp.float32
     assert result.label.dtype == jnp.int32
     assert float(result.image.min()) >= 0
@@ -62,7 +65,8 @@ def test_an_effect_keeps_its_draws_when_another_is_left_out(key, images):
 
 def test_crop_and_scale_give_the_size_asked_for(key, images):
     for options in ({"crop": (5, 7)}, {"crop": (5, 7), "scale": (0.5, 1.5)}):
-        result = augment.augment(key, images, **options)
+        run = functools.partial(augment.augment, **options)
+        result = jax.eval_shape(run, key, images)
         assert result.image.shape == (8, 5, 7, 3)
         assert result.label.shape == (8, 5, 7)
     with pytest.raises(errors.InputError, match="needs a crop"):

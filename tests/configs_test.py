@@ -1,0 +1,109 @@
+"""Every config, with every method: its real step is traced with `eval_shape`."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lsr_jax import models
+from lsr_jax.methods import METHODS
+from lsr_jax.training import experiment, state, step
+from lsr_jax.types import Batch, BatchSpec, Images
+
+ROOT = Path(__file__).parents[1]
+FILES = [
+    path.stem
+    for path in sorted((ROOT / "configs").glob("*.py"))
+    if path.stem not in ("common", "default")
+]
+
+
+def load(name, argument=None):
+    spec = importlib.util.spec_from_file_location(
+        f"config_{name}", ROOT / "configs" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument).to_dict()
+
+
+def trace(config, stage):
+    """Shapes of the state and metrics after the stage's step, nothing computed."""
+    model = models.build(**config["model"])
+    method = experiment.build_method(config[stage]["method"])
+    sizes = {name: tuple(config["data"][name]["size"]) for name in ("source", "target")}
+    sizes = {name: size if all(size) else (64, 128) for name, size in sizes.items()}
+    count = config[stage]["batch_size"]
+
+    def images(name):
+        if name not in method.domains:
+            return None
+        label = jnp.zeros((count, *sizes[name]), jnp.uint8)
+        return Images(
+            jnp.zeros((count, *sizes[name], 3), jnp.uint8),
+            label if name in method.labelled else None,
+        )
+
+    def whole(key):
+        params, model_state = model.init(key, sizes["source"])
+        spec = BatchSpec(
+            model.num_classes, model.feature_dim, sizes["source"], sizes["target"]
+        )
+        params, method_state = state.with_method(params, method, spec, key)
+        optimizer = experiment.build_optimizer(params, model, config[stage])
+        start = state.create(params, model_state, method_state, optimizer, key)
+        train_step = step.make_step(
+            method,
+            optimizer,
+            model.forward,
+            experiment.build_preprocess(config, stage),
+        )
+        return start, train_step(start, Batch(images("source"), images("target")))
+
+    # optax's AdamW mixes integer counts and float rates.
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.eval_shape(whole, jax.random.key(0))
+
+
+@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("name", FILES)
+def test_every_stage_traces_and_keeps_its_state(name, method):
+    config = load(name, method)
+    stage = config["stages"][-1]
+    before, (after, metrics) = trace(config, stage)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert [x.shape for x in jax.tree.leaves(before)] == [
+        x.shape for x in jax.tree.leaves(after)
+    ]
+    assert {"total", "gradient_norm"} < set(metrics)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_tiny_is_the_same_run_in_seconds(name):
+    whole, tiny = load(name, "lsr"), load(name, "lsr,tiny")
+    assert whole["stages"] == tiny["stages"]
+    assert all(tiny[stage]["steps"] <= 20 for stage in tiny["stages"])
+    assert whole["adapt"]["method"] == tiny["adapt"]["method"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("lrs", "'lrs' is unknown"), ("lsr,max_square", "two of a kind")],
+)
+def test_bad_arguments_are_named(name, argument, message):
+    with pytest.raises(ValueError, match=message):
+        load(name, argument)
+
+
+def test_controls_share_the_source_stage():
+    config = load("streets")
+    assert config["stages"] == ("source", "batchnorm_only", "max_square", "lsr")
+    assert {config[s]["init_from"] for s in config["stages"][1:]} == {"source"}
+    rest = [
+        {key: value for key, value in config[s].items() if key != "method"}
+        for s in config["stages"][1:]
+    ]
+    assert rest[0] == rest[1] == rest[2]

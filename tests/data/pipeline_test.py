@@ -1,0 +1,234 @@
+import itertools
+import multiprocessing
+import pathlib
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from lsr_jax import errors
+from lsr_jax.data import pipeline
+
+HEIGHT, WIDTH = 4, 6
+
+
+class Records:
+    """Pictures that hold their own number; at module level, as workers unpickle it."""
+
+    def __init__(self, name, count, png=False, **changes):
+        self.name = name
+        self.count = count
+        self.png = png
+        self.changes = changes
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = np.full((HEIGHT, WIDTH, 3), (index, 100, 200), np.uint8)
+        image[0, 0] = 255
+        label = np.full((HEIGHT, WIDTH), index, np.uint8)
+        if self.png:
+            image, label = _png(image[..., ::-1]), _png(label)
+        record = {"image": image, "label": label, "id": f"{self.name}/{index}"}
+        change = self.changes.get(f"at_{index}", {})
+        return {**record, **change}
+
+
+class Unlabelled(Records):
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        del record["label"]
+        return record
+
+
+def _png(array):
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+SOURCE, TARGET = Records("source", 7), Records("target", 5)
+OPTIONS = {"batch_size": 4, "seed": 3}
+
+
+def take(count, source=SOURCE, target=TARGET, **options):
+    with pipeline.train_batches(source, target, **{**OPTIONS, **options}) as batches:
+        return list(itertools.islice(batches, count))
+
+
+def ids(taken, domain):
+    return [one for _, names in taken for one in names[domain]]
+
+
+def same(left, right):
+    assert len(left) == len(right)
+    for (a, a_ids), (b, b_ids) in zip(left, right, strict=True):
+        assert a_ids == b_ids
+        np.testing.assert_array_equal(a.source.image, b.source.image)
+        np.testing.assert_array_equal(a.source.label, b.source.label)
+        np.testing.assert_array_equal(a.target.image, b.target.image)
+        assert a.target.label is None
+        assert b.target.label is None
+
+
+def test_a_batch_is_uint8_and_belongs_to_its_ids():
+    for batch, names in take(3, target_labels=True):
+        for images, domain in ((batch.source, "source"), (batch.target, "target")):
+            assert images.image.shape == (4, HEIGHT, WIDTH, 3)
+            assert images.label.shape == (4, HEIGHT, WIDTH)
+            assert images.image.dtype == images.label.dtype == np.uint8
+            numbers = [int(name.removeprefix(f"{domain}/")) for name in names[domain]]
+            np.testing.assert_array_equal(images.image[:, 1, 1, 0], numbers)
+            np.testing.assert_array_equal(images.label[:, 1, 1], numbers)
+
+
+def test_png_bytes_are_the_arrays_in_rgb():
+    same(take(2), take(2, Records("source", 7, True), Records("target", 5, True)))
+
+
+def test_every_epoch_holds_every_record_once_in_an_order_of_its_own():
+    taken = take(14)
+    epochs = np.reshape(ids(taken, "source"), (8, 7))
+    for epoch in epochs:
+        assert len(set(epoch)) == 7
+    assert len({tuple(epoch) for epoch in epochs}) > 6
+    targets = np.reshape(ids(taken, "target")[:55], (11, 5))
+    assert all(len(set(epoch)) == 5 for epoch in targets)
+
+
+def test_domains_of_one_length_are_not_paired():
+    taken = take(10, Records("source", 7), Records("target", 7))
+    source = [name.removeprefix("source/") for name in ids(taken, "source")]
+    target = [name.removeprefix("target/") for name in ids(taken, "target")]
+    assert source != target
+
+
+def test_seeds_differ():
+    assert ids(take(4), "source") != ids(take(4, seed=4), "source")
+
+
+def test_a_start_at_a_step_is_the_run_from_there():
+    same(take(9)[6:], take(3, start_step=6))
+    assert len(take(1, start_step=10_000_000)) == 1
+
+
+def test_a_domain_keeps_its_order_without_the_other():
+    both = take(5)
+    source, target = take(5, target=None), take(5, source=None)
+    assert ids(source, "source") == ids(both, "source")
+    assert ids(target, "target") == ids(both, "target")
+    assert source[0][0].target is None
+    assert target[0][0].source is None
+    assert set(source[0][1]) == {"source"}
+
+
+def test_the_batches_of_two_hosts_are_the_batch_of_one():
+    whole = take(4)
+    hosts = [take(4, process_index=i, process_count=2) for i in range(2)]
+    for (batch, names), first, second in zip(whole, *hosts, strict=True):
+        assert names["source"] == first[1]["source"] + second[1]["source"]
+        assert names["target"] == first[1]["target"] + second[1]["target"]
+        image = np.concatenate([first[0].source.image, second[0].source.image])
+        np.testing.assert_array_equal(batch.source.image, image)
+    same(take(4, start_step=2)[:2], whole[2:])
+
+
+def test_labels_without_a_right_to_them_are_not_even_decoded():
+    broken = {f"at_{i}": {"label": b"no png"} for i in range(7)}
+    taken = take(2, Records("source", 7, **broken), source_labels=False)
+    assert all(batch.source.label is None for batch, _ in taken)
+    assert all(batch.target.label is None for batch, _ in taken)
+    with pytest.raises(errors.InputError, match=r"source/\d: label"):
+        take(1, Records("source", 7, **broken))
+
+
+def test_evaluation_reads_all_in_order_and_marks_what_it_filled_up():
+    with pipeline.eval_batches(SOURCE, batch_size=3) as batches:
+        taken = list(batches)
+    assert len(taken) == 3
+    images, valid, names = zip(*taken, strict=True)
+    numbers = np.concatenate([each.image[:, 1, 1, 0] for each in images])
+    np.testing.assert_array_equal(numbers, [0, 1, 2, 3, 4, 5, 6, 6, 6])
+    np.testing.assert_array_equal(
+        np.concatenate([each.label[:, 1, 1] for each in images]), numbers
+    )
+    np.testing.assert_array_equal(np.concatenate(valid), [True] * 7 + [False] * 2)
+    assert names[-1] == ("source/6", "source/6", "source/6")
+    assert valid[0].dtype == bool
+
+
+def test_evaluation_without_labels():
+    with pipeline.eval_batches(Unlabelled("city", 2), batch_size=2) as batches:
+        ((images, valid, names),) = batches
+    assert images.label is None
+    assert valid.all()
+    assert names == ("city/0", "city/1")
+
+
+OTHER = np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8)
+BAD = {
+    "grey image": ({"image": np.zeros((4, 6), np.uint8)}, r"RGB image.*\(4, 6\)"),
+    "truncated image": ({"image": _png(OTHER)[:-20]}, "image: expected a PNG"),
+    "empty image": ({"image": b""}, "found 0 bytes"),
+    "label in colour": ({"label": _png(OTHER)}, r"label of one channel.*\(4, 7, 3\)"),
+    "label of 16 bits": ({"label": np.zeros((4, 6), np.uint16)}, "found uint16"),
+    "label of another size": ({"label": OTHER[..., 0]}, "4x6 .* found 4x7"),
+    "no label": ({"label": None}, "expected a label, found none"),
+    "image of another size": (
+        {"image": OTHER, "label": OTHER[..., 0]},
+        "image of 4x6 .* found 4x7",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_record_is_named(name):
+    change, message = BAD[name]
+    bad = Records("bad", 5, at_2=change)
+    with pytest.raises(errors.InputError, match=f"^bad/2: .*{message}") as caught:
+        take(2, source=bad)
+    assert "\n" not in str(caught.value)
+    with (
+        pytest.raises(errors.InputError, match=f"^bad/2: .*{message}"),
+        pipeline.eval_batches(bad, batch_size=5) as batches,
+    ):
+        next(batches)
+
+
+def test_a_run_that_cannot_start_says_why():
+    with pytest.raises(errors.InputError, match="source set, found none"):
+        take(1, source=Records("empty", 0))
+    with pytest.raises(errors.InputError, match="evaluation set, found none"):
+        pipeline.eval_batches(Records("empty", 0), batch_size=1)
+    with pytest.raises(errors.InputError, match=r"multiple of 3 .* found 4"):
+        take(1, process_count=3)
+    with pytest.raises(errors.InputError, match="found 0"):
+        take(1, batch_size=0)
+    with pytest.raises(errors.InputError, match="found neither"):
+        take(1, source=None, target=None)
+
+
+def _wait_until_gone(paths):
+    """Others on the machine may own some of them, but nobody for long."""
+    deadline = time.monotonic() + 10
+    while any(path.exists() for path in paths):
+        assert time.monotonic() < deadline, paths
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_batches_and_leave_nothing_behind():
+    alone = take(5)
+    for workers in (1, 2):
+        with pipeline.train_batches(SOURCE, TARGET, workers=workers, **OPTIONS) as it:
+            taken = list(itertools.islice(it, 3))
+            in_flight = list(pathlib.Path("/dev/shm").glob("psm_*"))
+        # Batches outlive the memory they came in, and nothing of it remains.
+        same(taken, alone[:3])
+        assert not multiprocessing.active_children()
+        _wait_until_gone(in_flight)
+    same(alone[3:], take(2, start_step=3, workers=1))
+    bad = Records("bad", 5, at_2={"label": OTHER[..., 0]})
+    with pytest.raises(errors.InputError, match=r"^bad/2: .* found 4x7") as caught:
+        take(3, source=bad, workers=1)
+    assert "\n" not in str(caught.value)
