@@ -67,9 +67,12 @@ def trace(config, stage):
         return jax.eval_shape(whole, jax.random.key(0))
 
 
-@pytest.mark.parametrize("method", [None, *METHODS])
-@pytest.mark.parametrize("name", FILES)
-def test_every_stage_traces_and_keeps_its_state(name, method):
+# Tracing a ResNet-101 takes seconds, so every method is traced on one small network.
+TRACED = [(name, None) for name in FILES] + [("streets", name) for name in METHODS]
+
+
+@pytest.mark.parametrize(("name", "method"), TRACED)
+def test_the_last_stage_traces_and_keeps_its_state(name, method):
     config = load(name, method)
     stage = config["stages"][-1]
     before, (after, metrics) = trace(config, stage)
@@ -78,6 +81,16 @@ def test_every_stage_traces_and_keeps_its_state(name, method):
         x.shape for x in jax.tree.leaves(after)
     ]
     assert {"total", "gradient_norm"} < set(metrics)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", FILES)
+def test_every_stage_builds_its_method_from_its_keywords(name, method):
+    config = load(name, method)
+    for stage in config["stages"]:
+        built = experiment.build_method(config[stage]["method"])
+        assert set(built.domains) <= set(config["data"])
+    assert config[config["stages"][-1]]["method"]["name"] == method
 
 
 @pytest.mark.parametrize("name", FILES)
