@@ -1,6 +1,5 @@
 """Every config, with every method: its real step is traced with `eval_shape`."""
 
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -18,15 +17,6 @@ FILES = [
     for path in sorted((ROOT / "configs").glob("*.py"))
     if path.stem not in ("common", "default")
 ]
-
-
-def load(name, argument=None):
-    spec = importlib.util.spec_from_file_location(
-        f"config_{name}", ROOT / "configs" / f"{name}.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument).to_dict()
 
 
 def trace(config, stage):
@@ -72,8 +62,8 @@ TRACED = [(name, None) for name in FILES] + [("streets", name) for name in METHO
 
 
 @pytest.mark.parametrize(("name", "method"), TRACED)
-def test_the_last_stage_traces_and_keeps_its_state(name, method):
-    config = load(name, method)
+def test_the_last_stage_traces_and_keeps_its_state(name, method, load_config):
+    config = load_config(name, method)
     stage = config["stages"][-1]
     before, (after, metrics) = trace(config, stage)
     assert jax.tree.structure(before) == jax.tree.structure(after)
@@ -85,8 +75,8 @@ def test_the_last_stage_traces_and_keeps_its_state(name, method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", FILES)
-def test_every_stage_builds_its_method_from_its_keywords(name, method):
-    config = load(name, method)
+def test_every_stage_builds_its_method_from_its_keywords(name, method, load_config):
+    config = load_config(name, method)
     for stage in config["stages"]:
         built = experiment.build_method(config[stage]["method"])
         assert set(built.domains) <= set(config["data"])
@@ -94,8 +84,8 @@ def test_every_stage_builds_its_method_from_its_keywords(name, method):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_tiny_is_the_same_run_in_seconds(name):
-    whole, tiny = load(name, "lsr"), load(name, "lsr,tiny")
+def test_tiny_is_the_same_run_in_seconds(name, load_config):
+    whole, tiny = load_config(name, "lsr"), load_config(name, "lsr,tiny")
     assert whole["stages"] == tiny["stages"]
     assert all(tiny[stage]["steps"] <= 20 for stage in tiny["stages"])
     assert whole["adapt"]["method"] == tiny["adapt"]["method"]
@@ -106,13 +96,13 @@ def test_tiny_is_the_same_run_in_seconds(name):
     ("argument", "message"),
     [("lrs", "'lrs' is unknown"), ("lsr,max_square", "two of a kind")],
 )
-def test_bad_arguments_are_named(name, argument, message):
+def test_bad_arguments_are_named(name, argument, message, load_config):
     with pytest.raises(ValueError, match=message):
-        load(name, argument)
+        load_config(name, argument)
 
 
-def test_controls_share_the_source_stage():
-    config = load("streets")
+def test_controls_share_the_source_stage(load_config):
+    config = load_config("streets")
     assert config["stages"] == ("source", "batchnorm_only", "max_square", "lsr")
     assert {config[s]["init_from"] for s in config["stages"][1:]} == {"source"}
     rest = [

@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, strict dtype promotion, a key, and the recorded goldens."""
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -80,3 +81,19 @@ def golden(request):
 def golden_keys():
     """``{file: {key: {shape, dtype, meaning}}}`` of every golden file kept here."""
     return json.loads((GOLDENS / "keys.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def load_config():
+    """``load_config(name, argument=None) -> dict``: what ``--config configs/NAME.py`` gives."""
+    root = pathlib.Path(__file__).parents[1]
+
+    def load(name, argument=None):
+        spec = importlib.util.spec_from_file_location(
+            f"config_{name}", root / "configs" / f"{name}.py"
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(argument).to_dict()
+
+    return load

@@ -1,0 +1,241 @@
+"""Runs of the smallest `streets` config: resumed, on other devices, refused."""
+
+import json
+import os
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from lsr_jax.analysis import report
+from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.training import loop, workdir
+from lsr_jax.training.checkpoint import Checkpointer
+from lsr_jax.training.experiment import Experiment
+
+# float32 sums over a batch in another order, over eight steps of AdamW.
+DEVICE_TOLERANCE = {"rtol": 2e-2, "atol": 2e-3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _standard_promotion():
+    """optax's AdamW mixes integer counts and float rates."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _data_and_compilation_cache(tmp_path_factory):
+    """Drawn once, and every step compiled once for all runs of this module."""
+    previous = os.environ.get("LSR_JAX_DATA")
+    os.environ["LSR_JAX_DATA"] = str(tmp_path_factory.mktemp("data"))
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    if previous is None:
+        del os.environ["LSR_JAX_DATA"]
+    else:
+        os.environ["LSR_JAX_DATA"] = previous
+
+
+@pytest.fixture(scope="module")
+def config(load_config):
+    config = load_config("streets", "lsr,tiny")
+    config["num_devices"] = 1
+    for stage in config["stages"]:
+        config[stage] |= {"steps": 4, "log_every": 1, "checkpoint_every": 2}
+    return config
+
+
+@pytest.fixture(scope="module")
+def unbroken(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return loop.train(config, folder)
+
+
+def final(experiment, stage="adapt"):
+    state, _ = experiment.initial(stage)
+    with Checkpointer(experiment.folder(stage) / "checkpoints") as checkpoints:
+        state = checkpoints.restore(checkpoints.latest(), state)
+    state = jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
+    return state
+
+
+def logged(experiment, stage="adapt"):
+    lines = (experiment.folder(stage) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_every_step_is_logged_with_every_term(unbroken):
+    lines = logged(unbroken)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert {"segmentation", "clustering_target", "entropy", "total"} < set(lines[0])
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
+    manifest = json.loads((unbroken.workdir / "manifest.json").read_text())
+    assert manifest["versions"]["jax"] == jax.__version__
+    assert set(manifest["data"]) == {"source", "target"}
+
+
+def test_adaptation_starts_from_the_source_stage(unbroken):
+    source = unbroken.trained("source")
+    start, _ = unbroken.initial("adapt")
+    chex.assert_trees_all_equal(
+        jax.device_get(start.params["model"]), jax.device_get(source.params)
+    )
+    chex.assert_trees_all_equal(
+        jax.device_get(start.model_state), jax.device_get(source.model_state)
+    )
+
+
+@pytest.mark.parametrize("broken_at", [1, 3])
+def test_an_interrupted_run_continues_bit_by_bit(
+    config, unbroken, broken_at, tmp_path, monkeypatch
+):
+    """A run that ends in step 1 has no checkpoint yet, one in step 3 has that of step 2."""
+
+    class Interrupted(Exception):
+        pass
+
+    write = loop.MetricsLog.write
+
+    def interrupting(self, step, metrics):
+        write(self, step, metrics)
+        if step == broken_at:
+            raise Interrupted
+
+    shutil.copytree(unbroken.folder("source"), tmp_path / "source")
+    monkeypatch.setattr(loop.MetricsLog, "write", interrupting)
+    with pytest.raises(Interrupted):
+        loop.train(config, tmp_path)
+    monkeypatch.undo()
+    os.environ.setdefault("LSR_JAX_DATA", "")
+    continued = loop.train(config, tmp_path)
+
+    chex.assert_trees_all_equal(final(continued), final(unbroken))
+    assert logged(continued) == logged(unbroken)
+
+
+def test_a_finished_run_is_left_alone(config, unbroken):
+    before = {
+        path: path.stat().st_mtime_ns for path in unbroken.folder("adapt").rglob("*")
+    }
+    loop.train(config, unbroken.workdir)
+    after = {
+        path: path.stat().st_mtime_ns for path in unbroken.folder("adapt").rglob("*")
+    }
+    assert before == after
+
+
+def test_eight_devices_give_what_one_gives(config, unbroken, tmp_path):
+    many = {**config, "num_devices": 8, "adapt": {**config["adapt"], "batch_size": 8}}
+    one = {**many, "num_devices": 1}
+    for name in ("one", "many"):
+        shutil.copytree(unbroken.folder("source"), tmp_path / name / "source")
+    one = loop.train(one, tmp_path / "one")
+    many = loop.train(many, tmp_path / "many")
+    for a, b in zip(logged(one), logged(many), strict=True):
+        chex.assert_trees_all_close(a, b, rtol=2e-3, atol=1e-4)
+    chex.assert_trees_all_close(
+        final(one).model_state, final(many).model_state, **DEVICE_TOLERANCE
+    )
+    chex.assert_trees_all_close(
+        final(one).method_state, final(many).method_state, **DEVICE_TOLERANCE
+    )
+
+
+def test_report_has_every_row_and_file(unbroken, capsys):
+    rows = report.write(unbroken, per_class=True)
+    kinds = {(r["stage"], r["method"], r["domain"], r["bn"]) for r in rows}
+    assert kinds == {
+        (stage, method, domain, bn)
+        for stage, method in (("source", "source_only"), ("adapt", "lsr"))
+        for domain in ("source", "target")
+        for bn in ("running", "target")
+    }
+    assert all(row["step"] == 4 and row["selection"] == "last" for row in rows)
+    assert all(0 <= row["miou"] <= 1 and "road" in row["iou"] for row in rows)
+    folder = unbroken.workdir / "report"
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "metrics.json",
+        "metrics.csv",
+        "table.md",
+        "table.tex",
+        "panel.png",
+    } <= names
+    printed = capsys.readouterr().out
+    assert "adapt (lsr)" in printed
+    assert "bicycle" in printed
+    assert report.write(unbroken) == rows
+
+
+def test_unknown_stage_is_named(unbroken):
+    with pytest.raises(InputError, match="found nope"):
+        report.write(unbroken, ["nope"])
+
+
+def test_another_config_is_refused(config, unbroken):
+    other = {**config, "seed": 1}
+    with pytest.raises(InputError, match="seed is 0 there and 1 here"):
+        loop.train(other, unbroken.workdir)
+
+
+def test_a_damaged_checkpoint_is_named(config, unbroken, tmp_path):
+    shutil.copytree(unbroken.workdir, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "source" / "checkpoints" / "4"
+    for path in (checkpoint / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    experiment = Experiment(config, tmp_path / "run")
+    with pytest.raises(InputError, match=r"checkpoint .*source/checkpoints/4"):
+        experiment.trained("source")
+
+
+def test_another_network_is_named(config, unbroken):
+    other = {**config, "model": {**config["model"], "num_classes": 16}}
+    with pytest.raises(InputError, match=r"source/checkpoints/4.*head"):
+        Experiment(other, unbroken.workdir).trained("source")
+
+
+def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
+    folder = unbroken.workdir
+    for path, stage in (
+        (folder, "adapt"),
+        (folder / "source", "source"),
+        (folder / "source" / "checkpoints", "source"),
+    ):
+        alone = {**config, "stages": ("adapt",)}
+        alone["adapt"] = {**config["adapt"], "init_from": str(path)}
+        start, _ = Experiment(alone, tmp_path).initial("adapt")
+        wanted = unbroken.trained(stage).params
+        chex.assert_trees_all_equal(
+            jax.device_get(start.params["model"]), jax.device_get(wanted)
+        )
+    alone["adapt"]["init_from"] = str(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"init_from .*nothing"):
+        Experiment(alone, tmp_path).initial("adapt")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, unbroken, tmp_path):
+    broken = {**config, "adapt": {**config["adapt"]}}
+    broken["adapt"]["method"] = {**config["adapt"]["method"], "entropy": float("nan")}
+    shutil.copytree(unbroken.folder("source"), tmp_path / "source")
+    with pytest.raises(TrainingError, match=r"stage adapt, step 1: not finite: .*total"):
+        loop.train(broken, tmp_path)
+
+
+def test_flatten_and_first_difference(tmp_path):
+    assert workdir.flatten({"a": {"b": 1}, "c": [2]}) == {"a.b": 1, "c": [2]}
+    workdir.claim(tmp_path, {"a": {"b": 1}})
+    workdir.claim(tmp_path, {"a": {"b": 1}})
+    with pytest.raises(InputError, match=r"a\.b is 1 there and 2 here"):
+        workdir.claim(tmp_path, {"a": {"b": 2}})
