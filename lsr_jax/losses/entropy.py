@@ -1,0 +1,135 @@
+"""Unsupervised confidence losses on predictions: maximum squares and entropy.
+
+Without weights a term is the mean over valid pixels and classes. With image-wise
+weights (IW) it is ``1 / (B C)`` times the weighted sum over pixels and classes, because
+the weights already divide by (a power of) the number of pixels.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from lsr_jax.losses import reduction
+
+
+def max_squares(
+    probabilities: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Maximum squares loss (MaxSquareLoss, ``utils/loss.py``).
+
+    ``-1/2 mean_{x, c} p_c(x)^2`` over valid pixels and classes, or with image-wise
+    weights ``-1 / (B C) sum_x omega_x sum_c p_c(x)^2``. The weighted form has no 1/2:
+    `image_weights` at ratio 0 gives exactly twice the unweighted loss for one image.
+    The papers divide by the number of pixels only, which is ``C`` times as much.
+
+    Args:
+      probabilities: ``[B, H, W, C]``.
+      weights: ``[B, H, W]`` of `image_weights`.
+      where: ``[B, H, W]`` bool, the valid pixels; all by default.
+    """
+    squares = jnp.square(probabilities).sum(axis=-1)
+    if weights is None:
+        return -_mean(squares, where, probabilities) / 2
+    return -_weighted(squares, weights, where, probabilities)
+
+
+def entropy(
+    probabilities: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Entropy of the predictions, gradient through both factors.
+
+    ``-mean_{x, c} p ln p`` over valid pixels and classes, or with image-wise weights
+    ``-1 / (B C) sum_x omega_x sum_c p ln p`` (MaxSquareLoss, ``utils/loss.py``). Times
+    ``C / ln C`` it is ADVENT's entropy loss. ``0 ln 0`` is 0 with gradient 0.
+
+    Args:
+      probabilities: ``[B, H, W, C]``.
+      weights: ``[B, H, W]`` of `image_weights`.
+      where: ``[B, H, W]`` bool, the valid pixels; all by default.
+    """
+    positive = probabilities >= jnp.finfo(probabilities.dtype).tiny
+    terms = probabilities * jnp.log(jnp.where(positive, probabilities, 1))
+    values = -jnp.where(positive, terms, 0).sum(axis=-1)
+    if weights is None:
+        return _mean(values, where, probabilities)
+    return _weighted(values, weights, where, probabilities)
+
+
+def soft_cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
+    """Cross-entropy of predictions against a distribution over the classes.
+
+    ``-mean_{x, c} t ln softmax(z)`` over valid pixels and classes, or with image-wise
+    weights ``-1 / (B C) sum_x omega_x sum_c t ln softmax(z)`` (MaxSquareLoss,
+    ``utils/loss.py``). With ``t = softmax(z)``, not detached, it is `entropy`.
+
+    Args:
+      logits: ``[B, H, W, C]``.
+      targets: ``[B, H, W, C]``, differentiable too.
+      weights: ``[B, H, W]`` of `image_weights`.
+      where: ``[B, H, W]`` bool, the valid pixels; all by default.
+    """
+    values = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1)
+    if weights is None:
+        return _mean(values, where, logits)
+    return _weighted(values, weights, where, logits)
+
+
+def image_weights(
+    labels: jax.Array,
+    *,
+    num_classes: int,
+    ratio: float,
+    counted: jax.Array | None = None,
+) -> jax.Array:
+    """Image-wise class weights: a pixel of a class that is rare in its image counts more.
+
+    ``omega_x = 1 / max(n_c^r (sum_k n_k)^(1 - r), 1)`` for a pixel of class ``c``,
+    with ``n`` the class histogram of the pixel's own image. Ratio 0 weighs every pixel
+    alike by ``1 / N``, ratio 1 every class alike by ``1 / n_c``. The originals of
+    MaxSquareLoss and UDAclustering only work for one image; LSR's copy
+    (``utils/losses.py``) and this function treat every image of the batch by itself.
+
+    Args:
+      labels: ``[B, H, W]`` the class of every pixel, as a rule the arg-max of the
+        prediction; a label outside ``0..C-1`` (255 = ignore) has weight 0.
+      num_classes: ``C``.
+      ratio: ``r`` in [0, 1].
+      counted: ``[B, H, W]`` labels to take the histogram from instead.
+
+    Returns:
+      ``[B, H, W]`` float32, without gradient.
+    """
+    chosen = reduction.class_mask(labels, num_classes)
+    histogram = (
+        chosen if counted is None else reduction.class_mask(counted, num_classes)
+    )
+    histogram = histogram.sum(axis=(1, 2), dtype=jnp.float32)  # [B, C]
+    total = histogram.sum(axis=-1, keepdims=True)
+    weights = 1 / jnp.maximum(histogram**ratio * total ** (1 - ratio), 1)
+    return jnp.where(chosen, weights[:, None, None], 0).sum(axis=-1)
+
+
+def _mean(values, where, distribution) -> jax.Array:
+    valid = jnp.ones(values.shape, bool) if where is None else where
+    return reduction.masked_mean(values, valid) / distribution.shape[-1]
+
+
+def _weighted(values, weights, where, distribution) -> jax.Array:
+    weights = jax.lax.stop_gradient(weights).astype(values.dtype)
+    if where is not None:
+        weights = jnp.where(where, weights, 0)
+    images, num_classes = distribution.shape[0], distribution.shape[-1]
+    return (weights * values).sum() / (images * num_classes)

@@ -1,0 +1,41 @@
+"""No recorded number is left out in silence.
+
+Every test of a golden names the keys it reads in its ``golden`` marker, and the fixture
+in conftest fails where it reads fewer. Here all the markers of the tests together must
+cover every key.
+"""
+
+import ast
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+TESTS = pathlib.Path(__file__).parent
+FILES = sorted(path.stem for path in (TESTS / "goldens").glob("*.npz"))
+
+MARKER = "pytest.mark.golden"
+
+# {file: {pattern: why no test reads it}}
+NOT_HELD = {}
+
+
+def markers():
+    """``(file, *patterns)`` of every ``@pytest.mark.golden``, without running a test."""
+    for path in sorted(TESTS.rglob("*_test.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == MARKER:
+                yield [ast.literal_eval(argument) for argument in node.args]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_key_of_a_golden_is_held_or_listed(file, golden_keys):
+    with np.load(TESTS / "goldens" / f"{file}.npz") as arrays:
+        assert set(arrays.files) == golden_keys[file].keys()
+    held = [p for name, *patterns in markers() if name == file for p in patterns]
+    listed = NOT_HELD.get(file, {})
+    for key in golden_keys[file]:
+        by_test = any(re.fullmatch(pattern, key) for pattern in held)
+        by_list = any(re.fullmatch(pattern, key) for pattern in listed)
+        assert by_test != by_list, f"{file}: {key}"

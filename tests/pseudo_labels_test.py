@@ -1,0 +1,146 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsr_jax import pseudo_labels
+
+WINDOWS = {"out": "diagonal", "fullwin": "full"}
+
+
+def cells(*counts):
+    """A label map with one 1x1 cell whose full window holds these pixels."""
+    pixels = [c for c, n in enumerate(counts) for _ in range(n)]
+    # A single cell is centred on pixel 0; 2k+1 >= the length covers everything.
+    return jnp.asarray(
+        np.array(pixels + [255] * (12 - len(pixels)))[None, None], jnp.int32
+    )
+
+
+def down(labels, **kwargs):
+    options = {"size": (1, 1), "num_classes": 3} | kwargs
+    return int(pseudo_labels.histogram_downsample(labels, **options)[0, 0, 0])
+
+
+def test_void_rule_by_hand():
+    # Width 12 on one cell: k = 6, so pixels 0..6 are read.
+    assert down(cells(5, 2)) == 0
+    assert down(cells(4, 2)) == 255  # exactly half is void
+    assert down(cells(2, 5)) == 1
+    assert down(cells(3, 3)) == 255  # a tie
+    assert down(cells(0, 0, 1)) == 2  # one valid pixel is enough
+    assert down(cells()) == 255
+    assert down(cells(4, 2), threshold=0.6) == 0
+    assert down(cells(5, 1), class_frequency=(1.0, 0.1, 1.0)) == 255
+    assert down(cells(4, 1), class_frequency=(1.0, 0.1, 1.0)) == 1
+
+
+@pytest.mark.golden("lsr", "hist__.*", "mask_transform__(labels|.*hist)")
+def test_golden_histogram_downsampling(golden):
+    frequency, even = {}, {c: np.ones(c) for c in (13, 16, 19)}
+    for classes, domain in ((19, "gta5"), (16, "synthia"), (13, "cityscapes13")):
+        frequency[classes] = np.array(pseudo_labels.CLASS_FREQUENCY[domain])
+        golden.holds(f"hist__c{classes}__class_weights", frequency[classes])
+
+    downsample = jax.jit(
+        pseudo_labels.histogram_downsample,
+        static_argnames=("size", "num_classes", "window"),
+    )
+    cases = {"rgrid": (9, 17), "exact": (8, 16), "odd": (9, 17), "nondiv": (7, 10)}
+    for key in [key for key in golden.arrays if key.endswith(tuple(WINDOWS))]:
+        _, classes, case, weighted, threshold, variant = key.split("__")
+        classes = int(classes[1:])
+        ours = downsample(
+            jnp.asarray(golden[f"hist__c{classes}__{case}__labels"]),
+            size=cases[case],
+            num_classes=classes,
+            threshold=float(threshold[1:].replace("p", ".")),
+            window=WINDOWS[variant],
+            class_frequency=(frequency if weighted == "w1" else even)[classes],
+        )
+        golden.holds(key, ours)
+
+    labels = jnp.asarray(golden["mask_transform__labels"])
+    for backbone, size in (("resnet101", (9, 17)), ("vgg16", (8, 16))):
+        ours = downsample(labels, size=size, num_classes=19, window="diagonal")
+        golden.holds(f"mask_transform__{backbone}__hist", ours)
+
+
+@pytest.mark.golden("lsr", "pred_logits", "predhist__.*")
+def test_golden_confident_predictions(golden):
+    logits = jnp.asarray(golden["pred_logits"])
+    for grid, size in (("resnet", (6, 10)), ("exact", (5, 9))):
+        golden.holds(
+            f"predhist__{grid}__conf_map", pseudo_labels.confidence(logits, size=size)
+        )
+        for threshold in (0.5, 0.7):
+            ours = jax.jit(
+                lambda logits, size=size, threshold=threshold: pseudo_labels.confident(
+                    logits, size=size, threshold=threshold, window="diagonal"
+                )
+            )(logits)
+            golden.holds(f"predhist__{grid}__conf0p{threshold * 10:.0f}__out", ours)
+
+
+def test_confident_takes_another_map():
+    logits = np.full((1, 4, 4, 3), [9, 0, 0], np.float32)
+    other = np.full((1, 4, 4), 2, np.int32)
+    confident = jax.jit(functools.partial(pseudo_labels.confident, size=(1, 1)))
+    ours = confident(logits, other)
+    assert ours.tolist() == [[[2]]]
+    unsure = confident(logits * 0, other)
+    assert unsure.tolist() == [[[255]]]
+
+
+@pytest.mark.golden("lsr", "pd__.*")
+def test_golden_nearest_prototype(golden):
+    features, prototypes = jnp.asarray(golden["pd__feats"]), golden["pd__prototypes"]
+    absent = golden["pd__present_absent"]
+    nearest = jax.jit(pseudo_labels.nearest_prototype, static_argnames="compact_index")
+    for variant, seen in (("all", np.ones_like(absent)), ("absent", absent)):
+        for name, threshold in (("none", None), ("0p3", 0.3), ("0p5", 0.5)):
+            for mode in ("proto", "doubleproto"):
+                key = f"pd__{variant}__conf_{name}__{mode}"
+                ours = nearest(
+                    features,
+                    prototypes,
+                    seen,
+                    threshold=threshold,
+                    compact_index=mode == "doubleproto",
+                )
+                # The original leaves every image but the first void.
+                assert (golden[key][1:] == 255).all()
+                golden.holds(key, np.where([[[True]], [[False]]], ours, 255))
+
+    distance = pseudo_labels.prototype_distances(features[:1], prototypes, absent)
+    golden.holds("pd__max_prob_absent", jax.nn.softmax(-distance).max(-1))
+
+
+def test_nearest_prototype_against_loops():
+    features = 20 + np.random.default_rng(0).uniform(size=(2, 3, 4, 8))
+    features = features.astype(np.float32)
+    prototypes = features.reshape(-1, 8)[[0, 7, 20]] + 0.01
+    seen = np.array([True, False, True])
+    nearest = jax.jit(pseudo_labels.nearest_prototype)
+    ours = np.asarray(nearest(features, prototypes, seen, threshold=0.55))
+    for place in np.ndindex(2, 3, 4):
+        distance = np.linalg.norm(features[place] - prototypes, axis=-1)
+        share = np.where(seen, np.exp(-distance.astype(np.float64)), 0)
+        share /= share.sum()
+        assert abs(share.max() - 0.55) > 1e-4
+        expected = share.argmax() if share.max() >= 0.55 else 255
+        assert ours[place] == expected, place
+    assert {0, 2, 255} >= set(np.unique(ours).tolist())
+    nothing = nearest(features, prototypes, np.zeros(3, bool), threshold=0.5)
+    assert (nothing == 255).all()
+
+
+def test_thresholded_by_hand():
+    main = jnp.array([[[[0.9, 0.1], [0.6, 0.4], [0.5, 0.5], [0.1, 0.9]]]])
+    auxiliary = jnp.array([[[[0.5, 0.5], [0.1, 0.9], [0.4, 0.6], [0.95, 0.05]]]])
+    hard = pseudo_labels.thresholded(main, threshold=0.8)
+    assert hard.tolist() == [[[0, 255, 255, 1]]]
+    both = pseudo_labels.thresholded(main, auxiliary, threshold=0.8)
+    assert both.tolist() == [[[0, 1, 255, 0]]]
