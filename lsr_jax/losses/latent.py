@@ -127,23 +127,24 @@ def norm_alignment(
         averages within, then over the classes that occur in ``labels`` and have
         ``m_c > 0``.
     """
+    if side not in ("both", "below"):
+        raise ValueError(f"side must be 'both' or 'below', got {side!r}")
+    if margin not in ("add", "multiply"):
+        raise ValueError(f"margin must be 'add' or 'multiply', got {margin!r}")
     features = resample.at_least_float32(features)
     target_norm = jax.lax.stop_gradient(target_norm).astype(features.dtype)
     if active_only:
         level = jax.lax.stop_gradient(features).mean(axis=-1, keepdims=True)
         features = jnp.where(features >= level, features, 0)
-    share = 1 / (features.size // features.shape[-1])
-    if labels is not None:
+    if labels is None:
+        share = 1 / (features.size // features.shape[-1])
+    else:
         one_hot = jax.nn.one_hot(labels, target_norm.shape[0], dtype=features.dtype)
         share = _class_share(one_hot, target_norm > 0)
         target_norm = (one_hot * target_norm).sum(axis=-1)
 
-    if margin not in ("add", "multiply"):
-        raise ValueError(f"margin must be 'add' or 'multiply', got {margin!r}")
     wanted = target_norm + delta if margin == "add" else target_norm * delta
     lacking = wanted - reduction.safe_norm(features)
-    if side not in ("both", "below"):
-        raise ValueError(f"side must be 'both' or 'below', got {side!r}")
     error = reduction.absolute(lacking) if side == "both" else jax.nn.relu(lacking)
     if relative:
         error = error / jnp.where(target_norm > 0, target_norm, 1)
