@@ -38,7 +38,12 @@ class Options:
     def __post_init__(self):
         _check("batch_norm", self.batch_norm, BATCH_NORM_MODES)
         _check("initialisation", self.initialisation, INITIALISATIONS)
-        _check("dtype", self.dtype, ("float32", "bfloat16"))
+        _check("dtype", self.dtype, ("float32", "bfloat16", "float64"))
+
+    @property
+    def wide(self):
+        """Dtype of statistics and outputs: at least float32."""
+        return "float64" if self.dtype == "float64" else "float32"
 
 
 def _check(name, value, choices):
@@ -116,7 +121,9 @@ class BatchNorm(nn.Module):
         if self.frozen_affine or self.options.batch_norm == "frozen_affine":
             scale, bias = lax.stop_gradient((scale, bias))
 
-        groups = self._grouped(x).astype(jnp.float32)
+        wide = self.options.wide
+        groups = self._grouped(x).astype(wide)
+        scale, bias = scale.astype(wide), bias.astype(wide)
         if train and self.options.batch_norm != "eval":
             batch_mean = groups.mean((1, 2, 3), keepdims=True)
             batch_var = jnp.square(groups - batch_mean).mean((1, 2, 3), keepdims=True)
@@ -124,7 +131,7 @@ class BatchNorm(nn.Module):
                 mean.value = self._moved(mean.value, batch_mean)
                 var.value = self._moved(var.value, batch_var * self._bessel(groups))
         else:
-            batch_mean, batch_var = mean.value, var.value
+            batch_mean, batch_var = mean.value.astype(wide), var.value.astype(wide)
         normalised = (groups - batch_mean) * (lax.rsqrt(batch_var + EPSILON) * scale)
         return (normalised + bias).astype(self.options.dtype).reshape(x.shape)
 
@@ -149,7 +156,7 @@ class BatchNorm(nn.Module):
         return count / (count - 1)
 
     def _moved(self, old, batch):
-        batch = lax.stop_gradient(batch).mean(0).reshape(old.shape)
+        batch = lax.stop_gradient(batch).mean(0).reshape(old.shape).astype(old.dtype)
         return MOMENTUM * old + (1.0 - MOMENTUM) * batch
 
 

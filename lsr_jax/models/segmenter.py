@@ -52,7 +52,7 @@ class ASPP(nn.Module):
                 dilation=dilation,
                 dtype=self.options.dtype,
                 name=f"conv2d_list_{index}",
-            )(features).astype(jnp.float32)
+            )(features).astype(self.options.wide)
             for index, dilation in enumerate(self.dilations)
         ]
         return sum(branches[1:], start=branches[0])
@@ -70,7 +70,7 @@ class Segmenter(nn.Module):
         """``[B, H, W, 3]`` network input to float32 features and logits."""
         levels = dict(zip((3, 4), self.backbone(images, train), strict=True))
         aux = None if self.aux_head is None else self.aux_head(levels[self.aux_level])
-        features = levels[4].astype(jnp.float32)
+        features = levels[4].astype(self.head.options.wide)
         return types.Outputs(features, self.head(levels[4]), aux)
 
 
@@ -140,7 +140,8 @@ def build(
         head biases uniform as PyTorch's default, VGG as torchvision. Heads are
         N(0, 0.01) in both.
       dtype: compute dtype of convolutions, "float32" or "bfloat16"; parameters,
-        statistics and outputs are float32.
+        statistics and outputs are float32. "float64" computes everything in float64
+        under ``jax.enable_x64``, for comparisons.
       remat: recompute each residual block in the backward pass to save memory.
 
     Returns:
@@ -155,6 +156,10 @@ def build(
     )
     net, feature_dim, feature_size = _backbone(backbone, options, freeze_stem_affine)
     _check_head(head, backbone)
+    if not aspp_dilations:
+        raise errors.InputError(
+            "model.aspp_dilations: expected at least one dilation; found none"
+        )
     aspp_dilations = tuple(aspp_dilations)
     module = Segmenter(
         net,

@@ -1,0 +1,169 @@
+"""What `build` promises: heads, dtypes, frozen paths, remat, devices, errors."""
+
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsr_jax import errors, models
+
+TINY = models.Architecture(4, 4, (1, 1, 1, 1))
+SIZE = (33, 40)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).normal(size=(2, *SIZE, 3)).astype(np.float32)
+
+
+def _started(**options):
+    model = models.build(
+        backbone=TINY, num_classes=5, initialisation="released", **options
+    )
+    return _compiled(model), *model.init(jax.random.key(1), SIZE)
+
+
+def _compiled(model):
+    return model._replace(forward=jax.jit(model.forward, static_argnums=3))
+
+
+def _step(model, params, model_state, images):
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def step(params, model_state, images):
+        outputs, state = model.forward(params, model_state, images, True)
+        total = jnp.square(outputs.features).mean() + jnp.sin(outputs.logits).sum()
+        return total, state
+
+    return step(params, model_state, images)
+
+
+@pytest.mark.parametrize("head", ["single", "multi_level", "two_heads"])
+def test_heads(images, head):
+    model, params, state = _started(head=head, aspp_dilations=(1, 2, 3))
+    outputs, moved = model.forward(params, state, images, False)
+    chex.assert_trees_all_equal(moved, state)
+    chex.assert_shape(outputs.features, (2, 5, 6, 128))
+    chex.assert_shape(outputs.logits, (2, 5, 6, 5))
+    assert set(params["head"]) == {f"conv2d_list_{i}" for i in range(3)}
+    if head == "single":
+        assert set(params) == {"backbone", "head"}
+        assert outputs.aux_logits is None
+        return
+    chex.assert_shape(outputs.aux_logits, (2, 5, 6, 5))
+    aux_channels = params["aux_head"]["conv2d_list_0"]["kernel"].shape[2]
+    assert aux_channels == (64 if head == "multi_level" else 128)
+
+
+def test_aspp_is_the_sum_of_its_branches(images):
+    model, params, state = _started(aspp_dilations=(1, 3))
+    outputs, _ = model.forward(params, state, images, False)
+    features = np.pad(outputs.features, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    expected = 0.0
+    for index, dilation in enumerate((1, 3)):
+        branch = jax.tree.map(np.asarray, params["head"][f"conv2d_list_{index}"])
+        expected = expected + branch["bias"]
+        for i in range(3):
+            for j in range(3):
+                top, left = 3 + (i - 1) * dilation, 3 + (j - 1) * dilation
+                window = features[:, top : top + 5, left : left + 6]
+                expected = expected + window @ branch["kernel"][i, j]
+    np.testing.assert_allclose(outputs.logits, expected, atol=1e-5)
+
+
+def test_remat_changes_no_number(images):
+    plain, params, state = _started()
+    again, *_ = _started(remat=True)
+    expected = _step(plain, params, state, images)
+    found = _step(again, params, state, images)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_computes_low_and_returns_float32(images):
+    plain, params, state = _started()
+    low, *_ = _started(dtype="bfloat16")
+    expected, _ = plain.forward(params, state, images, True)
+    found, moved = low.forward(params, state, images, True)
+    assert {leaf.dtype for leaf in jax.tree.leaves((found, moved))} == {
+        jnp.dtype("float32")
+    }
+    error = np.linalg.norm(found.features - expected.features)
+    # Fourteen layers deep, each rounding to 2**-9.
+    assert 1e-4 < error / np.linalg.norm(expected.features) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"batch_norm": "frozen_affine"}, 2 * (1 + 4 * 3 + 4)),
+        ({"freeze_stem_affine": True}, 2),
+        ({}, 0),
+    ],
+)
+def test_frozen_paths_are_the_parameters_without_gradient(images, options, count):
+    model, params, state = _started(**options)
+    _, gradients = _step(model, params, state, images)
+    flat = {
+        "model/" + jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+    }
+    still = {path for path, leaf in flat.items() if not leaf.any()}
+    frozen = {p for p in flat if any(re.search(r, p) for r in model.frozen_paths)}
+    assert still == frozen
+    assert len(frozen) == count
+
+
+def test_images_of_a_group_do_not_see_each_other(images):
+    model, params, state = _started(bn_group_size=1)
+    both, _ = model.forward(params, state, images, True)
+    alone, _ = model.forward(params, state, images[:1], True)
+    together = _compiled(models.build(backbone=TINY, num_classes=5))
+    mixed, _ = together.forward(params, state, images, True)
+    np.testing.assert_allclose(both.features[:1], alone.features, atol=1e-5)
+    assert np.abs(mixed.features[:1] - alone.features).max() > 1e-2
+
+
+def test_eight_devices_equal_one(images):
+    model, params, state = _started()
+    batch = np.tile(images, (4, 1, 1, 1)) + np.arange(8.0, dtype=np.float32).reshape(
+        8, 1, 1, 1
+    )
+
+    @jax.jit
+    def forward(batch):
+        return model.forward(params, state, batch, True)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("data")
+    split = jax.device_put(batch, jax.sharding.NamedSharding(mesh, spec))
+    found, expected = forward(split), forward(batch)
+    assert len(found[0].logits.sharding.device_set) == 8
+    for ours, reference in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        error = np.linalg.norm(ours - reference)
+        assert error < 1e-4 * np.linalg.norm(reference) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "resnet34"}, "backbone: expected one of resnet101"),
+        ({"backbone": "mini", "head": "double"}, "head: expected one of single"),
+        ({"backbone": "vgg16", "head": "multi_level"}, "needs layer3 of a ResNet"),
+        ({"backbone": "mini", "initialisation": "zero"}, "model.initialisation"),
+        ({"backbone": "mini", "aspp_dilations": ()}, "aspp_dilations"),
+    ],
+)
+def test_bad_arguments_are_one_line(options, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        models.build(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_rebuild_the_model():
+    model = models.build(backbone="mini", num_classes=13, head="two_heads")
+    assert models.build(**model.arguments).arguments == model.arguments
+    assert model.arguments["head"] == "two_heads"
