@@ -18,9 +18,9 @@ _WITHOUT = {
     "flip": 0.0,
     "white_point": 0,
     "jitter": 0,
+    "blur": 0.0,
     "contrast": 0.0,
     "saturation": 0.0,
-    "blur": 0.0,
     "noise": 0.0,
 }
 
@@ -38,9 +38,9 @@ AUGMENTATION = {
         "flip": 0.5,
         "white_point": 150,
         "jitter": 50,
+        "blur": 1.2,
         "contrast": 0.4,
         "saturation": 0.6,
-        "blur": 1.2,
         "noise": 12.0,
     },
 }
@@ -117,10 +117,10 @@ def augment(
     flip: float = 0.0,
     white_point: int = 0,
     jitter: int = 0,
-    contrast: float = 0.0,
-    saturation: float = 0.0,
     blur: float = 0.0,
     blur_probability: float = 0.5,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
     noise: float = 0.0,
 ) -> types.Images:
     """Applies the effects in the order of the keywords.
@@ -135,10 +135,10 @@ def augment(
       flip: probability of `effects.mirror`.
       white_point: largest distance of a white point from 255, see `effects.colour_jitter`.
       jitter: largest shift of a channel, see `effects.colour_jitter`.
-      contrast: strength of `effects.contrast`.
-      saturation: strength of `effects.saturation`.
       blur: strength of `effects.blur`.
       blur_probability: probability of `effects.blur`.
+      contrast: strength of `effects.contrast`.
+      saturation: strength of `effects.saturation`.
       noise: strength of `effects.noise`.
 
     Returns:
@@ -163,14 +163,14 @@ def augment(
         image = effects.colour_jitter(
             keys[2], image, white_point=white_point, jitter=jitter
         )
-    if contrast:
-        image = effects.contrast(keys[3], image, strength=contrast)
-    if saturation:
-        image = effects.saturation(keys[4], image, strength=saturation)
     if blur:
         image = effects.blur(
-            keys[5], image, strength=blur, probability=blur_probability
+            keys[3], image, strength=blur, probability=blur_probability
         )
+    if contrast:
+        image = effects.contrast(keys[4], image, strength=contrast)
+    if saturation:
+        image = effects.saturation(keys[5], image, strength=saturation)
     if noise:
         image = effects.noise(keys[6], image, strength=noise)
     return types.Images(image, label)

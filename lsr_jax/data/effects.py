@@ -1,9 +1,8 @@
 """The effects of augmentation: pure functions of a key and a batch of images.
 
-Images are RGB ``[B, H, W, 3]`` with values 0..255, and stay within them. Every image
-draws for itself, from one global array per effect, so the draws do not depend on how the
-batch is spread over devices. Labels follow the geometry exactly. Geometry keeps uint8
-where it is given uint8; colour takes and returns float32.
+Images are RGB ``[B, H, W, 3]`` with values 0..255, and stay within them; mirror and crop
+keep uint8, the colours take and return float32. Every image draws for itself, from one
+global array per effect: the draws do not depend on how a batch is spread over devices.
 """
 
 from __future__ import annotations
@@ -165,9 +164,9 @@ def _factor(key, image, strength):
 
 def _luma(image):
     # As a matmul, because XLA does not fuse through it: an elementwise sum has all effects
-    # before it computed again for every channel and every tap of the blur after it.
+    # before it computed again for every channel.
     weights = jnp.array(_LUMA)[:, None]
-    return jnp.matmul(image, weights, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(image, weights, precision="highest")
 
 
 def blur(
@@ -185,30 +184,32 @@ def blur(
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.Array:
-    """PIL's GaussianBlur: in each direction three equal boxes of variance sigma^2 / 3.
+    """PIL's GaussianBlur of deviation sigma ``[B]``, none of them above `largest`.
 
-    A box has weight 1 up to a distance l from the middle and a fraction a beyond (extended
-    box filter, Gwosdek et al. 2011), so its variance is exact. Here the three boxes are
-    one kernel (7 taps up to sigma = sqrt 2), the border is repeated once and nothing is
-    rounded; PIL repeats the border and rounds to whole levels after every box. Inside
-    they differ by less than three levels; at the border a busy image by more.
-
-    Args:
-      image: ``[B, H, W, 3]``.
-      sigma: ``[B]`` standard deviations in pixels; 0 leaves the image as it is.
-      largest: no sigma is larger; sets the length of the kernel.
+    In each direction three equal boxes of variance sigma^2 / 3: weight 1 up to a distance l
+    from the middle and a fraction a beyond (extended box filter, Gwosdek et al. 2011).
+    Here they are one kernel (7 taps up to sigma = sqrt 2), the border is repeated once and
+    nothing is rounded; PIL repeats the border and rounds to whole levels after every box.
+    Inside they differ by less than three levels; at the border a busy image by more.
     """
     reach = math.floor((math.sqrt(4 * largest**2 + 1) - 1) / 2) + 1
     kernel = jax.vmap(_three_boxes, (0, None))(sigma, reach)
-    kernel = kernel[:, :, None, None, None]
-    height, width = image.shape[1:3]
-    border, taps = (3 * reach, 3 * reach), range(6 * reach + 1)
-    # Shifted sums: a depthwise convolution is many times slower on a CPU.
-    rows = jnp.pad(image, ((0, 0), border, (0, 0), (0, 0)), mode="edge")
-    rows = sum(kernel[:, k] * rows[:, k : k + height] for k in taps)
-    columns = jnp.pad(rows, ((0, 0), (0, 0), border, (0, 0)), mode="edge")
-    blurred = sum(kernel[:, k] * columns[:, :, k : k + width] for k in taps)
-    return jnp.clip(blurred, 0.0, 255.0)
+    return jnp.clip(_filter(_filter(image, kernel, 1), kernel, 2), 0.0, 255.0)
+
+
+def _filter(image, kernel, axis):
+    """Correlates each image with its own kernel ``[B, taps]`` along one axis."""
+    taps = kernel.shape[1]
+    border = [(taps // 2 * (i == axis),) * 2 for i in range(4)]
+    padded = jnp.pad(image, border, mode="edge")
+
+    def add(k, total):
+        shifted = jax.lax.dynamic_slice_in_dim(padded, k, image.shape[axis], axis)
+        return total + kernel[:, k, None, None, None] * shifted
+
+    # A loop, because XLA does not fuse into it: unrolled, a CPU computes all effects
+    # before it several times over. A depthwise convolution takes fifty times as long.
+    return jax.lax.fori_loop(0, taps, add, jnp.zeros_like(image))
 
 
 def _three_boxes(sigma, reach):
@@ -221,9 +222,8 @@ def _three_boxes(sigma, reach):
     distance = jnp.abs(jnp.arange(-reach, reach + 1, dtype=jnp.float32))
     box = jnp.clip(whole + fraction + 1 - distance, 0.0, 1.0)
     box /= jnp.sum(box)
-    highest = jax.lax.Precision.HIGHEST
-    two = jnp.convolve(box, box, precision=highest)
-    return jnp.convolve(two, box, precision=highest)
+    two = jnp.convolve(box, box, precision="highest")
+    return jnp.convolve(two, box, precision="highest")
 
 
 def noise(key: jax.Array, image: jax.Array, *, strength: float = 12.0) -> jax.Array:
