@@ -32,7 +32,14 @@ class Checkpointer:
             save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=options,
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "facts": ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -49,7 +56,7 @@ class Checkpointer:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                state=ocp.args.PyTreeSave(state),
                 facts=ocp.args.JsonSave(dict(facts)),
             ),
         )
@@ -61,12 +68,7 @@ class Checkpointer:
           InputError: the checkpoint is damaged or was written by another network,
             method or optimiser.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        try:
-            return self._manager.restore(step, args=args).state
-        except UNREADABLE as error:
-            raise unreadable(self.folder / str(step), error) from error
+        return self._restore(step, state)
 
     def restore_model(self, step: int, model: PyTree) -> PyTree:
         """``{"params": ..., "model_state": ...}`` of the network alone.
@@ -82,23 +84,26 @@ class Checkpointer:
             "params": {"model": model["params"]},
             "model_state": model["model_state"],
         }
-        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        args = ocp.args.PyTreeRestore(
-            template,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(template),
-            partial_restore=True,
-        )
-        try:
-            found = self._manager.restore(
-                step, args=ocp.args.Composite(state=args)
-            ).state
-            check_shapes(template, found)
-        except UNREADABLE as error:
-            raise unreadable(self.folder / str(step), error) from error
+        found = self._restore(step, template, partial_restore=True)
         return {
             "params": found["params"]["model"],
             "model_state": found["model_state"],
         }
+
+    def _restore(self, step: int, template: PyTree, **options) -> PyTree:
+        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        args = ocp.args.PyTreeRestore(
+            template,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(template),
+            **options,
+        )
+        try:
+            stored = self._manager.item_metadata(step)["state"].tree
+            check_network(as_dict(template), stored)
+            args = ocp.args.Composite(state=args)
+            return self._manager.restore(step, args=args).state
+        except UNREADABLE as error:
+            raise unreadable(self.folder / str(step), error) from error
 
     def facts(self, step: int) -> dict:
         """What `save` was told beside the state."""
@@ -113,16 +118,37 @@ class Checkpointer:
         self._manager.wait_until_finished()
 
 
-def check_shapes(wanted: PyTree, found: PyTree) -> None:
-    """Raise ValueError naming the first leaf whose shape is not the wanted one."""
-    for (path, leaf), other in zip(
-        jax.tree_util.tree_leaves_with_path(wanted),
-        jax.tree.leaves(found),
-        strict=True,
+def check_network(wanted: PyTree, stored: PyTree) -> None:
+    """Raise ValueError where the stored network has other leaves or other shapes.
+
+    Args:
+      wanted: a tree with ``params/model`` and ``model_state``.
+      stored: the same of a checkpoint, with shapes.
+    """
+    wanted, stored = shapes(wanted), shapes(stored)
+    for what, names in (
+        ("has no", sorted(wanted.keys() - stored.keys())),
+        ("also has", sorted(stored.keys() - wanted.keys())),
     ):
-        if leaf.shape != other.shape:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(f"{name} is {other.shape}, expected {leaf.shape}")
+        if names:
+            raise ValueError(f"it {what} {', '.join(names[:3])} ({len(names)} such)")
+    for name, shape in wanted.items():
+        if shape != stored[name]:
+            raise ValueError(f"{name} is {stored[name]} there and {shape} here")
+
+
+def as_dict(tree: TrainState | dict) -> dict:
+    """The fields of a state by name."""
+    return tree if isinstance(tree, dict) else vars(tree)
+
+
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of the leaves of the network in a state."""
+    network = {"params": tree["params"]["model"], "model_state": tree["model_state"]}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(network)
+    }
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

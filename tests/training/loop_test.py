@@ -66,8 +66,7 @@ def final(experiment, stage="adapt"):
     state, _ = experiment.initial(stage)
     with Checkpointer(experiment.folder(stage) / "checkpoints") as checkpoints:
         state = checkpoints.restore(checkpoints.latest(), state)
-    state = jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
-    return state
+    return jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
 
 
 def logged(experiment, stage="adapt"):
@@ -117,7 +116,6 @@ def test_an_interrupted_run_continues_bit_by_bit(
     with pytest.raises(Interrupted):
         loop.train(config, tmp_path)
     monkeypatch.undo()
-    os.environ.setdefault("LSR_JAX_DATA", "")
     continued = loop.train(config, tmp_path)
 
     chex.assert_trees_all_equal(final(continued), final(unbroken))
@@ -136,19 +134,14 @@ def test_a_finished_run_is_left_alone(config, unbroken):
 
 
 def test_eight_devices_give_what_one_gives(config, unbroken, tmp_path):
-    many = {**config, "num_devices": 8, "adapt": {**config["adapt"], "batch_size": 8}}
-    one = {**many, "num_devices": 1}
-    for name in ("one", "many"):
-        shutil.copytree(unbroken.folder("source"), tmp_path / name / "source")
-    one = loop.train(one, tmp_path / "one")
-    many = loop.train(many, tmp_path / "many")
-    for a, b in zip(logged(one), logged(many), strict=True):
+    many = {**config, "num_devices": 8, "stages": ("source",)}
+    many = loop.train(many, tmp_path)
+    for a, b in zip(logged(unbroken, "source"), logged(many, "source"), strict=True):
         chex.assert_trees_all_close(a, b, rtol=2e-3, atol=1e-4)
     chex.assert_trees_all_close(
-        final(one).model_state, final(many).model_state, **DEVICE_TOLERANCE
-    )
-    chex.assert_trees_all_close(
-        final(one).method_state, final(many).method_state, **DEVICE_TOLERANCE
+        final(unbroken, "source").model_state,
+        final(many, "source").model_state,
+        **DEVICE_TOLERANCE,
     )
 
 
@@ -175,7 +168,9 @@ def test_report_has_every_row_and_file(unbroken, capsys):
     printed = capsys.readouterr().out
     assert "adapt (lsr)" in printed
     assert "bicycle" in printed
-    assert report.write(unbroken) == rows
+    text = (folder / "metrics.json").read_text()
+    report.write(unbroken)
+    assert (folder / "metrics.json").read_text() == text
 
 
 def test_unknown_stage_is_named(unbroken):
@@ -202,7 +197,10 @@ def test_a_damaged_checkpoint_is_named(config, unbroken, tmp_path):
 
 def test_another_network_is_named(config, unbroken):
     other = {**config, "model": {**config["model"], "num_classes": 16}}
-    with pytest.raises(InputError, match=r"source/checkpoints/4.*head"):
+    with pytest.raises(
+        InputError,
+        match=r"source/checkpoints/4.*head/.* is .*19\S* there and .*16\S* here",
+    ):
         Experiment(other, unbroken.workdir).trained("source")
 
 
@@ -229,7 +227,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, unbroken, tmp_path):
     broken = {**config, "adapt": {**config["adapt"]}}
     broken["adapt"]["method"] = {**config["adapt"]["method"], "entropy": float("nan")}
     shutil.copytree(unbroken.folder("source"), tmp_path / "source")
-    with pytest.raises(TrainingError, match=r"stage adapt, step 1: not finite: .*total"):
+    with pytest.raises(
+        TrainingError, match=r"stage adapt, step 1: not finite: .*total"
+    ):
         loop.train(broken, tmp_path)
 
 
