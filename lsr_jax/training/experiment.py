@@ -210,7 +210,7 @@ def stream_seed(seed: int, generation: int) -> int:
 
 
 def check_stages(config: Mapping) -> None:
-    """Raise InputError for stages that do not exist or start from later ones."""
+    """Raise InputError for a stage without section, or one with nothing to start from."""
     stages = config["stages"]
     for position, stage in enumerate(stages):
         if stage not in config or "method" not in (config[stage] or {}):
@@ -220,6 +220,8 @@ def check_stages(config: Mapping) -> None:
             raise InputError(
                 f"{stage}.init_from: {origin!r} is not trained before {stage!r}"
             )
+        if origin not in ("previous", "scratch", *stages):
+            find_checkpoints(Path(origin).expanduser())
 
 
 def find_checkpoints(path: Path) -> Path:
