@@ -62,16 +62,28 @@ def run_stage(experiment: Experiment, stage: str) -> None:
             progress(stage, c["steps"], start) as bar,
             contextlib.closing(experiment.batches(stage, start)) as batches,
         ):
+            unread = None
             for number in range(start + 1, c["steps"] + 1):
                 batch, _ = next(batches)
                 batch = sharding.put_batch(batch, experiment.mesh)
                 state, metrics = train_step(state, batch)
+                # Read one step late: the device already works on this one.
+                if unread:
+                    settle(stage, *unread, c, log, bar)
+                unread = (number, metrics)
                 last = number == c["steps"]
-                if last or number % c["log_every"] == 0:
-                    report(stage, number, metrics, log, bar)
                 if last or number % c["checkpoint_every"] == 0:
+                    settle(stage, *unread, c, log, bar)
+                    unread = None
                     checkpoints.save(number, state, {**facts, "step": number})
-                bar.update()
+
+
+def settle(stage: str, number: int, metrics, c, log: MetricsLog, bar: tqdm) -> None:
+    """Wait for a step; check, log and show its metrics if it is one to be logged."""
+    jax.block_until_ready(metrics)
+    if number == c["steps"] or number % c["log_every"] == 0:
+        report(stage, number, metrics, log, bar)
+    bar.update()
 
 
 def report(stage: str, number: int, metrics, log: MetricsLog, bar: tqdm) -> None:
