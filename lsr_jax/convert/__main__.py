@@ -1,0 +1,92 @@
+"""``python -m lsr_jax.convert from-torch FILE --model deeplabv2_resnet101 --out DIR``."""
+
+import argparse
+import collections
+import sys
+
+from lsr_jax import errors
+from lsr_jax.convert import exporting, folder, importing, layouts
+
+MODELS = {
+    f"deeplabv2_{name}": name for name in ("resnet101", "resnet50", "vgg16", "vgg13")
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except errors.InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m lsr_jax.convert",
+        description="PyTorch weight files to lsr_jax weight folders and back.",
+    )
+    commands = parser.add_subparsers(required=True)
+    reader = commands.add_parser("from-torch", help="FILE to a weight folder")
+    reader.add_argument("file", help=".pth (needs PyTorch) or .safetensors")
+    reader.add_argument("--model", required=True, choices=sorted(MODELS))
+    reader.add_argument("--out", required=True, help="folder to create")
+    reader.add_argument("--num-classes", type=int, default=19)
+    reader.add_argument("--layout", choices=sorted(layouts.LAYOUTS))
+    reader.add_argument("--skip-head", action="store_true", help="leave the heads out")
+    reader.add_argument(
+        "--all-branches", action="store_true", help="keep the ASPP branches 18 and 24"
+    )
+    reader.add_argument("--verbose", action="store_true", help="print every name")
+    reader.set_defaults(run=_from_torch)
+    writer = commands.add_parser("to-torch", help="a weight folder to FILE")
+    writer.add_argument("folder", help="as written by from-torch")
+    writer.add_argument("--layout", required=True, choices=sorted(layouts.LAYOUTS))
+    writer.add_argument("--out", required=True, help=".pth or .safetensors to create")
+    writer.set_defaults(run=_to_torch)
+    return parser
+
+
+def _from_torch(options):
+    imported = importing.load(
+        options.file,
+        layout=options.layout,
+        backbone=MODELS[options.model],
+        num_classes=options.num_classes,
+        skip_head=options.skip_head,
+    )
+    if not options.all_branches:
+        imported = importing.running_branches(imported)
+    folder.save(options.out, imported)
+    _report(imported.info, options)
+
+
+def _to_torch(options):
+    imported = importing.load(options.folder)
+    exporting.export(imported, options.out, layout=options.layout)
+    print(f"{options.folder}: written to {options.out} in the layout {options.layout}")
+
+
+def _report(info, options):
+    print(f"{info['file']}: layout {info['layout']}, sha256 {info['sha256']}")
+    print(f"loaded and renamed: {len(info['loaded'])} arrays")
+    for name, path in info["loaded"].items():
+        if options.verbose:
+            print(f"  {name} -> {path}")
+    reasons = collections.Counter(info["ignored"].values())
+    for reason, count in reasons.items():
+        print(f"ignored: {count} arrays, {reason}")
+        for name, why in info["ignored"].items():
+            if why == reason and (options.verbose or count <= 8):
+                print(f"  {name}")
+    if info["fresh"]:
+        print(
+            f"not in such a file, initialised by the run: {len(info['fresh'])} arrays"
+        )
+    print(f"expects {info['preprocessing']} input; written to {options.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

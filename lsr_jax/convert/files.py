@@ -1,0 +1,167 @@
+"""Reading and writing flat dictionaries of arrays: ``.pth`` and ``.safetensors``.
+
+Reading never runs code from the file: ``.pth`` goes through PyTorch's restricted
+unpickler, ``.safetensors`` holds no code. PyTorch is needed for ``.pth`` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lsr_jax import errors
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+class Raw(NamedTuple):
+    """A weight file as it is.
+
+    Attributes:
+      arrays: ``{name: array}``, names and layouts of the file.
+      wrapped: the arrays lay under a "state_dict" entry of a training checkpoint.
+      sha256: of the bytes of the file.
+    """
+
+    arrays: dict[str, np.ndarray]
+    wrapped: bool
+    sha256: str
+
+
+def read(path: str | pathlib.Path) -> Raw:
+    """Reads a ``.pth``, ``.pt`` or ``.safetensors`` file.
+
+    Raises:
+      InputError: no such file, another suffix, PyTorch missing, a truncated file, no
+        checkpoint, or a pickle that needs more than arrays and plain containers.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in SUFFIXES:
+        raise errors.InputError(
+            f"{path}: expected a file ending in {', '.join(SUFFIXES)}; "
+            f"found {path.suffix or 'no ending'}"
+        )
+    if not path.is_file():
+        raise errors.InputError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        content = _read_safetensors(path)
+    else:
+        content = _read_torch(path)
+    arrays, wrapped = _unwrap(content, path)
+    return Raw(arrays, wrapped, _sha256(path))
+
+
+def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray], wrapped: bool):
+    """Writes arrays to ``path``; ``wrapped`` puts them under "state_dict" in a .pth."""
+    path = pathlib.Path(path)
+    if path.suffix not in SUFFIXES:
+        raise errors.InputError(
+            f"{path}: expected a name ending in {', '.join(SUFFIXES)}"
+        )
+    if path.exists():
+        raise errors.InputError(f"{path}: already exists; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    if path.suffix == ".safetensors":
+        safetensors.numpy.save_file(contiguous, path)
+        return
+    torch = _torch(path)
+    tensors = {name: torch.from_numpy(value) for name, value in contiguous.items()}
+    torch.save({"state_dict": tensors} if wrapped else tensors, path)
+
+
+def _read_safetensors(path):
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise errors.InputError(
+            f"{path}: not a readable safetensors file ({_first_line(error)})"
+        ) from error
+
+
+def _read_torch(path):
+    torch = _torch(path)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals(_numpy_scalars()),
+        ):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise errors.InputError(
+            f"{path}: refused, not a checkpoint or a pickle that asks for more than "
+            "arrays and plain containers; save its state_dict alone"
+        ) from error
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:
+        raise errors.InputError(
+            f"{path}: truncated or not a PyTorch file ({_first_line(error)})"
+        ) from error
+
+
+def _torch(path):
+    try:
+        import torch
+    except ImportError:
+        raise errors.InputError(
+            f"{path}: .pth files need PyTorch (pip install torch), or convert the file "
+            "to .safetensors elsewhere"
+        ) from None
+    return torch
+
+
+def _numpy_scalars():
+    """What a best mIoU kept as a numpy scalar needs: no more than numbers."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
+    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def _unwrap(content, path):
+    wrapped = isinstance(content, Mapping) and isinstance(
+        content.get("state_dict"), Mapping
+    )
+    state: Any = content["state_dict"] if wrapped else content
+    if isinstance(state, Mapping) and isinstance(state.get("DeepLab"), Mapping):
+        state = state["DeepLab"].get("model_state", {})
+    arrays = {}
+    if isinstance(state, Mapping):
+        arrays = {
+            str(name): _array(value)
+            for name, value in state.items()
+            if hasattr(value, "shape")
+        }
+    if not arrays:
+        raise errors.InputError(f"{path}: holds no weights; expected named arrays")
+    return arrays, wrapped
+
+
+def _array(value):
+    if isinstance(value, np.ndarray):
+        return value
+    value = value.detach()
+    # numpy has no bfloat16.
+    return (value.float() if value.is_floating_point() else value).numpy()
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

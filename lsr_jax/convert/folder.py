@@ -1,0 +1,89 @@
+"""Imported weights and the folder that keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lsr_jax import errors, types
+from lsr_jax.convert import names
+from lsr_jax.models import resnet
+
+WEIGHTS = "weights.safetensors"
+INFO = "weights.json"
+
+
+class Imported(NamedTuple):
+    """Weights read from a file.
+
+    Attributes:
+      params: like ``Model.init``'s, less what the file does not own.
+      model_state: likewise.
+      info: facts that ``weights.json`` keeps: "file", "sha256", "layout" (all that fit,
+        joined by "|"), "preprocessing" ("caffe" or "imagenet"), "arguments" (for
+        ``models.build``), "loaded" (PyTorch name to our path), "ignored" (PyTorch name
+        to reason), "fresh" (our leaves that such a file does not own).
+    """
+
+    params: types.PyTree
+    model_state: types.PyTree
+    info: dict[str, Any]
+
+
+def save(directory: str | pathlib.Path, imported: Imported) -> None:
+    """Writes ``weights.safetensors`` and ``weights.json``; all or nothing.
+
+    Raises:
+      InputError: ``directory`` exists already.
+    """
+    directory = pathlib.Path(directory)
+    if directory.exists():
+        raise errors.InputError(f"{directory}: already exists; choose another folder")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    flat = names.flatten(imported.params, imported.model_state)
+    arrays = {path: np.ascontiguousarray(leaf) for path, leaf in flat.items()}
+    info = imported.info | {"arguments": _plain(imported.info["arguments"])}
+    with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
+        staged = pathlib.Path(temporary) / "weights"
+        staged.mkdir()
+        safetensors.numpy.save_file(arrays, staged / WEIGHTS)
+        (staged / INFO).write_text(json.dumps(info, indent=1) + "\n")
+        staged.rename(directory)
+
+
+def read(directory: pathlib.Path) -> Imported:
+    """Reads what ``save`` wrote.
+
+    Raises:
+      InputError: no such folder, or not one of ours.
+    """
+    try:
+        info = json.loads((directory / INFO).read_text())
+        flat = safetensors.numpy.load_file(directory / WEIGHTS)
+        arguments = dict(info["arguments"])
+        backbone = arguments["backbone"]
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise errors.InputError(
+            f"{directory}: expected {WEIGHTS} and {INFO} as written by "
+            "`python -m lsr_jax.convert from-torch`"
+        ) from error
+    arguments["aspp_dilations"] = tuple(arguments["aspp_dilations"])
+    if isinstance(backbone, Mapping):
+        blocks = tuple(backbone["blocks"])
+        arguments["backbone"] = resnet.Architecture(**backbone | {"blocks": blocks})
+    return Imported(*names.unflatten(flat), info | {"arguments": arguments})
+
+
+def _plain(arguments):
+    backbone = arguments["backbone"]
+    if isinstance(backbone, resnet.Architecture):
+        return arguments | {"backbone": dataclasses.asdict(backbone)}
+    return arguments

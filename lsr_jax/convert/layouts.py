@@ -1,0 +1,217 @@
+"""The checkpoint layouts of the PyTorch originals, and how to tell them apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from lsr_jax import errors
+from lsr_jax.models import resnet, vgg
+
+TWO = (6, 12)
+FOUR = (6, 12, 18, 24)
+MULTI_LEVEL = {"aux_head": "layer5", "head": "layer6"}
+VGG_HEAD = {"head": "classifier"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One repository's way to name and use its weights.
+
+    Attributes:
+      heads: for each kind of head, our head's name and the file's.
+      dilations: the ASPP branches that run, of the four that a file holds.
+      prefix: what stands before every name.
+      wrapped: the arrays lie under "state_dict" of a training checkpoint.
+      batch_norm: the ``models.build`` argument that fits the repository.
+      freeze_stem_affine: likewise.
+      preprocessing: "caffe": BGR, 0 to 255, minus the mean. "imagenet": RGB, 0 to 1,
+        standardised.
+      backbones: "resnet", "vgg".
+      initialisation: True for ImageNet files, which have no head of ours.
+      ignored: pattern of names without a place in our tree, and the reason.
+    """
+
+    heads: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    dilations: tuple[int, ...] = TWO
+    prefix: str = ""
+    wrapped: bool = False
+    batch_norm: str = "train"
+    freeze_stem_affine: bool = False
+    preprocessing: str = "caffe"
+    backbones: tuple[str, ...] = ("resnet",)
+    initialisation: bool = False
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _bare(heads, dilations, backbones=("resnet",)):
+    return Layout(heads, dilations, batch_norm="frozen_affine", backbones=backbones)
+
+
+def _training(heads, backbones=("resnet",)):
+    return Layout(
+        heads,
+        prefix="module.",
+        wrapped=True,
+        freeze_stem_affine=True,
+        backbones=backbones,
+    )
+
+
+BOTH = ("resnet", "vgg")
+LAYOUTS = {
+    "torchvision_resnet": Layout(
+        preprocessing="imagenet",
+        initialisation=True,
+        ignored={r"^fc\.": "the ImageNet classifier"},
+    ),
+    "torchvision_vgg": Layout(
+        preprocessing="imagenet",
+        initialisation=True,
+        backbones=("vgg",),
+        ignored={r"^classifier\.\d\.": "the ImageNet classifier"},
+    ),
+    "deeplab_init": Layout(
+        prefix="Scale.",
+        initialisation=True,
+        ignored={r"^layer5\.": "the head of another task"},
+    ),
+    "adaptsegnet": _bare(
+        {"single": {"head": "layer5"}, "multi_level": MULTI_LEVEL}, TWO, BOTH
+    ),
+    "advent": _bare({"multi_level": MULTI_LEVEL}, FOUR),
+    "bdl": _bare({"single": {"head": "layer5"}}, FOUR),
+    "clan": _bare({"two_heads": MULTI_LEVEL}, FOUR),
+    "f2a": _bare({"two_heads": MULTI_LEVEL}, FOUR),
+    "maxsquare": _training({"multi_level": MULTI_LEVEL}),
+    "oce": _training({"multi_level": MULTI_LEVEL}, BOTH),
+    "lsr": _training({"single": {"head": "clas"}}, BOTH),
+}
+COUNTERS = {r"num_batches_tracked$": "a counter that nothing reads"}
+PREFIXES = ("module.", "Scale.", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the names and shapes of a file say about its network."""
+
+    prefix: str
+    backbone: str | resnet.Architecture
+    head: str | None
+    heads: Mapping[str, str]
+    branches: int
+    num_classes: int | None
+    has_classifier: bool
+
+
+def strip(arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    """Splits the common prefix off: ``(prefix, arrays)``."""
+    prefix = next(p for p in PREFIXES if all(name.startswith(p) for name in arrays))
+    return prefix, {name[len(prefix) :]: value for name, value in arrays.items()}
+
+
+def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
+    """Reads the network off stripped names.
+
+    Raises:
+      InputError: not a network of this family; CAG's is named as such.
+    """
+    if any(name.startswith("decoder.") for name in arrays):
+        raise errors.InputError(
+            f"{path}: a CAG checkpoint (DeepLabV3+); its network is not among the "
+            "DeepLabV2 models that this command converts"
+        )
+    backbone = _backbone(arrays)
+    if backbone is None:
+        raise errors.InputError(
+            f"{path}: expected a DeepLabV2, ResNet or VGG state_dict; found names like "
+            + ", ".join(sorted(arrays)[:3])
+        )
+    found = {
+        name.split(".")[0]: value.shape
+        for name, value in arrays.items()
+        if name.endswith("conv2d_list.0.weight")
+    }
+    branches = {m[1] for n in arrays if (m := re.search(r"conv2d_list\.(\d)\.", n))}
+    head, heads = _heads(found, arrays)
+    return Facts(
+        prefix,
+        backbone,
+        head,
+        heads,
+        len(branches),
+        found[heads["head"]][0] if heads else None,
+        has_classifier="fc.weight" in arrays or "classifier.0.weight" in arrays,
+    )
+
+
+def fits(name: str, facts: Facts) -> bool:
+    """Whether the network that the facts describe can be read as ``name``."""
+    layout = LAYOUTS[name]
+    if layout.initialisation:
+        return _initialisation(facts) == name
+    if is_vgg(facts.backbone):
+        return "vgg" in layout.backbones and facts.heads == VGG_HEAD
+    return bool(facts.heads) and layout.heads.get(facts.head) == facts.heads
+
+
+def candidates(facts: Facts) -> list[str]:
+    """The layouts that the file may have; several where repositories share one."""
+    fitting = [name for name in LAYOUTS if fits(name, facts)]
+    exact = [name for name in fitting if LAYOUTS[name].prefix == facts.prefix]
+    return exact or fitting
+
+
+def is_vgg(backbone: object) -> bool:
+    """Whether ``backbone`` names a VGG."""
+    return backbone in vgg.GROUPS
+
+
+def _initialisation(facts):
+    if facts.prefix == "Scale.":
+        return "deeplab_init"
+    if not facts.has_classifier:
+        return None
+    return "torchvision_vgg" if is_vgg(facts.backbone) else "torchvision_resnet"
+
+
+def _backbone(arrays):
+    if "features.0.weight" in arrays:
+        convolutions = sum(
+            name.startswith("features.") and name.endswith(".weight") for name in arrays
+        )
+        counts = {name: sum(groups) for name, groups in vgg.GROUPS.items()}
+        for name, count in counts.items():
+            if convolutions in (count, count + 2):
+                return name
+        return "vgg16"
+    if "conv1.weight" not in arrays or "layer1.0.conv1.weight" not in arrays:
+        return None
+    architecture = resnet.Architecture(
+        arrays["conv1.weight"].shape[0],
+        arrays["layer1.0.conv1.weight"].shape[0],
+        tuple(_blocks(arrays, layer) for layer in (1, 2, 3, 4)),
+    )
+    known = {value: name for name, value in resnet.ARCHITECTURES.items()}
+    return known.get(architecture, architecture)
+
+
+def _blocks(names: Iterable[str], layer: int) -> int:
+    found = [re.match(rf"layer{layer}\.(\d+)\.", name) for name in names]
+    return 1 + max((int(match[1]) for match in found if match), default=0)
+
+
+def _heads(found, arrays):
+    if "clas" in found:
+        return "single", {"head": "clas"}
+    if "classifier" in found:
+        return "single", VGG_HEAD
+    if {"layer5", "layer6"} <= set(found):
+        equal = found["layer5"][1] == found["layer6"][1]
+        return ("two_heads" if equal else "multi_level"), MULTI_LEVEL
+    if "layer5" in found:
+        return "single", {"head": "layer5"}
+    return None, {}

@@ -1,0 +1,95 @@
+"""Files that cannot be read: one line, and no code runs."""
+
+import builtins
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from lsr_jax import errors
+from lsr_jax.convert import files
+
+
+@pytest.fixture
+def state(layout_state):
+    return layout_state("lsr")[0]
+
+
+def _refused(path, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        files.read(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_unknown_files(tmp_path):
+    _refused(tmp_path / "none.pth", "no such file")
+    _refused(tmp_path / "weights.h5", "expected a file ending in .pth")
+
+
+def test_truncated_safetensors(write, state):
+    path = write(state)
+    path.write_bytes(path.read_bytes()[:-1000])
+    _refused(path, "not a readable safetensors file")
+
+
+def test_truncated_torch_file(tmp_path, state):
+    pytest.importorskip("torch")
+    path = tmp_path / "weights.pth"
+    files.write(path, state, wrapped=False)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _refused(path, "truncated or not a PyTorch file")
+
+
+@pytest.mark.parametrize("content", [b"", b"a page that says 404"])
+def test_no_checkpoint(tmp_path, content):
+    pytest.importorskip("torch")
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    _refused(path, "not a PyTorch file|not a checkpoint")
+
+
+def test_checkpoint_without_weights(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "weights.pth")
+    _refused(tmp_path / "weights.pth", "holds no weights")
+
+
+def test_pickle_that_wants_to_run_code(tmp_path):
+    torch = pytest.importorskip("torch")
+
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    torch.save({"state_dict": Malicious()}, tmp_path / "zip.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious()))
+    _refused(tmp_path / "zip.pth", "refused")
+    _refused(tmp_path / "plain.pth", "refused")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_training_checkpoint_with_a_numpy_best_score(tmp_path, state):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+    content = {"epoch": 3, "best_MIou": np.float64(0.4), "state_dict": tensors}
+    torch.save(content, tmp_path / "weights.pth")
+    raw = files.read(tmp_path / "weights.pth")
+    assert raw.wrapped
+    assert raw.arrays.keys() == state.keys()
+    name = "module.layer4.0.conv2.weight"
+    np.testing.assert_array_equal(raw.arrays[name], state[name])
+
+
+def test_torch_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "weights.pth").write_bytes(b"anything")
+    load = builtins.__import__
+
+    def without_torch(name, *arguments, **options):
+        if name == "torch":
+            raise ImportError(name)
+        return load(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_torch)
+    _refused(tmp_path / "weights.pth", "need PyTorch")

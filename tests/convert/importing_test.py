@@ -1,0 +1,191 @@
+"""Every layout of the originals is recognised and read, strictly by name."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from lsr_jax import convert, errors, models
+from lsr_jax.convert import files
+from lsr_jax.models import vgg
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+TINY = models.Architecture(4, 4, (1, 1, 2, 1))
+FOUR = (6, 12, 18, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "head", "batch_norm"),
+    [
+        ("adaptsegnet_single", "adaptsegnet|bdl", "single", "frozen_affine"),
+        ("adaptsegnet", "adaptsegnet|advent", "multi_level", "frozen_affine"),
+        ("clan", "clan|f2a", "two_heads", "frozen_affine"),
+        ("maxsquare", "maxsquare|oce", "multi_level", "train"),
+        ("lsr", "lsr", "single", "train"),
+    ],
+)
+def test_adapted_checkpoints(layout_state, write, name, layout, head, batch_norm):
+    state, wrapped = layout_state(name, classes=16)
+    path = write(state)
+    params, model_state, info = convert.load(path)
+    assert info["layout"] == layout
+    assert info["preprocessing"] == "caffe"
+    assert info["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert info["arguments"] == {
+        "backbone": TINY,
+        "num_classes": 16,
+        "head": head,
+        "aspp_dilations": FOUR,
+        "batch_norm": batch_norm,
+        "freeze_stem_affine": wrapped,
+    }
+    prefix = "module." if wrapped else ""
+    kernel = state[f"{prefix}layer3.1.conv2.weight"]
+    found = params["backbone"]["layer3_1"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(found, kernel.transpose(2, 3, 1, 0))
+    projected = params["backbone"]["layer2_0"]["downsample_bn"]["scale"]
+    np.testing.assert_array_equal(
+        projected, state[f"{prefix}layer2.0.downsample.1.weight"]
+    )
+    var = model_state["backbone"]["bn1"]["var"]
+    np.testing.assert_array_equal(var, state[f"{prefix}bn1.running_var"])
+    assert ("aux_head" in params) == (head != "single")
+    reasons = set(info["ignored"].values())
+    assert reasons == {"a counter that nothing reads"}
+    assert len(info["loaded"]) + len(info["ignored"]) == len(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "preprocessing", "reason"),
+    [
+        ("torchvision_resnet", "imagenet", "the ImageNet classifier"),
+        ("deeplab_init", "caffe", "the head of another task"),
+    ],
+)
+def test_initialisation_files(layout_state, write, name, preprocessing, reason):
+    params, model_state, info = convert.load(
+        write(layout_state(name)[0]), num_classes=7
+    )
+    assert info["layout"] == name
+    assert info["preprocessing"] == preprocessing
+    assert reason in info["ignored"].values()
+    assert set(params) == set(model_state) == {"backbone"}
+    assert {path.split("/")[1] for path in info["fresh"]} == {"head"}
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg13"])
+def test_torchvision_vgg_skips_a_pool(vgg_state, write, name):
+    groups = vgg.GROUPS[name]
+    state = vgg_state(groups, deeplab=False)
+    params, model_state, info = convert.load(write(state))
+    assert model_state == {}
+    assert info["arguments"]["backbone"] == name
+    last, ours = {"vgg16": (28, 27), "vgg13": (22, 21)}[name]
+    found = params["backbone"][f"features_{ours}"]["kernel"]
+    expected = state[f"features.{last}.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(found, expected)
+    fc = {path.split("/")[2] for path in info["fresh"] if "backbone" in path}
+    assert fc == {f"features_{ours + 2}", f"features_{ours + 4}"}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_adapted_vgg(vgg_state, head_state, write, prefix):
+    state = vgg_state(deeplab=True) | head_state("classifier", 1024)
+    path = write({prefix + name: value for name, value in state.items()})
+    params, _, info = convert.load(path, backbone="vgg16")
+    assert info["layout"] == ("oce|lsr" if prefix else "adaptsegnet")
+    assert "features_31" in params["backbone"]
+    assert params["head"]["conv2d_list_3"]["bias"].shape == (19,)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "backbone"),
+    [
+        ("lsr_resnet101", "lsr", "resnet101"),
+        ("multi_resnet101", "maxsquare", "resnet101"),
+        ("clan_resnet101", "clan", "resnet101"),
+        ("lsr_vgg16", "lsr", "vgg16"),
+        ("lsr_vgg13", "lsr", "vgg13"),
+    ],
+)
+def test_names_recorded_from_the_originals(monkeypatch, name, layout, backbone):
+    entries = json.loads((GOLDENS / f"{name}_params.json").read_text())
+    arrays = {key: np.zeros(shape, np.float32) for key, shape, _ in entries}
+    monkeypatch.setattr(files, "read", lambda _: files.Raw(arrays, True, ""))
+    imported = convert.load(
+        "file.pth", layout=layout, backbone=backbone, num_classes=19
+    )
+    assert imported.info["fresh"] == []
+    counters = sum(kind == "counter" for _, _, kind in entries)
+    assert len(imported.info["loaded"]) == len(entries) - counters
+    running = convert.running_branches(imported)
+    dilations = FOUR if layout == "clan" else (6, 12)
+    assert running.info["arguments"]["aspp_dilations"] == dilations
+    assert len(running.params["head"]) == len(dilations)
+
+
+def test_shared_layout_with_other_branches_must_be_named(layout_state, write):
+    path = write(layout_state("advent")[0])
+    with pytest.raises(errors.InputError, match="name one with --layout"):
+        convert.running_branches(convert.load(path))
+    running = convert.running_branches(convert.load(path, layout="adaptsegnet"))
+    assert set(running.params["aux_head"]) == {"conv2d_list_0", "conv2d_list_1"}
+    assert running.info["ignored"]["layer5.conv2d_list.3.bias"] == (
+        "a branch that never runs"
+    )
+
+
+def test_both_sides_of_a_mismatch_are_listed(layout_state, write):
+    state, _ = layout_state("clan")
+    del state["layer3.1.bn2.running_mean"]
+    state["layer9.weight"] = np.zeros(3, np.float32)
+    state["layer1.0.conv1.weight"] = np.zeros((4, 5, 1, 1), np.float32)
+    with pytest.raises(errors.InputError) as caught:
+        convert.load(write(state))
+    message = str(caught.value)
+    assert "missing 1: layer3.1.bn2.running_mean" in message
+    assert "unexpected 1: layer9.weight" in message
+    assert "layer1.0.conv1.weight (1, 1, 5, 4) instead of (1, 1, 4, 4)" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 19}, "head has 16 classes, the model 19"),
+        ({"backbone": "vgg16"}, "holds a ResNet"),
+        ({"layout": "clan"}, "looks like lsr"),
+        ({"backbone": "resnet50"}, "missing 165: layer1.1"),
+    ],
+)
+def test_file_that_is_not_the_model(layout_state, write, options, message):
+    path = write(layout_state("lsr", classes=16)[0])
+    with pytest.raises(errors.InputError, match=message):
+        convert.load(path, **options)
+
+
+def test_head_skipped_on_purpose(layout_state, write):
+    path = write(layout_state("lsr", classes=16)[0])
+    params, _, info = convert.load(path, num_classes=19, skip_head=True)
+    assert set(params) == {"backbone"}
+    assert info["arguments"]["num_classes"] == 19
+    assert info["ignored"]["clas.conv2d_list.0.bias"] == "a head, skipped on purpose"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"decoder.last_conv.8.weight": np.zeros(3)}, "a CAG checkpoint"),
+        ({"conv1.weight": np.zeros(3), "classifier.bias": np.zeros(1)}, "found names"),
+    ],
+)
+def test_other_networks_are_named(write, state, message):
+    with pytest.raises(errors.InputError, match=message):
+        convert.load(write(state))
+
+
+def test_body_without_a_head(resnet_state, write):
+    with pytest.raises(errors.InputError, match="without a head or classifier"):
+        convert.load(write(resnet_state()))
