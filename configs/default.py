@@ -71,6 +71,11 @@ def stage(method="source_only", preset=None, **overrides):
     c = ConfigDict()
     c.method = method_keywords(method, preset, overrides)
     c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
+    c.weights = ConfigDict()  # how a weight file in init_from is read
+    c.weights.skip_head = False  # keep the fresh heads
+    c.weights.allow_other_preprocessing = (
+        False  # LSR: ImageNet's RGB weights, BGR input
+    )
     c.steps = 1000
     c.batch_size = 1  # images of each domain, over all devices
     c.optimizer = optimizer()

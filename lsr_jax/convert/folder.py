@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import tempfile
@@ -80,6 +81,13 @@ def read(directory: pathlib.Path) -> Imported:
         blocks = tuple(backbone["blocks"])
         arguments["backbone"] = resnet.Architecture(**backbone | {"blocks": blocks})
     return Imported(*names.unflatten(flat), info | {"arguments": arguments})
+
+
+def fingerprint(path: pathlib.Path) -> str:
+    """sha256 of a weight file, or of the weights in a folder that `save` wrote."""
+    file = path / WEIGHTS if path.is_dir() else path
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def _plain(arguments):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from lsr_jax import models
+from lsr_jax import convert, models
 from lsr_jax.data import augment, pipeline, records, sources
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
@@ -58,9 +58,15 @@ class Experiment:
         return self.domains[domain].open(self.config["data"][domain][part])
 
     def facts(self) -> dict:
-        """The data behind the run, for its manifest."""
+        """The data and weight files behind the run, for its manifest."""
         prints = {name: domain.fingerprint for name, domain in self.domains.items()}
-        return {"data": prints, "seed": self.config["seed"]}
+        origins = {stage: Path(self.origin(stage)) for stage in self.config["stages"]}
+        weights = {
+            stage: convert.fingerprint(path.expanduser())
+            for stage, path in origins.items()
+            if holds_weights(path.expanduser())
+        }
+        return {"data": prints, "weights": weights, "seed": self.config["seed"]}
 
     def folder(self, stage: str) -> Path:
         """Where a stage keeps its checkpoints and metrics."""
@@ -106,8 +112,27 @@ class Experiment:
         origin = self.origin(stage)
         if origin == "scratch":
             return params, model_state
+        if holds_weights(Path(origin).expanduser()):
+            return self.import_weights(stage, origin, params, model_state)
         network = self.load(origin, params, model_state)
         return network.params, network.model_state
+
+    def import_weights(
+        self, stage: str, origin: str, params: PyTree, model_state: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """PyTorch weights, or a folder of ``lsr_jax.convert``, over a fresh network.
+
+        Raises:
+          InputError: weights of another network, or for images prepared otherwise.
+        """
+        c = self.config[stage]["weights"]
+        imported = convert.load(Path(origin).expanduser(), skip_head=c["skip_head"])
+        convert.check_preprocessing(
+            imported.info,
+            self.config["data"]["preprocessing"],
+            allow=c["allow_other_preprocessing"],
+        )
+        return convert.overlay(params, model_state, imported, skip_head=c["skip_head"])
 
     def origin(self, stage: str) -> str:
         """``scratch``, the name of an earlier stage, or a path."""
@@ -221,7 +246,13 @@ def check_stages(config: Mapping) -> None:
                 f"{stage}.init_from: {origin!r} is not trained before {stage!r}"
             )
         if origin not in ("previous", "scratch", *stages):
-            find_checkpoints(Path(origin).expanduser())
+            path = Path(origin).expanduser()
+            holds_weights(path) or find_checkpoints(path)
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether ``init_from`` names a weight file or a folder of ``lsr_jax.convert``."""
+    return path.is_file() or (path / convert.INFO).is_file()
 
 
 def find_checkpoints(path: Path) -> Path:
@@ -238,6 +269,6 @@ def find_checkpoints(path: Path) -> Path:
         if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
             return folder
     raise InputError(
-        f"init_from {path}: expected a workdir, a stage's folder or a checkpoint folder; "
-        "found no finished checkpoint there"
+        f"init_from {path}: expected a weight file, a workdir, a stage's folder or a "
+        "checkpoint folder; found no such file and no finished checkpoint"
     )

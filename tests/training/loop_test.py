@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from lsr_jax import convert
 from lsr_jax.analysis import report
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.training import loop, workdir
@@ -239,3 +240,25 @@ def test_flatten_and_first_difference(tmp_path):
     workdir.claim(tmp_path, {"a": {"b": 1}})
     with pytest.raises(InputError, match=r"a\.b is 1 there and 2 here"):
         workdir.claim(tmp_path, {"a": {"b": 2}})
+
+
+def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
+    network = jax.device_get(unbroken.trained("source"))
+    info = {
+        "file": "mini.safetensors",
+        "layout": "lsr",
+        "preprocessing": "imagenet",
+        "arguments": config["model"],
+        "fresh": [],
+    }
+    folder = tmp_path / "weights"
+    convert.save(folder, convert.Imported(network.params, network.model_state, info))
+    alone = {**config, "stages": ("adapt",)}
+    alone["adapt"] = {**config["adapt"], "init_from": str(folder)}
+    start, _ = Experiment(alone, tmp_path).initial("adapt")
+    chex.assert_trees_all_equal(
+        jax.device_get(start.params["model"]), dict(network.params)
+    )
+    alone["data"] = {**config["data"], "preprocessing": "caffe"}
+    with pytest.raises(InputError, match="trained on 'imagenet' input"):
+        Experiment(alone, tmp_path).initial("adapt")
