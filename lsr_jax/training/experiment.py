@@ -60,11 +60,9 @@ class Experiment:
     def facts(self) -> dict:
         """The data and weight files behind the run, for its manifest."""
         prints = {name: domain.fingerprint for name, domain in self.domains.items()}
-        origins = {stage: Path(self.origin(stage)) for stage in self.config["stages"]}
+        files = {stage: self.weight_file(stage) for stage in self.config["stages"]}
         weights = {
-            stage: convert.fingerprint(path.expanduser())
-            for stage, path in origins.items()
-            if holds_weights(path.expanduser())
+            stage: convert.fingerprint(path) for stage, path in files.items() if path
         }
         return {"data": prints, "weights": weights, "seed": self.config["seed"]}
 
@@ -112,13 +110,20 @@ class Experiment:
         origin = self.origin(stage)
         if origin == "scratch":
             return params, model_state
-        if holds_weights(Path(origin).expanduser()):
-            return self.import_weights(stage, origin, params, model_state)
+        if self.weight_file(stage):
+            return self.import_weights(stage, params, model_state)
         network = self.load(origin, params, model_state)
         return network.params, network.model_state
 
+    def weight_file(self, stage: str) -> Path | None:
+        """The weight file, or folder of ``lsr_jax.convert``, in a stage's ``init_from``."""
+        origin = self.origin(stage)
+        path = Path(origin).expanduser()
+        named = origin == "scratch" or origin in self.config["stages"]
+        return path if not named and holds_weights(path) else None
+
     def import_weights(
-        self, stage: str, origin: str, params: PyTree, model_state: PyTree
+        self, stage: str, params: PyTree, model_state: PyTree
     ) -> tuple[PyTree, PyTree]:
         """PyTorch weights, or a folder of ``lsr_jax.convert``, over a fresh network.
 
@@ -126,7 +131,7 @@ class Experiment:
           InputError: weights of another network, or for images prepared otherwise.
         """
         c = self.config[stage]["weights"]
-        imported = convert.load(Path(origin).expanduser(), skip_head=c["skip_head"])
+        imported = convert.load(self.weight_file(stage), skip_head=c["skip_head"])
         convert.check_preprocessing(
             imported.info,
             self.config["data"]["preprocessing"],
