@@ -15,6 +15,7 @@ from lsr_jax.evaluation.evaluator import Evaluator
 from lsr_jax.training.experiment import Experiment, Network
 
 PROTOCOL = "native"
+ROOT = Path(__file__).parents[2]  # relative paths of recorded rows start here
 
 
 def write(
@@ -53,7 +54,7 @@ def write(
     evaluation = Evaluation(experiment)
     found = [row for stage in stages for row in evaluation.rows(stage)]
     for path in config["recorded"]:
-        found += rows.read(path)
+        found += rows.read(ROOT / path)
 
     folder = experiment.workdir / folder
     control = config["evaluation"]["control"]

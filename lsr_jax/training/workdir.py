@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,8 +97,9 @@ def read_config(workdir: Path) -> dict:
 
 
 def environment() -> dict:
-    """Versions, devices and machine."""
+    """Command, versions, devices and machine."""
     return {
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),

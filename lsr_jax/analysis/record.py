@@ -1,0 +1,42 @@
+"""Keep the rows of a run, with the command that made them, for other tables to quote.
+
+python -m lsr_jax.analysis.record runs/streets-target_only --out docs/results/streets_oracle.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from lsr_jax.analysis import rows
+from lsr_jax.errors import InputError
+
+
+def record(folder: Path) -> list[rows.Row]:
+    """The rows of a run's report, each with ``recorded``: the command of the run.
+
+    Raises:
+      InputError: no report there.
+    """
+    found = rows.read(folder / "report" / "metrics.json")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return [{**row, "recorded": manifest["command"]} for row in found]
+
+
+def main() -> None:
+    """Write the rows."""
+    parser = argparse.ArgumentParser(prog="python -m lsr_jax.analysis.record")
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    arguments = parser.parse_args()
+    try:
+        rows.write(arguments.out, record(arguments.workdir))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
