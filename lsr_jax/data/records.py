@@ -152,12 +152,12 @@ def stack(
                 f"set or batch, found {_by(example['image'].shape)}; bring all images to "
                 "one size"
             )
-    shapes = {e["label"].shape for e in examples if "label" in e}
-    if len(shapes) > 1:
-        raise InputError(
-            f"{examples[0]['id']}: expected labels of one size in its batch, found "
-            f"{' and '.join(map(_by, sorted(shapes)))}; evaluate one image a batch"
-        )
+        label, first = example.get("label"), examples[0].get("label")
+        if label is not None and label.shape != first.shape:
+            raise InputError(
+                f"{example['id']}: expected a label of {_by(first.shape)}, as the first "
+                f"of its batch, found {_by(label.shape)}; evaluate one image a batch"
+            )
     batch = {"id": tuple(example["id"] for example in examples)}
     for key in examples[0].keys() - {"id"}:
         batch[key] = np.stack([example[key] for example in examples])
