@@ -18,6 +18,7 @@ from lsr_jax.data.layouts import Layout
 from lsr_jax.data.reading import Pair, Reader, Size
 from lsr_jax.errors import InputError
 
+MOST_SKIPPED = 16  # at least one pair in so many must be usable
 _NO_LABEL = np.full((1, 1), 255, np.uint8)  # records of a split have one shape
 
 
@@ -91,6 +92,12 @@ class Split:
                 continue
             self.sizes["{1}x{0}".format(*result.size)] += 1
             yield from self.tally.watch([result.record])
+        if self.tally.count * MOST_SKIPPED < len(self.found.pairs):
+            raise InputError(
+                f"{self.layout.name} {self.name}: expected pairs that can be used, found "
+                f"{self.tally.count} of {len(self.found.pairs)}; run python -m "
+                f"lsr_jax.data.check {self.layout.name}"
+            )
 
     def _drop(self, pair, error, skip):
         if not skip:

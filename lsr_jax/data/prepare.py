@@ -21,7 +21,14 @@ import numpy as np
 import PIL
 import tqdm
 
-from lsr_jax.data import commands, description, encoded, listing, processes
+from lsr_jax.data import (
+    commands,
+    conversion,
+    description,
+    encoded,
+    listing,
+    processes,
+)
 from lsr_jax.data.conversion import Split
 from lsr_jax.data.headers import BadExample
 from lsr_jax.data.layouts import Layout
@@ -105,7 +112,7 @@ def prepare(
                     prepared.names_file(name): split.names()
                     for name, split in work.items()
                 },
-                shards=min(64, *(len(split.found.pairs) for split in work.values())),
+                shards=_shards(min(len(split.found.pairs) for split in work.values())),
             )
     except OSError as error:
         raise InputError(
@@ -113,6 +120,11 @@ def prepare(
             f"{error.strerror or error}; choose another with --out"
         ) from error
     return target
+
+
+def _shards(pairs: int) -> int:
+    """Files a split; TFDS wants a record for each, and some pairs may be skipped."""
+    return max(1, min(64, pairs // conversion.MOST_SKIPPED))
 
 
 def _check_room(splits, reader, size, folder, *, tell):
