@@ -31,13 +31,14 @@ def data():
 
 def domain():
     c = ConfigDict()
-    c.name = ""  # a key of lsr_jax.data.sources.DATASETS
+    c.name = ""  # a key of lsr_jax.data.sources.DATASETS, or your own data: FILE.json
     c.root = ""  # folder as downloaded or prepared; streets: cache, "" for the default
     c.preset = ""  # streets: which benchmark
     c.size = (0, 0)  # (H, W) of the network's input; (0, 0): as stored
     c.space = ""  # what the ids of its labels mean: a key of lsr_jax.data.labels.SPACES
-    c.train = "train"  # split that is trained on
-    c.val = "val"  # split that is reported
+    c.train = "train"  # split that is trained on; "a+b" for two; FILE.txt: a list
+    c.val = "val"  # split that is reported, or a list
+    c.on_bad_example = "stop"  # stop: name the file and end; skip: report and go on
     return c
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lsr_jax.analysis import figures, formats, rows, tables
-from lsr_jax.data import labels, pipeline, records
+from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation.evaluator import Evaluator
 from lsr_jax.training.experiment import Experiment, Network
@@ -76,7 +76,7 @@ class Evaluation:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.config = experiment.config["evaluation"]
-        self.space = labels.SPACES[experiment.config["data"]["target"]["space"]]
+        self.space = experiment.domains["target"].space
         self.evaluator = Evaluator(
             experiment.model.forward,
             num_classes=experiment.model.num_classes,
@@ -102,10 +102,7 @@ class Evaluation:
                 yield rows.make(
                     matrix,
                     classes=self.space.classes,
-                    subsets={
-                        "large": self.space.indices(labels.LARGE),
-                        "small": self.space.indices(labels.SMALL),
-                    },
+                    subsets=self.space.subsets(),
                     stage=stage,
                     method=self.experiment.config[stage]["method"]["name"],
                     seed=self.experiment.config["seed"],

@@ -62,6 +62,9 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
             columns.append(_percent(group, "mIoU", scores, "miou"))
             if control is not None:
                 columns.append(Column(group, "diff", _differences(scores, control)))
+            # With 16 classes the 13 are reported too; with 19, the per-class table tells.
+            if not any("miou_16" in row for row in part):
+                columns.append(_percent(group, "of 13", scores, "miou_13"))
             columns.append(_percent(group, "large", scores, "miou_large"))
             columns.append(_percent(group, "small", scores, "miou_small"))
         for bn in ("running", "target"):

@@ -131,18 +131,40 @@ class LabelSpace:
         wanted = set(names)
         return tuple(i for i, name in enumerate(self.classes) if name in wanted)
 
+    def subsets(self) -> dict[str, tuple[int, ...]]:
+        """Name -> indices of the groups of classes that tables report beside them all.
 
-def _space(name: str, ids: Mapping[int, str], classes: tuple[str, ...]) -> LabelSpace:
+        ``large`` and ``small``; ``16`` and ``13`` where the space has all of these and more.
+        """
+        groups = {"large": self.indices(LARGE), "small": self.indices(SMALL)}
+        for names in (NAMES_16, NAMES_13):
+            if set(names) < set(self.classes):
+                groups[str(len(names))] = self.indices(names)
+        return {name: group for name, group in groups.items() if group}
+
+
+def make_space(
+    name: str,
+    ids: Mapping[int, str],
+    classes: tuple[str, ...],
+    colors: tuple[Color, ...] = (),
+) -> LabelSpace:
+    """The space of `classes` for label files with `ids` (raw id -> class name).
+
+    Ids of classes that the space has not are ignored. Without `colors` the classes are
+    among the 19 and keep theirs.
+    """
     lut = np.full(256, IGNORE, np.uint8)
     for raw, class_name in ids.items():
         if class_name in classes:
             lut[raw] = classes.index(class_name)
     lut.flags.writeable = False
-    return LabelSpace(name, classes, tuple(_COLOR[c] for c in classes), lut)
+    colors = colors or tuple(_COLOR[name] for name in classes)
+    return LabelSpace(name, classes, colors, lut)
 
 
 SPACES = {
-    name: _space(name, ids, classes)
+    name: make_space(name, ids, classes)
     for name, ids, classes in (
         ("streets", TRAIN_IDS, NAMES),
         ("cityscapes", CITYSCAPES_IDS, NAMES),

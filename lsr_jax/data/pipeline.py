@@ -8,17 +8,13 @@ is used here only. No source may call JAX: a worker process would claim the acce
 from __future__ import annotations
 
 import functools
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 from absl import flags
 
-from lsr_jax.data import records
+from lsr_jax.data import processes, records
 from lsr_jax.errors import InputError
 from lsr_jax.types import Batch, Images
 
@@ -118,6 +114,8 @@ def train_batches(
 def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     """Every record once and in order; the last batch is filled up with the last record.
 
+    Labels may be larger than the images: benchmarks are reported on labels as they came.
+
     Returns:
       An iterator over ``(Images, valid, ids)``: numpy uint8, label None if the records
       have none; bool ``[B]``, False for what was filled up; B ids.
@@ -129,7 +127,9 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     _check_records(source, "evaluation")
     dataset = grain.MapDataset.source(_Filled(source, batch_size))
     dataset = dataset.map(
-        functools.partial(records.decode, labelled="label" in source[0])
+        functools.partial(
+            records.decode, labelled="label" in source[0], same_size=False
+        )
     )
     dataset = dataset.batch(
         batch_size,
@@ -144,8 +144,8 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
 
 
 def _shuffled(source, *, seed, batch_size, labelled):
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = dataset.map(functools.partial(records.decode, labelled=labelled))
+    examples = records.Decoded(source, labelled=labelled)
+    dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
     # One size for the whole run: the step is compiled once.
     stack = functools.partial(records.stack, size=records.image_size(source))
     return dataset.batch(batch_size, drop_remainder=True, batch_fn=stack)
@@ -195,21 +195,7 @@ def _in_processes(dataset, workers):
 
 
 def _worker_init(index, count):
-    """Lets the parent decide when a worker ends, and ends it when the parent is gone.
-
-    A scheduler signals the whole process group: without this the workers would die first
-    and take the parent with them before it has saved.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    processes.end_with_parent()
 
 
 def _check_batch_size(batch_size, process_count):

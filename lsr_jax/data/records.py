@@ -2,11 +2,14 @@
 
 A source is any picklable object with ``len()`` and ``source[i]`` returning a dict of
 ``image`` (PNG bytes or uint8 RGB ``[H, W, 3]``), ``label`` (PNG bytes of 8 bits and one
-channel, or uint8 ``[H, W]``; absent without labels) and ``id`` (a name for messages).
+channel, uint8 ``[H, W]``, or a function without arguments that returns it; absent without
+labels) and ``id`` (a name for messages). With ``lut`` (uint8 ``[256]``) the label holds raw
+ids, and ``lut[id]`` is the class.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -24,10 +27,13 @@ class Source(Protocol):
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
-def decode(record: dict[str, Any], *, labelled: bool) -> dict[str, Any]:
+def decode(
+    record: dict[str, Any], *, labelled: bool, same_size: bool = True
+) -> dict[str, Any]:
     """Turns a record into ``{image, label, id, valid}``, arrays of uint8.
 
-    Without the right to labels, `labelled` False, a label is dropped, not decoded.
+    Without the right to labels, `labelled` False, a label is dropped, not decoded. With
+    `same_size` False a label may have another size than its image.
 
     Raises:
       InputError: the record cannot be used; the message begins with its id.
@@ -41,25 +47,79 @@ def decode(record: dict[str, Any], *, labelled: bool) -> dict[str, Any]:
         )
     example = {"image": image, "id": name, "valid": record.get("valid", True)}
     if labelled:
-        example["label"] = _decode_label(record, name, image.shape[:2])
+        size = image.shape[:2] if same_size else None
+        example["label"] = _decode_label(record, name, size)
     return example
 
 
+class Decoded:
+    """A source of examples instead of records.
+
+    With ``on_bad_example = "skip"`` on the source, the next record stands in for one that
+    cannot be used, and a line to stderr names and counts it.
+    """
+
+    def __init__(self, source: Source, *, labelled: bool):
+        self._source = source
+        self._labelled = labelled
+        self._skip = getattr(source, "on_bad_example", "stop") == "skip"
+        self._skipped: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:
+        for offset in range(len(self._source)):
+            place = (index + offset) % len(self._source)
+            try:
+                return decode(self._source[place], labelled=self._labelled)
+            except InputError as error:
+                if not self._skip:
+                    raise
+                self._report(place, error)
+        raise InputError("data: expected a usable record, found none; run the check")
+
+    def _report(self, place, error):
+        if place not in self._skipped:
+            self._skipped.add(place)
+            count = f"{len(self._skipped)} in this process"
+            print(f"skipped ({count}): {error}", file=sys.stderr)
+
+
+class Joined:
+    """Several sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.on_bad_example = getattr(sources[0], "on_bad_example", "stop")
+        self._sources = sources
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict:
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._ends[place - 1]) if place else 0
+        return self._sources[place][index - first]
+
+
 def _decode_label(record, name, size):
-    if record.get("label") is None:
+    label = record.get("label")
+    if label is None:
         raise InputError(f"{name}: expected a label, found none; remove the record")
-    label = _decode(record["label"], cv2.IMREAD_UNCHANGED, f"{name}: label")
+    label = label() if callable(label) else label
+    label = _decode(label, cv2.IMREAD_UNCHANGED, f"{name}: label")
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(
             f"{name}: expected a label of one channel and 8 bits, found {label.dtype} of "
-            f"shape {label.shape}; store trainIds in a grey PNG"
+            f"shape {label.shape}; store ids in a grey PNG"
         )
-    if label.shape != size:
+    if size is not None and label.shape != size:
         raise InputError(
             f"{name}: expected a label of the image's size {_by(size)}, found "
             f"{_by(label.shape)}; resize or remove the pair"
         )
-    return label
+    return cv2.LUT(label, record["lut"]) if "lut" in record else label
 
 
 def _decode(data, mode, what):
@@ -91,6 +151,12 @@ def stack(
                 f"{example['id']}: expected an image of {_by(size)}, as the first of its "
                 f"set or batch, found {_by(example['image'].shape)}; bring all images to "
                 "one size"
+            )
+        label, first = example.get("label"), examples[0].get("label")
+        if label is not None and label.shape != first.shape:
+            raise InputError(
+                f"{example['id']}: expected a label of {_by(first.shape)}, as the first "
+                f"of its batch, found {_by(label.shape)}; evaluate one image a batch"
             )
     batch = {"id": tuple(example["id"] for example in examples)}
     for key in examples[0].keys() - {"id"}:

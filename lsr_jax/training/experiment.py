@@ -46,9 +46,9 @@ class Experiment:
         self.mesh = sharding.make_mesh(config["num_devices"])
         self.model = models.build(**config["model"])
         data = config["data"]
-        self.domains = {
-            name: sources.open_domain(data[name]) for name in ("source", "target")
-        }
+        self.domains = sources.open_domains(
+            data, num_classes=config["model"]["num_classes"]
+        )
         self.sizes = {
             name: records.image_size(self.open(name, "train")) for name in self.domains
         }

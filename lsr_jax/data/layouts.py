@@ -1,0 +1,198 @@
+"""Data sets as downloaded: where files lie, how labels are stored, which splits exist.
+
+A row of `LAYOUTS` is all that the code knows of a data set. Other data sets are rows of
+the same kind, read from a JSON file; see docs/your_data.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lsr_jax.data import labels
+
+LABEL_FORMATS = {
+    "palette": "an 8-bit palette PNG whose indices are ids",
+    "grey": "an 8-bit grey PNG of ids",
+    "red16": "a 16-bit RGB PNG with ids in the red channel",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split as it lies on the disk.
+
+    Attributes:
+      images: pattern of the image files, see `files.Files.match`.
+      labels: pattern of the label files; the label of an image is the one whose stars
+        stand for the same. None: there are none.
+      count: official number of images.
+      required: whether a folder without it is unusable.
+      native_labels: labels keep their size where images are resized: what benchmarks
+        report is measured on them.
+    """
+
+    images: str
+    labels: str | None
+    count: int | None = None
+    required: bool = True
+    native_labels: bool = False
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A split by rule: `held` of every `total` images of a part, or the others.
+
+    Image ``i`` of the part, in the order of the names, is held out where
+    ``(i + 1) * held // total > i * held // total``: evenly spaced, exactly `held` where
+    there are `total` images.
+    """
+
+    part: str
+    held: int
+    total: int
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set.
+
+    Attributes:
+      name: on the command line and in configs.
+      title: in messages.
+      parts: the splits that the files make.
+      label_format: key of `LABEL_FORMATS`.
+      ids: id in a label file -> class name.
+      ignored: further ids that may occur.
+      subsets: splits by rule.
+      spaces: keys of `labels.SPACES` that read these ids; the first is the default.
+      folders: where below the root the patterns may begin.
+      zips: archives that may lie in the root instead of folders.
+      palette: id -> colour that a palette must have, where it is known.
+      classes: the classes of a data set with a space of its own.
+      colors: their colours.
+    """
+
+    name: str
+    title: str
+    parts: Mapping[str, Part]
+    label_format: str
+    ids: Mapping[int, str]
+    ignored: frozenset[int]
+    subsets: Mapping[str, Subset] = field(default_factory=dict)
+    spaces: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ("",)
+    zips: tuple[str, ...] = ()
+    palette: Mapping[int, labels.Color] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    colors: tuple[labels.Color, ...] = ()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Every name that can be opened."""
+        return (*self.parts, *self.subsets)
+
+    @property
+    def expected(self) -> str:
+        """The files it is made of, for messages."""
+        part = next(iter(self.parts.values()))
+        return f"{part.images} and {part.labels or 'no labels'}"
+
+
+CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
+_CITYSCAPES_SPACES = ("cityscapes", "cityscapes16", "cityscapes13")
+_CITYSCAPES_VOID = frozenset(range(35)) - labels.CITYSCAPES_IDS.keys()
+
+
+def _held_out(part: str, total: int, **held: int) -> dict[str, Subset]:
+    """``train_NAME`` and ``val_NAME`` for every ``NAME=images held out of total``."""
+    return {
+        f"{kind}_{name}": Subset(part, count, total, held_out=kind == "val")
+        for name, count in held.items()
+        for kind in ("train", "val")
+    }
+
+
+def _cityscapes_part(split: str, kind: str, count: int, **options) -> Part:
+    return Part(
+        images=f"leftImg8bit/{split}/*/*_leftImg8bit.png",
+        labels=f"{kind}/{split}/*/*_{kind}_labelIds.png",
+        count=count,
+        **options,
+    )
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            name="gta5",
+            title="GTA5",
+            parts={"train": Part("images/*.png", "labels/*.png", 24_966)},
+            label_format="palette",
+            ids=labels.CITYSCAPES_IDS,
+            ignored=_CITYSCAPES_VOID,
+            # LSR trains on 21,346 and holds out 3,558; OCE on 23,966 of 24,966 and
+            # evaluates 508 of the rest. Which ones, only their own lists say.
+            subsets={
+                **_held_out("train", 24_904, lsr=3_558),
+                **_held_out("train", 24_966, oce=1_000),
+            },
+            spaces=_CITYSCAPES_SPACES,
+            palette={row.cityscapes_id: row.color for row in labels.CLASSES},
+        ),
+        Layout(
+            name="synthia_rand_cityscapes",
+            title="SYNTHIA-RAND-CITYSCAPES",
+            parts={"train": Part("RGB/*.png", "GT/LABELS/*.png", 9_400)},
+            label_format="red16",
+            ids=labels.SYNTHIA_IDS,
+            ignored=frozenset({0, 13, 14, 22}),
+            subsets=_held_out("train", 9_400, lsr=1_343, oce=100, max_square=400),
+            spaces=("synthia", "synthia16", "synthia13"),
+            folders=("", "RAND_CITYSCAPES"),
+        ),
+        Layout(
+            name="cityscapes",
+            title="Cityscapes",
+            parts={
+                "train": _cityscapes_part("train", "gtFine", 2_975),
+                "val": _cityscapes_part("val", "gtFine", 500, native_labels=True),
+                "train_extra": _cityscapes_part(
+                    "train_extra", "gtCoarse", 19_998, required=False
+                ),
+            },
+            label_format="grey",
+            ids=labels.CITYSCAPES_IDS,
+            ignored=_CITYSCAPES_VOID,
+            subsets=_held_out("train", 2_975, lsr=496, oce=500),
+            spaces=_CITYSCAPES_SPACES,
+            zips=("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"),
+        ),
+        # Of 3,200 images a city, training labels do not exist. Copies differ in whether
+        # the folders are in the plural.
+        Layout(
+            name="cross_city",
+            title="Cross-City (NTHU)",
+            parts={
+                f"{city.lower()}_{split}": Part(
+                    f"{city}/{{Images,Image}}/{split.title()}/*.png",
+                    f"{city}/{{Labels,Label}}/Test/*_eval.png"
+                    if split == "test"
+                    else None,
+                    count,
+                    required=False,
+                    native_labels=split == "test",
+                )
+                for city in CITIES
+                for split, count in (("train", 3_200), ("test", 100))
+            },
+            label_format="grey",
+            ids=labels.CITYSCAPES_IDS,
+            ignored=_CITYSCAPES_VOID | {255},
+            spaces=("cityscapes13", "cityscapes16", "cityscapes"),
+            folders=("", "NTHU_Datasets"),
+        ),
+    )
+}

@@ -1,0 +1,226 @@
+"""Store a data set at training size, once, so that no step waits for a large image.
+
+python -m lsr_jax.data.prepare gta5 --root data/gta5 --size 1280x720 --out data/prepared
+python -m lsr_jax.data.prepare cityscapes --root data/cityscapes --size full --out DIR
+
+A run that was killed is started again by the same command. Exit codes: 0 done, 2 cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import cv2
+import numpy as np
+import PIL
+import tqdm
+
+from lsr_jax.data import (
+    commands,
+    conversion,
+    description,
+    encoded,
+    listing,
+    processes,
+)
+from lsr_jax.data.conversion import Split
+from lsr_jax.data.headers import BadExample
+from lsr_jax.data.layouts import Layout
+from lsr_jax.data.raw import ON_BAD_EXAMPLE
+from lsr_jax.data.reading import Reader, Size
+from lsr_jax.errors import InputError
+
+SAMPLE = 4  # pairs of a split that are converted to foresee the size on the disk
+
+
+def prepare(
+    layout: Layout,
+    root: str | pathlib.Path,
+    *,
+    size: Size,
+    out: str | pathlib.Path,
+    splits: Sequence[str] | None = None,
+    workers: int = 1,
+    on_bad_example: str = "stop",
+    progress: bool = True,
+) -> pathlib.Path:
+    """Converts a data set, unless that has been done before.
+
+    Args:
+      layout: which data set.
+      root: the folder as downloaded.
+      size: ``(H, W)`` of images and labels; None keeps the files' bytes.
+      out: gets ``NAME/WIDTHxHEIGHT/VERSION``.
+      splits: parts to convert; by default all that are there.
+      workers: processes that convert; 1 converts in this process.
+      on_bad_example: "stop" at the first pair that cannot be used, or "skip" it.
+      progress: tells what is done.
+
+    Returns:
+      The folder with the records and `manifest.json`.
+
+    Raises:
+      InputError: unusable files, or no room.
+    """
+    # Imported here: worker processes import this module, and need no TFDS.
+    from lsr_jax.data import prepared, storage
+
+    target = pathlib.Path(out).expanduser().absolute() / layout.name
+    target = target / prepared.folder_name(size) / prepared.VERSION
+    if (target / storage.MANIFEST).is_file():
+        _check_finished(target, splits, storage.read_manifest(target, command=""))
+        return target
+    files = listing.open_files(layout, root)
+    listings = {
+        name: listing.list_part(files, part) for name, part in layout.parts.items()
+    }
+    present = [name for name, found in listings.items() if found.pairs]
+    work = {
+        name: Split(name, layout, listings[name])
+        for name in commands.choose_splits(present, splits, layout.name)
+    }
+    reader = Reader(files, layout)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(work.values(), reader, size, target.parent, tell=progress)
+        with contextlib.ExitStack() as stack:
+            total = sum(len(split.found.pairs) for split in work.values())
+            name = f"{layout.name} {prepared.folder_name(size)}"
+            bar = stack.enter_context(
+                tqdm.tqdm(total=total, desc=name, unit="image", disable=not progress)
+            )
+            pool = processes.make_pool(workers)
+            if pool:
+                stack.enter_context(pool)
+            options = {"skip": on_bad_example == "skip", "bar": bar}
+            storage.write_once(
+                target,
+                name=layout.name,
+                splits={
+                    name: partial(split.records, reader, size, pool, **options)
+                    for name, split in work.items()
+                },
+                size=size or (None, None),
+                manifest=lambda: _manifest(layout, size, work),
+                texts=lambda: {
+                    prepared.names_file(name): split.names()
+                    for name, split in work.items()
+                },
+                shards=_shards(min(len(split.found.pairs) for split in work.values())),
+            )
+    except OSError as error:
+        raise InputError(
+            f"{target}: expected a folder with room that can be written, found: "
+            f"{error.strerror or error}; choose another with --out"
+        ) from error
+    return target
+
+
+def _shards(pairs: int) -> int:
+    """Files a split; TFDS wants a record for each, and some pairs may be skipped."""
+    return max(1, min(64, pairs // conversion.MOST_SKIPPED))
+
+
+def _check_room(splits, reader, size, folder, *, tell):
+    """Foresees the bytes on the disk from a few pairs, and says so.
+
+    Raises:
+      InputError: there is less room.
+    """
+    need = 0.0
+    for split in splits:
+        pairs = split.found.pairs
+        sample = pairs[:: -(-len(pairs) // SAMPLE)]
+        results = [split.convert(reader, size)(pair) for pair in sample]
+        records = [r.record for r in results if not isinstance(r, BadExample)]
+        stored = [len(record.image) + len(record.label) for record in records]
+        need += len(pairs) * (np.mean(stored) if stored else 0)
+    # TFDS writes all records to temporary files first.
+    need, free = 2 * need / 1e9, shutil.disk_usage(folder).free / 1e9
+    room = f"{need:.3g} GB while it is written, half of that for good"
+    if tell:
+        print(f"{folder}: needs about {room}; {free:.3g} GB are free", file=sys.stderr)
+    if need > free:
+        raise InputError(
+            f"{folder}: expected room for about {room}, found {free:.3g} GB; choose "
+            "another folder with --out or a smaller --size"
+        )
+
+
+def _check_finished(target, splits, manifest):
+    for split in splits or ():
+        if split not in manifest["splits"]:
+            raise InputError(
+                f"{target}: expected the split {split}, found a finished folder of "
+                f"{', '.join(manifest['splits'])}; remove it or choose another --out"
+            )
+
+
+def _manifest(layout: Layout, size: Size, work: Mapping[str, Split]) -> dict:
+    splits = {name: split.facts() for name, split in work.items()}
+    return {
+        "dataset": layout.name,
+        "size": size,
+        "ids": {str(raw): name for raw, name in layout.ids.items()},
+        "ignored": sorted(layout.ignored),
+        "versions": {
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "pillow": PIL.__version__,
+        },
+        "sha256": encoded.combined_sha256(splits),
+        "splits": splits,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+
+    def command() -> int:
+        options = _parser().parse_args(arguments)
+        folder = prepare(
+            description.find_layout(options.name),
+            options.root,
+            size=options.size,
+            out=options.out,
+            splits=options.splits,
+            workers=options.workers,
+            on_bad_example=options.on_bad_example,
+        )
+        print(folder)
+        return 0
+
+    return commands.guarded(command)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = commands.Parser(prog="python -m lsr_jax.data.prepare", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands.add_dataset(parser)
+    parser.add_argument(
+        "--size",
+        type=commands.size,
+        required=True,
+        metavar="WxH",
+        help="width x height such as 1280x720, or full for the files as they are",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="gets NAME/WxH/VERSION"
+    )
+    parser.add_argument(
+        "--on-bad-example",
+        choices=ON_BAD_EXAMPLE,
+        default="stop",
+        help="at a pair that cannot be used",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

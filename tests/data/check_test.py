@@ -1,0 +1,114 @@
+import re
+import shutil
+from collections import Counter
+
+import damage
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import trees
+from lsr_jax.data import check, examination
+from lsr_jax.data.layouts import LAYOUTS
+
+
+def run(capsys, name, root, *options):
+    code = check.main([name, "--root", str(root), "--workers", "1", *options])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_good_folders(name, downloads, capsys):
+    code, out, _ = run(capsys, name, downloads / name)
+    assert code == 0
+    assert "0 problems" in out
+    assert "as are published" in out  # a few images are not the published number
+    code, out, _ = run(capsys, name, downloads / name, "--strict")
+    assert code == 1
+
+
+def test_zips_give_the_table_of_the_folders(downloads, capsys):
+    plain = run(capsys, "cityscapes", downloads / "cityscapes")
+    assert run(capsys, "cityscapes", downloads / "zips")[:2] == plain[:2]
+
+
+def test_every_finding_is_counted_and_named(downloads, tmp_path, capsys):
+    root = damage.gta5(downloads, tmp_path / "gta5")
+    code, out, _ = run(capsys, "gta5", root)
+    assert code == 1
+    assert "GTA5: 7 problems" in out
+    (line,) = re.findall(r"^train +24966 +8 .*$", out, re.M)
+    # The image without label is also read, and found to be well.
+    assert line.split()[3:8] == [str(n) for n in damage.KINDS.values()]
+    for name in ("images/00001", "labels/00002", "labels/00003", "labels/00004"):
+        assert f"{root}/{name}.png: expected" in out
+    for name in ("images/00005", "images/00007", "labels/00009"):
+        assert f"{root}/{name}.png: expected" in out
+
+
+def test_shares_are_those_of_the_pixels(tmp_path, capsys):
+    root = tmp_path / "gta5"
+    image = np.zeros((10, 20, 3), np.uint8)
+    label = np.full((10, 20), 7, np.uint8)
+    label[:5] = 26
+    label[0] = 0
+    trees.save_image(root / "images" / "1.png", image)
+    trees.save_palette(root / "labels" / "1.png", label)
+    _, out, _ = run(capsys, "gta5", root)
+    assert re.search(r"^road +50\.00 %$", out, re.M)
+    assert re.search(r"^car +40\.00 %$", out, re.M)
+    assert "10.00 %" in out  # ignored
+    assert "another palette" not in out
+    # Ids in other colours are ids all the same.
+    picture = Image.fromarray(label)
+    picture.putpalette([9] * 768)
+    picture.save(root / "labels" / "1.png")
+    code, out, _ = run(capsys, "gta5", root)
+    assert code == 0
+    assert "1 labels have another palette" in out
+
+
+def test_what_cannot_run(tmp_path, downloads, capsys):
+    code, out, err = run(capsys, "gta5", tmp_path / "none")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path}/none: expected GTA5 as downloaded")
+    assert err.count("\n") == 1
+    assert run(capsys, "gta6", tmp_path)[0] == 2
+    assert run(capsys, "gta5", downloads / "gta5", "--splits", "vall")[0] == 2
+    assert run(capsys, "gta5", downloads / "gta5", "--contact-sheet", "no")[0] == 2
+
+
+def test_contact_sheet(downloads, tmp_path, capsys):
+    path = tmp_path / "sheet.png"
+    options = ("--contact-sheet", str(path), "--pairs", "3")
+    assert run(capsys, "synthia_rand_cityscapes", downloads / "synthia_rand_cityscapes",
+               *options)[0] == 0  # fmt: skip
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape[1] == 4 * 324
+    colors = {tuple(c) for c in sheet[:160, 324:644].reshape(-1, 3)}
+    assert (128, 64, 128) in colors  # road
+    assert len(colors) < 21  # a label, not a photograph
+
+
+def test_workers_find_the_same(downloads, tmp_path):
+    root = damage.gta5(downloads, tmp_path / "gta5")
+    reports = [
+        examination.examine_all(LAYOUTS["gta5"], root, workers=workers, progress=False)[
+            0
+        ]
+        for workers in (1, 2)
+    ]
+    problems = [[str(p) for p in report.problems] for report in reports]
+    assert problems[0] == problems[1]
+    kinds = Counter(problem.kind for problem in reports[1].problems)
+    assert kinds == damage.KINDS
+    np.testing.assert_array_equal(reports[0].pixels, reports[1].pixels)
+
+
+def test_a_folder_without_labels(downloads, tmp_path, capsys):
+    root = tmp_path / "cityscapes"
+    shutil.copytree(downloads / "cityscapes" / "leftImg8bit", root / "leftImg8bit")
+    code, out, _ = run(capsys, "cityscapes", root)
+    assert code == 1
+    assert "Cityscapes: 10 problems" in out

@@ -1,0 +1,178 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import damage
+import numpy as np
+import pytest
+
+from lsr_jax.data import prepare, prepared
+from lsr_jax.data.labels import SPACES
+from lsr_jax.data.layouts import LAYOUTS
+from lsr_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(name, root, out, *, size=(32, 64), **options):
+    return prepare.prepare(
+        LAYOUTS[name], root, size=size, out=out, progress=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def gta5(downloads, tmp_path_factory):
+    return run("gta5", downloads / "gta5", tmp_path_factory.mktemp("prepared"))
+
+
+def manifest_of(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_the_manifest_says_what_is_there(gta5):
+    manifest = manifest_of(gta5)
+    assert gta5.parts[-3:] == ("gta5", "64x32", prepared.VERSION)
+    assert manifest["dataset"] == "gta5"
+    assert manifest["size"] == [32, 64]
+    assert manifest["ids"]["7"] == "road"
+    split = manifest["splits"]["train"]
+    assert (split["count"], split["official_count"]) == (8, 24966)
+    assert split["sizes"] == {"120x60": 8}
+    assert split["skipped"] == {}
+    assert sum(split["pixels"].values()) == 8 * 32 * 64
+    assert len(manifest["sha256"]) == 64
+    opened = prepared.Prepared(LAYOUTS["gta5"], gta5, space=SPACES["cityscapes"])
+    total = np.zeros(256, int)
+    for record in opened.open("train"):
+        label = cv2.imdecode(np.frombuffer(record["label"], np.uint8), -1)
+        assert label.dtype == np.uint8
+        total += np.bincount(label.ravel(), minlength=256)
+    assert total[7] == split["pixels"]["road"]
+    assert total[26] == split["pixels"]["car"]
+
+
+def test_the_same_content_again_by_workers(gta5, downloads, tmp_path):
+    again = run("gta5", downloads / "gta5", tmp_path, workers=2)
+    assert manifest_of(again) == manifest_of(gta5)
+
+
+def test_zips_hold_the_same_content(downloads, tmp_path):
+    folders = [
+        run("cityscapes", downloads / name, tmp_path / name)
+        for name in ("cityscapes", "zips")
+    ]
+    assert manifest_of(folders[0]) == manifest_of(folders[1])
+
+
+def test_full_keeps_the_bytes_of_the_images(downloads, tmp_path):
+    folder = run("gta5", downloads / "gta5", tmp_path, size=None)
+    opened = prepared.Prepared(LAYOUTS["gta5"], folder, space=SPACES["cityscapes"])
+    file = downloads / "gta5" / "images" / "00003.png"
+    assert opened.open("train")[2]["image"] == file.read_bytes()
+
+
+def test_a_bad_pair_stops_or_is_skipped(downloads, tmp_path):
+    root = damage.gta5(downloads, tmp_path / "gta5")
+    with pytest.raises(InputError, match=r"^\S+00007.png: .*--on-bad-example skip"):
+        run("gta5", root, tmp_path)
+    folder = run("gta5", root, tmp_path, on_bad_example="skip")
+    split = manifest_of(folder)["splits"]["train"]
+    assert split["count"] == 2
+    bad = [f"images/0000{number}.png" for number in (1, 2, 3, 4, 5, 7)]
+    assert sorted(split["skipped"]) == bad
+    assert "found 60x110" in split["skipped"]["images/00003.png"]
+
+
+def test_a_finished_folder_is_kept(gta5, downloads, monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(prepare, "Split", fail)
+    assert run("gta5", downloads / "gta5", gta5.parents[2]) == gta5
+    with pytest.raises(InputError, match="expected the split val"):
+        run("gta5", downloads / "gta5", gta5.parents[2], splits=["val"])
+
+
+def test_too_little_room_is_said_before_it_starts(downloads, tmp_path, monkeypatch):
+    usage = prepare.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        prepare.shutil, "disk_usage", lambda path: usage._replace(free=1000)
+    )
+    with pytest.raises(InputError, match="expected room for about"):
+        run("gta5", downloads / "gta5", tmp_path)
+    assert not list(tmp_path.rglob("*.array_record*"))
+
+
+SLOW = """
+import sys, time
+from lsr_jax.data import conversion, prepare
+from lsr_jax.data.layouts import LAYOUTS
+convert = conversion.convert
+if __name__ == "__main__":
+    root, out = sys.argv[1:]
+    from lsr_jax.data import processes
+    def ordered(pool, function, jobs, **options):
+        # The workers are started, then the run takes for ever.
+        print([pool.submit(__import__("os").getpid).result() for _ in jobs],
+              file=sys.__stdout__, flush=True)
+        time.sleep(600)
+        yield
+    processes.ordered = ordered
+    prepare.prepare(LAYOUTS["gta5"], root, size=(32, 64), out=out, workers=2,
+                    progress=False)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_leaves_no_process_and_is_started_again(
+    end, downloads, tmp_path, gta5
+):
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    command = [sys.executable, script, downloads / "gta5", tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        workers = set(json.loads(process.stdout.readline()))
+        process.send_signal(end)
+    assert workers
+    deadline = time.time() + 20
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.time() < deadline, "a worker outlived its parent"
+        time.sleep(0.1)
+    folder = tmp_path / "gta5" / "64x32"
+    assert (folder / ".partial").is_dir()
+    again = run("gta5", downloads / "gta5", tmp_path)
+    assert manifest_of(again) == manifest_of(gta5)
+    assert not (folder / ".partial").exists()
+
+
+def test_command_line_without_tensorflow(downloads, tmp_path):
+    code = (
+        "import sys; from lsr_jax.data import prepare, check\n"
+        "code = prepare.main(sys.argv[1:])\n"
+        "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules\n"
+        "sys.exit(code)"
+    )
+    options = ["synthia_rand_cityscapes", "--size", "64x32", "--workers", "1"]
+    options += ["--root", downloads / "synthia_rand_cityscapes", "--out", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert pathlib.Path(done.stdout.strip()).name == prepared.VERSION
+    assert "needs about" in done.stderr
+    assert "8/8" in done.stderr
+
+
+def test_bad_command_lines(tmp_path, capsys):
+    good = ["gta5", "--root", str(tmp_path), "--out", str(tmp_path), "--size"]
+    assert prepare.main([*good, "1280"]) == 2
+    assert "WIDTHxHEIGHT such as 1280x720" in capsys.readouterr().err
+    assert prepare.main([*good, "full"]) == 2
+    assert "expected GTA5 as downloaded" in capsys.readouterr().err
+    assert prepare.main(["gta5"]) == 2

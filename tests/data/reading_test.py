@@ -1,0 +1,137 @@
+import io
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import trees
+from lsr_jax.data import files, headers, reading
+from lsr_jax.data.layouts import LAYOUTS
+
+LABEL = np.array([[7, 8, 8, 26], [0, 33, 7, 7]], np.uint8)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves a label, returns what reads it as the given data set does."""
+
+    def save(write, name, label=LABEL):
+        write(tmp_path / "label.png", label)
+        reader = reading.Reader(files.Folder(tmp_path), LAYOUTS[name])
+        return lambda: reader.label("label.png")
+
+    return save
+
+
+def rgb(path, label):
+    trees.save_image(path, np.repeat(label[..., None], 3, 2))
+
+
+def test_every_label_format_is_read_as_ids(save):
+    np.testing.assert_array_equal(save(trees.save_palette, "gta5")(), LABEL)
+    np.testing.assert_array_equal(save(trees.save_grey, "cityscapes")(), LABEL)
+    ids = np.array([[1, 22, 0], [14, 3, 21]], np.uint8)
+    read = save(trees.save_red16, "synthia_rand_cityscapes", ids)
+    np.testing.assert_array_equal(read(), ids)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "found"),
+    [
+        (trees.save_grey, "gta5", "8-bit grey"),
+        (rgb, "gta5", "8-bit RGB"),
+        (trees.save_palette, "cityscapes", "8-bit palette"),
+        (trees.save_grey, "synthia_rand_cityscapes", "8-bit grey"),
+        (rgb, "synthia_rand_cityscapes", "8-bit RGB"),
+    ],
+)
+def test_another_mode_or_depth_is_named(save, write, name, found):
+    with pytest.raises(headers.BadExample, match=f"label.png: .* found {found}") as bad:
+        save(write, name)()
+    assert bad.value.kind == "wrong mode"
+    assert "\n" not in str(bad.value)
+
+
+def test_an_unknown_id_is_named(save):
+    label = LABEL.copy()
+    label[0, 0] = 77
+    with pytest.raises(headers.BadExample, match=r"among 0-34, found 77") as bad:
+        save(trees.save_palette, "gta5", label)()
+    assert bad.value.kind == "unknown id"
+
+    def large(path, label):
+        cv2.imwrite(str(path), np.full((2, 2, 3), 976, np.uint16))
+
+    with pytest.raises(headers.BadExample, match=r"ids up to 255, found 976"):
+        save(large, "synthia_rand_cityscapes")()
+
+
+def jpeg(image):
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "JPEG", quality=95)
+    return data.getvalue()
+
+
+def png(image):
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.fixture
+def image(key):
+    return np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+def test_images_are_read_as_by_pil(image):
+    np.testing.assert_array_equal(reading.decode_image(png(image), "x"), image)
+    alpha = np.concatenate([image, image[..., :1]], 2)
+    np.testing.assert_array_equal(reading.decode_image(png(alpha), "x"), image)
+    expected = np.asarray(Image.open(io.BytesIO(jpeg(image))))
+    np.testing.assert_array_equal(reading.decode_image(jpeg(image), "x"), expected)
+
+
+@pytest.mark.parametrize("encode", [png, jpeg])
+@pytest.mark.parametrize("keep", [0, 30, 0.5, -1])
+def test_truncated_images_are_refused(image, encode, keep):
+    data = encode(image)
+    cut = int(keep * len(data)) if isinstance(keep, float) else keep
+    with pytest.raises(headers.BadExample, match=r"x: expected an image file") as bad:
+        reading.decode_image(data[:cut], "x")
+    assert bad.value.kind == "unreadable"
+
+
+def test_a_flipped_bit_is_found(image):
+    data = bytearray(png(image))
+    data[len(data) // 2] ^= 4
+    with pytest.raises(headers.BadExample, match=r"cannot be decoded"):
+        reading.decode_image(bytes(data), "x")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    # 32 bytes of header claim ten billion pixels.
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    bomb = headers.PNG + struct.pack(">I4s", 13, b"IHDR") + header + b"\0" * 50
+    with pytest.raises(headers.BadExample, match=r"at most 67108864 pixels"):
+        reading.decode_image(bomb + headers.END, "x")
+    (tmp_path / "x.png").write_bytes(bomb + headers.END)
+    reader = reading.Reader(files.Folder(tmp_path), LAYOUTS["gta5"])
+    with pytest.raises(headers.BadExample, match=r"at most 67108864 pixels"):
+        reader.glance(reading.Pair("x.png", None))
+
+
+@pytest.mark.parametrize("size", [(20, 30), (64, 33)])
+def test_resizing_is_that_of_pil(image, size):
+    resized = Image.fromarray(image).resize(size[::-1], Image.BICUBIC)
+    np.testing.assert_array_equal(reading.resize_image(image, size), resized)
+    label = image[..., 0]
+    resized = Image.fromarray(label).resize(size[::-1], Image.NEAREST)
+    np.testing.assert_array_equal(reading.resize_label(label, size), resized)
+    assert reading.resize_label(label, None) is label
+
+
+def test_spans():
+    assert reading.spans([3, 0, 1, 2, 7, 9, 8]) == "0-3, 7-9"
+    assert reading.spans([5]) == "5"

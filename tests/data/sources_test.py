@@ -1,0 +1,219 @@
+import pickle
+
+import damage
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import trees
+from configs import default
+from lsr_jax.data import labels, pipeline, prepare, records, sources
+from lsr_jax.data.layouts import LAYOUTS
+from lsr_jax.errors import InputError
+
+SIZE = (32, 64)
+
+
+def spec(name, root, **changes):
+    splits = {"cityscapes": ("train", "val"), "cross_city": ("rome_train", "rome_test")}
+    train, val = splits.get(name, ("train_lsr", "val_lsr"))
+    values = {"name": name, "root": str(root), "size": SIZE, "train": train, "val": val}
+    return {**default.domain().to_dict(), **values, **changes}
+
+
+def examples(source, *, labelled=True):
+    return [
+        records.decode(source[i], labelled=labelled, same_size=False)
+        for i in range(len(source))
+    ]
+
+
+def same(one, other):
+    assert [e["id"] for e in one] == [e["id"] for e in other]
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        np.testing.assert_array_equal(a.get("label"), b.get("label"))
+
+
+@pytest.fixture(scope="module")
+def out(downloads, tmp_path_factory):
+    """Everything prepared twice: at training size, and as it is."""
+    out = tmp_path_factory.mktemp("prepared")
+    for name, layout in LAYOUTS.items():
+        for size in (SIZE, None):
+            prepare.prepare(
+                layout, downloads / name, size=size, out=out / str(size), progress=False
+            )
+    return out
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_prepared_records_are_the_raw_files(name, part, downloads, out):
+    roots = (downloads / name, out / str(SIZE), out / "None")
+    opened = []
+    for root in roots:
+        description = spec(name, root)
+        source = sources.open_domain(description).open(description[part])
+        opened.append(pickle.loads(pickle.dumps(source)))
+    labelled = not (name == "cross_city" and part == "train")
+    assert ("label" in opened[0][0]) == labelled
+    found = [examples(source, labelled=labelled) for source in opened]
+    same(found[0], found[1])
+    same(found[0], found[2])
+    native = part == "val" and name in ("cityscapes", "cross_city")
+    for example in found[0]:
+        assert example["image"].shape == (*SIZE, 3)
+        if labelled:
+            assert example["label"].shape == ((64, 128) if native else SIZE)
+            assert set(np.unique(example["label"])) <= {*range(19), 255}
+
+
+def test_an_example_is_what_was_drawn(downloads):
+    """By PIL and by the tables of classes, from the drawing itself."""
+    description = spec("synthia_rand_cityscapes", downloads / "synthia_rand_cityscapes")
+    for space, classes in (("synthia", labels.NAMES), ("synthia16", labels.NAMES_16)):
+        domain = sources.open_domain({**description, "space": space, "train": "train"})
+        assert domain.space.classes == classes
+        (_, _, example, *_) = examples(domain.open("train"))
+        image, truth = trees.draw(102, domain="rendered", size=(64, 128))
+        resized = Image.fromarray(image).resize(SIZE[::-1], Image.BICUBIC)
+        np.testing.assert_array_equal(example["image"], resized)
+        truth = np.asarray(Image.fromarray(truth).resize(SIZE[::-1], Image.NEAREST))
+        for index, name in enumerate(classes):
+            np.testing.assert_array_equal(
+                example["label"] == index, truth == labels.TRAIN_ID[name]
+            )
+
+
+def test_named_splits_lists_and_sums(downloads, out, tmp_path):
+    lines = [f"/images/{i:05d}.png /labels/{i:05d}.png" for i in (7, 2, 5)]
+    path = tmp_path / "mine.txt"
+    path.write_text("\n".join(lines))
+    for root in (downloads / "gta5", out / str(SIZE)):
+        domain = sources.open_domain(spec("gta5", root, train=str(path)))
+
+        def ids(split, domain=domain):
+            return [example["id"] for example in examples(domain.open(split))]
+
+        assert ids(str(path)) == [f"images/{i:05d}.png" for i in (7, 2, 5)]
+        # One of seven is held out.
+        assert ids("val_lsr") == ["images/00007.png"]
+        assert ids("train_lsr+val_lsr") == ids("train_lsr") + ids("val_lsr")
+        assert len(ids("train_lsr")) == 7
+    path.write_text("images/none.png labels/none.png")
+    with pytest.raises(InputError, match=r"images/none\.png"):
+        sources.open_domain(spec("gta5", downloads / "gta5", train=str(path)))
+    with pytest.raises(InputError, match=r"images/none\.png"):
+        sources.open_domain(spec("gta5", out / str(SIZE), train=str(path)))
+
+
+def test_fingerprints_tell_data_apart(downloads, out):
+    def fingerprint(**changes):
+        return sources.open_domain(spec("gta5", **changes)).fingerprint
+
+    for root in (downloads / "gta5", out / str(SIZE)):
+        first = fingerprint(root=root)
+        assert first == fingerprint(root=root)
+        assert first != fingerprint(root=root, train="train")
+        assert first != fingerprint(root=root, space="cityscapes13")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "gta6"}, "data name: .*gta5.*found 'gta6'"),
+        ({"root": "nowhere"}, "^nowhere: expected GTA5 .*no such folder.*data.check"),
+        ({"train": "trian"}, "gta5: expected a split of train, .*found 'trian'"),
+        ({"space": "synthia"}, "space of gta5: .*cityscapes13, found 'synthia'"),
+        ({"on_bad_example": "go"}, "on_bad_example: expected stop or skip, found 'go'"),
+    ],
+)
+def test_unusable_configs(changes, message, downloads):
+    with pytest.raises(InputError, match=message) as caught:
+        sources.open_domain({**spec("gta5", downloads / "gta5"), **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_unusable_prepared_folders(out):
+    root = out / str(SIZE)
+    folder = root / "gta5" / "64x32" / "1.0.0"
+    with pytest.raises(
+        InputError, match="expected the data set cityscapes, found gta5"
+    ):
+        sources.open_domain(spec("cityscapes", folder))
+    with pytest.raises(InputError, match=r"expected images of 20x10 .* found 64x32"):
+        sources.open_domain(spec("gta5", folder, size=(10, 20)))
+
+
+def test_classes_of_domains_and_network_agree(downloads):
+    data = {
+        "source": spec(
+            "synthia_rand_cityscapes", downloads / "synthia_rand_cityscapes"
+        ),
+        "target": spec("cityscapes", downloads / "cityscapes", space="cityscapes16"),
+    }
+    with pytest.raises(InputError, match="synthia with 19 and cityscapes16 with 16"):
+        sources.open_domains(data, num_classes=16)
+    data["source"]["space"] = "synthia16"
+    with pytest.raises(InputError, match=r"num_classes: expected 16.* found 19"):
+        sources.open_domains(data, num_classes=19)
+    assert set(sources.open_domains(data, num_classes=16)) == {"source", "target"}
+
+
+def test_every_finding_of_check_ends_the_start(downloads, tmp_path, capsys):
+    root = damage.gta5(downloads, tmp_path / "gta5")
+    description = spec("gta5", root, train="train")
+    bad = [f"{kind}/0000{n}" for kind, n in
+           (("images", 1), ("labels", 2), ("labels", 3), ("images", 5),
+            ("images", 7), ("labels", 9))]  # fmt: skip
+    for _ in list(bad):
+        with pytest.raises(InputError) as caught:
+            sources.open_domain(description)
+        named = [name for name in bad if f"{root}/{name}.png: " in str(caught.value)]
+        assert named, str(caught.value)
+        # Remove what was named, as the message says, and meet the next.
+        number = named[0][-5:]
+        for kind in ("images", "labels"):
+            (root / kind / f"{number}.png").unlink(missing_ok=True)
+        bad.remove(named[0])
+    # The id is met when the label is decoded.
+    source = sources.open_domain(description).open("train")
+    with pytest.raises(InputError, match=r"labels/00004\.png: .*found 99"):
+        examples(source)
+
+
+def test_skipping_bad_examples(downloads, tmp_path, capsys):
+    root = damage.gta5(downloads, tmp_path / "gta5")
+    description = spec("gta5", root, train="train", on_bad_example="skip")
+    source = sources.open_domain(description).open("train")
+    assert [pair.image[-5:-4] for pair in source.pairs] == ["4", "6", "8"]
+    assert "skipped (6 of gta5, train)" in capsys.readouterr().err
+    with pipeline.train_batches(source, None, batch_size=2, seed=0) as batches:
+        ids = [name for _ in range(6) for name in next(batches)[1]["source"]]
+    assert set(ids) == {"images/00006.png", "images/00008.png"}
+    told = capsys.readouterr().err
+    assert told.count("skipped (1 in this process)") == 1
+    assert "labels/00004.png" in told
+
+
+def test_unlabelled_training_needs_no_labels(downloads, tmp_path):
+    root = tmp_path / "cityscapes"
+    root.mkdir()
+    (root / "leftImg8bit").symlink_to(downloads / "cityscapes" / "leftImg8bit")
+    domain = sources.open_domain(spec("cityscapes", root))
+    source = domain.open("train")
+    assert "label" not in source[0]
+    with pipeline.train_batches(None, source, batch_size=2, seed=0) as batches:
+        batch, _ = next(batches)
+    assert batch.target.label is None
+    assert batch.target.image.shape == (2, *SIZE, 3)
+
+
+def test_evaluation_reads_labels_as_they_came(downloads):
+    domain = sources.open_domain(spec("cityscapes", downloads / "cityscapes"))
+    with pipeline.eval_batches(domain.open("val"), batch_size=2) as batches:
+        images, valid, _ = next(batches)
+    assert images.image.shape == (2, *SIZE, 3)
+    assert images.label.shape == (2, 64, 128)
+    assert valid.all()
