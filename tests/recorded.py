@@ -63,6 +63,17 @@ class Golden:
         self.read.add(key)
         return self.arrays[key]
 
+    def used(self, *keys):
+        """The keys are inputs of what is held, read by whatever computes it."""
+        self.read.update(self.arrays.keys() & set(keys))
+        missing = set(keys) - self.arrays.keys()
+        assert not missing, f"not in the file or not declared: {sorted(missing)}"
+
+    def only(self, pattern):
+        """This case of a parametrised test holds these keys of the declared ones."""
+        self.arrays = {k: v for k, v in self.arrays.items() if re.fullmatch(pattern, k)}
+        assert self.arrays, pattern
+
     def holds(self, key, ours, rtol=None, *, scale="value"):
         """Floats to ``rtol``, by default 1e-5 (float64: 1e-9); the rest exactly.
 
@@ -95,7 +106,9 @@ class Golden:
 
     def equals(self, key, ours):
         """Every entry exactly, words and floats included."""
-        wrong = int(np.sum(np.asarray(ours) != self[key]))
+        ours = np.asarray(ours)
+        assert ours.shape == self[key].shape, key
+        wrong = int((ours != self[key]).sum())
         self._check(key, self[key].size, 0, wrong, "exact")
 
     def _check(self, key, count, tolerance, error, scale):

@@ -9,6 +9,8 @@ import zlib
 import jax.numpy as jnp
 import numpy as np
 
+from lsr_jax.training import optimizer
+
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 LEAVES = {"running_mean": "mean", "running_var": "var"}
 
@@ -49,6 +51,17 @@ def leaf(params, model_state, name, heads):
         if node is None:
             return None
     return node
+
+
+def groups(names, heads, choices):
+    """The optimiser group, of ``choices``, of every torch name."""
+    places = {name: _place(name, heads)[1] for name in names}
+    tree = {name: "/".join(("model", *path)) for name, path in places.items()}
+    found = []
+    for name in names:
+        number = optimizer.labels({tree[name]: 0}, choices)[tree[name]]
+        found.append(choices[int(number)])
+    return found
 
 
 def _draw(name, shape, kind):

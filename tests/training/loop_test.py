@@ -229,7 +229,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, unbroken, tmp_path):
     broken = {**config, "adapt": {**config["adapt"]}}
     broken["adapt"]["method"] = {**config["adapt"]["method"], "entropy": float("nan")}
     shutil.copytree(unbroken.folder("source"), tmp_path / "source")
-    with pytest.raises(TrainingError, match=r"stage adapt, step 1: not finite: .*total"):
+    with pytest.raises(
+        TrainingError, match=r"stage adapt, step 1: not finite: .*total"
+    ):
         loop.train(broken, tmp_path)
 
 
