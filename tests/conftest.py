@@ -35,7 +35,7 @@ def golden(request, record_property):
     """What the test's ``golden`` marker names; each comparison becomes a property."""
     file, *patterns = request.node.get_closest_marker("golden").args
     golden = recorded.Golden(
-        file, patterns, lambda check: record_property("golden", check)
+        file, patterns, lambda check: record_property("golden", check._asdict())
     )
     yield golden
     unread = sorted(golden.arrays.keys() - golden.read)
