@@ -18,7 +18,21 @@ FILES = sorted(path.stem for path in (TESTS / "goldens").glob("*.npz"))
 MARKER = "pytest.mark.golden"
 
 # {file: {pattern: why no test reads it}}
-NOT_HELD = {}
+NOT_HELD = {
+    "deeplab_lsr": {
+        "(eval|train)__stage__(conv1|bn1|maxpool|layer[123])__.*": "inside the network, "
+        "which returns layer4 and logits; both, and every gradient, are held",
+        "train__bn_out__.*": "inside the network; its running statistics are held",
+    },
+    "deeplab_others": {
+        ".*__eval__.*": "the body is that of deeplab_lsr, whose evaluation is held; the "
+        "heads are held in training mode",
+    },
+    "schedule": {
+        "(clan|f2a)__damping": "belongs to the method, which is not here yet",
+        "cag_poly__lr": "CAG steps its scheduler before the optimiser; not here yet",
+    },
+}
 
 
 def markers():

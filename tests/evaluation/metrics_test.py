@@ -1,15 +1,14 @@
 """Hand matrices, a slow twin, the originals' numbers and the papers' rows."""
 
-import pathlib
-
 import chex
 import jax
 import numpy as np
 import pytest
+import recorded
 
 from lsr_jax.evaluation import metrics
 
-GOLDENS = np.load(pathlib.Path(__file__).parents[1] / "goldens" / "eval.npz")
+GOLDENS = np.load(recorded.GOLDENS / "eval.npz")
 
 # Truth 0: 3 right, 1 as class 1. Truth 1: 2 as class 0, 4 right. Class 2: absent.
 HAND = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
@@ -102,7 +101,6 @@ MEASURES = {
     "cag_FreqW_Acc": metrics.frequency_weighted_iou,
     "cag_mean_iou": metrics.mean_iou,
 }
-INPUTS = ("gt", "pred", "confusion")
 
 
 def golden_measure(key):
@@ -114,33 +112,28 @@ def golden_measure(key):
     return prefix, MEASURES[name], (SUBSETS[subset],)
 
 
-MEASURE_KEYS = [
-    key for key in GOLDENS if "__" in key and key.split("__")[1] not in INPUTS
-]
-
-
-def test_every_golden_key_is_held():
-    held = set(MEASURE_KEYS) | {
-        f"c{n}__{name}" for n in (19, 16, 13) for name in INPUTS
-    }
-    held |= {"set_16_of_19", "set_13_of_19", "set_13_of_16", "empty_PA"}
-    assert held == set(GOLDENS)
-    assert len(MEASURE_KEYS) == 38
-
-
+@pytest.mark.golden("eval", "c\\d+__(gt|pred|confusion)")
 @pytest.mark.parametrize("classes", [19, 16, 13])
-def test_golden_confusion(classes):
+def test_golden_confusion(golden, classes):
+    golden.only(f"c{classes}__.*")
     matrix = metrics.confusion_matrix(
-        GOLDENS[f"c{classes}__gt"], GOLDENS[f"c{classes}__pred"], classes
+        golden[f"c{classes}__gt"], golden[f"c{classes}__pred"], classes
     )
-    np.testing.assert_array_equal(matrix, GOLDENS[f"c{classes}__confusion"])
+    golden.equals(f"c{classes}__confusion", matrix)
 
 
-@pytest.mark.parametrize("key", MEASURE_KEYS)
-def test_golden_measure(key):
-    prefix, measure, classes = golden_measure(key)
-    value = measure(GOLDENS[f"{prefix}__confusion"], *classes)
-    np.testing.assert_allclose(value, GOLDENS[key], rtol=1e-12)
+@pytest.mark.golden("eval", "c\\d+__(?!gt|pred).*", "empty_PA", "set_.*")
+def test_golden_measures(golden):
+    golden.used("set_16_of_19", "set_13_of_19", "set_13_of_16")
+    golden.equals("empty_PA", metrics.pixel_accuracy(np.zeros((3, 3))))
+    keys = {
+        key for key in golden.arrays if "__" in key and not key.endswith("__confusion")
+    }
+    assert len(keys) == 38
+    for key in sorted(keys):
+        prefix, measure, classes = golden_measure(key)
+        value = measure(golden[f"{prefix}__confusion"], *classes)
+        golden.holds(key, value, 1e-12)
 
 
 def test_the_subsets_of_the_literature_are_rows_of_the_same_matrix():

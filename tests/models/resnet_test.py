@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded
+import seeded
 
 from lsr_jax import models
 from lsr_jax.models import resnet
@@ -15,13 +17,32 @@ from lsr_jax.models import resnet
 SINGLE = {"clas": "head"}
 DOUBLE = {"layer5": "aux_head", "layer6": "head"}
 FOUR = (6, 12, 18, 24)
+SLICES = {
+    "layer4.2.conv1.weight": np.s_[:, :, ::64, ::16],
+    "clas.conv2d_list.1.weight": np.s_[:, :, ::32],
+}
+
+
+def inputs(file):
+    with np.load(recorded.GOLDENS / f"{file}.npz") as arrays:
+        return arrays["images"], arrays["labels"]
+
+
+def wide(leaf):
+    return np.asarray(leaf, np.float64)
+
+
+def norms(tree, state, names, heads):
+    """L2 norm of the leaf of every torch name."""
+    leaves = [seeded.leaf(tree, state, name, heads) for name in names]
+    return np.array([np.linalg.norm(wide(leaf)) for leaf in leaves])
 
 
 @pytest.fixture(scope="module")
-def lsr(golden, seeded, cross_entropy):
-    """``mode -> (golden, outputs, model_state, loss, gradients)``, in float64."""
+def lsr(cross_entropy):
+    """``mode -> (outputs, model_state, loss, gradients)``, in float64."""
     model = models.build(backbone="resnet101", freeze_stem_affine=True, dtype="float64")
-    recorded = golden("deeplab_lsr")
+    images, labels = inputs("deeplab_lsr")
 
     def loss(params, model_state, images, labels, train):
         outputs, state = model.forward(params, model_state, images, train)
@@ -30,65 +51,94 @@ def lsr(golden, seeded, cross_entropy):
     @functools.cache
     def run(mode):
         count = 2 if mode == "train" else 1
-        batch = (recorded["images"][:count], recorded["labels"][:count])
         step = jax.value_and_grad(loss, has_aux=True)
         step = jax.jit(step, static_argnums=4)
         with jax.enable_x64(True):
-            weights = seeded("lsr_resnet101", heads=SINGLE, branches=2)
+            weights = seeded.trees("lsr_resnet101", heads=SINGLE, branches=2)
             (value, (outputs, state)), gradients = step(
-                *weights, *batch, mode == "train"
+                *weights, images[:count], labels[:count], mode == "train"
             )
-        return recorded, outputs, state, value, gradients
+        return outputs, state, value, gradients
 
     return run
 
 
 @pytest.mark.slow
+@pytest.mark.golden(
+    "deeplab_lsr",
+    "images|labels",
+    "(eval|train)__(logits|feats|loss).*",
+    "(eval|train)__stage__layer4.*",
+)
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_lsr_golden_outputs(lsr, assert_close, mode):
-    recorded, outputs, _, loss, _ = lsr(mode)
-    assert_close(outputs.logits, recorded[f"{mode}__logits_low_f64"], 1e-9)
-    features = np.asarray(outputs.features)
+def test_lsr_golden_outputs(golden, lsr, upsample, mode):
+    golden.only(f"images|labels|{mode}__.*")
+    golden.used("images", "labels")
+    outputs, _, loss, _ = lsr(mode)
+    features, logits = np.asarray(outputs.features), np.asarray(outputs.logits)
+    golden.holds(f"{mode}__logits_low_f64", logits, scale="norm")
+    golden.holds(f"{mode}__feats_l2_f64", np.linalg.norm(features))
+    golden.holds(f"{mode}__loss_f64", loss)
+    golden.holds(
+        f"{mode}__stage__layer4__mean_std_l2",
+        np.array([features.mean(), features.std(), np.linalg.norm(features)]),
+    )
     # Recorded in float32.
-    assert_close(features[..., ::4], recorded[f"{mode}__feats_s4"], 5e-6)
-    norm = np.linalg.norm(features)
-    np.testing.assert_allclose(norm, recorded[f"{mode}__feats_l2_f64"], rtol=1e-9)
-    np.testing.assert_allclose(loss, recorded[f"{mode}__loss_f64"], rtol=1e-9)
+    golden.holds(f"{mode}__feats_s4", features[..., ::4], 5e-6, scale="norm")
+    corner = features[:, :3, :4, :: features.shape[-1] // 8]
+    golden.holds(f"{mode}__stage__layer4__corner", corner, 5e-6, scale="norm")
+    golden.holds(f"{mode}__logits_low", logits, 5e-6, scale="norm")
+    with jax.enable_x64(True):
+        full = np.asarray(upsample(outputs.logits, (65, 129)))
+    golden.holds(f"{mode}__logits_up_s3", full[:, ::3, ::3], 5e-6, scale="norm")
+    golden.holds(f"{mode}__loss", loss)
     assert features.min() >= 0
     assert outputs.aux_logits is None
 
 
 @pytest.mark.slow
+@pytest.mark.golden("deeplab_lsr", "(eval|train)__(no_)?grad_.*")
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_lsr_golden_gradients(lsr, leaf, assert_close, mode):
-    recorded, *_, gradients = lsr(mode)
-    names = recorded[f"{mode}__grad_names"]
-    found = [leaf((gradients, {}), name, SINGLE) for name in names]
-    norms = [np.linalg.norm(np.asarray(g, np.float64)) for g in found]
+def test_lsr_golden_gradients(golden, lsr, mode):
+    golden.only(f"{mode}__.*")
+    *_, gradients = lsr(mode)
+    names = golden[f"{mode}__grad_names"]
+    found = [wide(seeded.leaf(gradients, {}, name, SINGLE)) for name in names]
     # Gradients of float32 parameters are rounded to float32.
-    np.testing.assert_allclose(norms, recorded[f"{mode}__grad_l2_f64"], rtol=1e-6)
-    slices = {"layer4.2.conv1.weight": np.s_[:, :, ::64, ::16]}
-    slices["clas.conv2d_list.1.weight"] = np.s_[:, :, ::32]
-    entries = [key for key in recorded if key.startswith(f"{mode}__grad__")]
+    lengths = np.array([np.linalg.norm(gradient) for gradient in found])
+    golden.holds(f"{mode}__grad_l2_f64", lengths, 1e-6)
+    # The originals' own float32 is up to 1.1e-3 off.
+    golden.holds(f"{mode}__grad_l2", lengths, 1e-2)
+    sums = np.array([gradient.sum() for gradient in found])
+    magnitude = np.array([np.abs(gradient).sum() for gradient in found])
+    golden.holds(f"{mode}__grad_sum_f64", sums, 1e-6, scale=("magnitude", magnitude))
+    for name in golden[f"{mode}__no_grad_names"]:
+        still = seeded.leaf(gradients, {}, name, SINGLE)
+        assert still is None or not still.any()
+    entries = [key for key in golden.arrays if key.startswith(f"{mode}__grad__")]
     assert len(entries) == 9
     for key in entries:
         name = key.split("__")[-1]
-        gradient = leaf((gradients, {}), name, SINGLE)[slices.get(name, ...)]
-        assert_close(gradient, recorded[key], 1e-6, key)
+        gradient = seeded.leaf(gradients, {}, name, SINGLE)[SLICES.get(name, ...)]
+        golden.holds(key, gradient, 1e-6, scale="norm")
 
 
 @pytest.mark.slow
-def test_lsr_golden_statistics(lsr, leaf, assert_close):
-    recorded, _, state, *_ = lsr("train")
-    names = recorded["train__buffer_names"]
-    values = [np.asarray(leaf(({}, state), n, SINGLE), np.float64) for n in names]
-    norms = [np.linalg.norm(value) for value in values]
-    np.testing.assert_allclose(norms, recorded["train__buffer_l2_f64"], rtol=1e-6)
-    for name in ("bn1", "layer1.0.bn2", "layer2.0.downsample.1", "layer4.2.bn3"):
-        for statistic in ("running_mean", "running_var"):
-            key = f"{name}.{statistic}"
-            found = leaf(({}, state), key, SINGLE)
-            assert_close(found, recorded[f"train__{key}"], 1e-6, key)
+@pytest.mark.golden("deeplab_lsr", "train__(buffer|.*running_).*")
+def test_lsr_golden_statistics(golden, lsr):
+    _, state, *_ = lsr("train")
+    names = golden["train__buffer_names"]
+    values = [wide(seeded.leaf({}, state, name, SINGLE)) for name in names]
+    lengths = np.array([np.linalg.norm(value) for value in values])
+    golden.holds("train__buffer_l2_f64", lengths, 1e-6)
+    sums = np.array([value.sum() for value in values])
+    magnitude = np.array([np.abs(value).sum() for value in values])
+    golden.holds("train__buffer_sum_f64", sums, 1e-6, scale=("magnitude", magnitude))
+    entries = [key for key in golden.arrays if "running_" in key]
+    assert len(entries) == 10
+    for key in entries:
+        value = seeded.leaf({}, state, key.removeprefix("train__"), SINGLE)
+        golden.holds(key, value, 1e-6, scale="norm")
 
 
 @pytest.mark.slow
@@ -106,16 +156,15 @@ def test_frozen_stem_has_no_gradient(lsr):
 
 
 @pytest.fixture(scope="module")
-def others(golden, seeded, cross_entropy):
-    """Outputs, state, losses and gradients of the two-head networks."""
-    recorded = golden("deeplab_others")
+def others(cross_entropy):
+    """Gradients, losses, outputs and state of the two-head networks."""
+    images, labels = inputs("deeplab_others")
 
     @functools.cache
     def network(head, dilations):
         name = "multi_resnet101" if head == "multi_level" else "clan_resnet101"
-        weights = seeded(name, heads=DOUBLE, branches=len(dilations))
+        weights = seeded.trees(name, heads=DOUBLE, branches=len(dilations))
         model = models.build(backbone="resnet101", head=head, aspp_dilations=dilations)
-        images, labels = recorded["images"], recorded["labels"]
 
         @jax.jit
         @functools.partial(jax.grad, has_aux=True)
@@ -125,68 +174,70 @@ def others(golden, seeded, cross_entropy):
             aux = cross_entropy(outputs.aux_logits, labels)
             return main + aux_weight * aux, (jnp.stack([main, aux]), outputs, state)
 
-        @jax.jit
-        def forward(params, model_state):
-            return model.forward(params, model_state, images, True)
+        return lambda aux_weight: gradient(*weights, jnp.float32(aux_weight))
 
-        def run(aux_weight):
-            if aux_weight is None:
-                return None, None, *forward(*weights)
-            moved = gradient(*weights, jnp.float32(aux_weight))
-            return moved[0], *moved[1]
-
-        return run
-
-    return recorded, network
+    return network
 
 
 @pytest.mark.slow
+@pytest.mark.golden(
+    "deeplab_others",
+    "images|labels|multi_resnet101__param_names",
+    "[^_]+(_multi)?__(train__.*|grad_names|frozen_or_unused)",
+)
 @pytest.mark.parametrize(
-    # Without a weight for the second loss: the forward pass alone, to save time.
     ("name", "head", "dilations", "aux_weight"),
     [
         ("adaptsegnet", "multi_level", (6, 12), 0.1),
         ("maxsquare", "multi_level", (6, 12), 0.1),
         ("udaclustering", "multi_level", (6, 12), 0.0),
-        ("advent", "multi_level", FOUR, None),
-        ("f2a_multi", "multi_level", FOUR, None),
-        ("clan", "two_heads", FOUR, None),
+        ("advent", "multi_level", FOUR, 0.1),
+        ("f2a_multi", "multi_level", FOUR, 0.1),
+        ("clan", "two_heads", FOUR, 0.1),
     ],
 )
-def test_others_golden_training(
-    others, leaf, assert_close, name, head, dilations, aux_weight
-):
-    recorded, network = others
-    gradients, losses, outputs, state = network(head, dilations)(aux_weight)
-    assert_close(outputs.logits, recorded[f"{name}__train__layer6_low_f64"], 2e-5)
-    if name != "udaclustering":
-        expected = recorded[f"{name}__train__layer5_low_f64"]
-        assert_close(outputs.aux_logits, expected, 2e-5)
-    buffers = [n for n in recorded["multi_resnet101__param_names"] if "running_" in n]
-    norms = [np.linalg.norm(leaf(({}, state), n, DOUBLE)) for n in buffers]
-    expected = recorded[f"{name}__train__buffer_l2_f64"]
-    np.testing.assert_allclose(norms, expected, rtol=1e-5)
-    if gradients is None:
-        return
-    expected = recorded[f"{name}__train__losses_f64"]
-    np.testing.assert_allclose(losses[: len(expected)], expected, rtol=1e-5)
-    names = recorded[f"{name}__grad_names"]
-    found = [np.linalg.norm(leaf((gradients, {}), n, DOUBLE)) for n in names]
+def test_others_golden_training(golden, others, name, head, dilations, aux_weight):
+    golden.only(f"images|labels|multi_.*|{name}__.*")
+    golden.used("images", "labels")
+    gradients, (losses, outputs, state) = others(head, dilations)(aux_weight)
+    key = f"{name}__train__"
+    golden.holds(f"{key}layer6_low_f64", outputs.logits, 2e-5, scale="norm")
+    if aux_weight:
+        golden.holds(f"{key}layer5_low_f64", outputs.aux_logits, 2e-5, scale="norm")
+    expected = golden[f"{key}losses_f64"]
+    golden.holds(f"{key}losses_f64", losses[: len(expected)], 1e-5)
+    names = golden[f"{name}__grad_names"]
     # float32 moves ReLU kinks; the originals' own float32 is up to 6e-4 off.
-    expected = recorded[f"{name}__train__grad_l2_f64"]
-    np.testing.assert_allclose(found, expected, rtol=3e-3)
+    lengths = norms(gradients, {}, names, DOUBLE)
+    golden.holds(f"{key}grad_l2_f64", lengths, 3e-3)
+    assert not set(names) & set(golden[f"{name}__frozen_or_unused"])
+    names = golden["multi_resnet101__param_names"]
+    lengths = norms({}, state, [n for n in names if "running_" in n], DOUBLE)
+    golden.holds(f"{key}buffer_l2_f64", lengths, 1e-5)
 
 
-def test_seeded_weights_match_recorded_sums(golden, state_dict):
-    for file, name in [("deeplab_lsr", ""), ("deeplab_others", "clan_resnet101__")]:
-        recorded = golden(file)
-        state = state_dict("lsr_resnet101" if not name else "clan_resnet101")
-        assert list(state) == list(recorded[f"{name}param_names"])
-        norms = [
-            np.linalg.norm(v.astype(np.float32).astype(np.float64))
-            for v in state.values()
-        ]
-        np.testing.assert_allclose(norms, recorded[f"{name}param_l2"], rtol=1e-12)
+def hold_seeded(golden, prefix, name):
+    """Our reading of the rule by which the weights were drawn."""
+    state = seeded.state_dict(name)
+    values = [wide(value.astype(np.float32)) for value in state.values()]
+    golden.equals(f"{prefix}param_names", list(state))
+    lengths = np.array([np.linalg.norm(value) for value in values])
+    golden.holds(f"{prefix}param_l2", lengths, 1e-12)
+    magnitude = np.array([np.abs(value).sum() for value in values])
+    sums = np.array([value.sum() for value in values])
+    golden.holds(f"{prefix}param_sum", sums, 1e-12, scale=("magnitude", magnitude))
+
+
+@pytest.mark.golden("deeplab_lsr", "param_.*")
+def test_golden_seeded_weights_of_lsr(golden):
+    hold_seeded(golden, "", "lsr_resnet101")
+
+
+@pytest.mark.golden("deeplab_others", "(clan|multi)_resnet101__param_.*")
+@pytest.mark.parametrize("name", ["clan_resnet101", "multi_resnet101"])
+def test_golden_seeded_weights_of_the_others(golden, name):
+    golden.only(f"{name}__.*")
+    hold_seeded(golden, f"{name}__", name)
 
 
 @pytest.mark.parametrize(

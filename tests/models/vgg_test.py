@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import seeded
 
 from lsr_jax import models
 
@@ -10,9 +11,14 @@ HEADS = {"classifier": "head"}
 
 
 @pytest.mark.slow
+@pytest.mark.golden(
+    "deeplab_vgg",
+    "images|labels",
+    "vgg1[36]__(param_|feats|logits|loss|grad).*",
+)
 @pytest.mark.parametrize("backbone", ["vgg16", "vgg13"])
-def test_golden(golden, seeded, leaf, cross_entropy, assert_close, backbone):
-    recorded = golden("deeplab_vgg")
+def test_golden(golden, cross_entropy, upsample, backbone):
+    golden.only(f"images|labels|{backbone}__.*")
     model = models.build(backbone=backbone, dtype="float64")
 
     @jax.jit
@@ -24,21 +30,33 @@ def test_golden(golden, seeded, leaf, cross_entropy, assert_close, backbone):
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     with jax.enable_x64(True):
-        params, model_state = seeded(f"lsr_{backbone}", heads=HEADS, branches=2)
+        params, model_state = seeded.trees(f"lsr_{backbone}", heads=HEADS, branches=2)
         (loss, (outputs, state)), gradients = step(
-            params, recorded["images"], recorded["labels"]
+            params, golden["images"], golden["labels"]
         )
+        full = np.asarray(upsample(outputs.logits, (65, 129)))
     assert model_state == state == {}
+    key = f"{backbone}__"
+    golden.holds(f"{key}logits_low_f64", outputs.logits, scale="norm")
+    golden.holds(f"{key}loss_f64", loss)
     # Recorded in float32, as are the gradients of float32 parameters here.
     features = np.asarray(outputs.features)[..., ::8]
-    assert_close(features, recorded[f"{backbone}__feats_s8"], 1e-6)
-    assert_close(outputs.logits, recorded[f"{backbone}__logits_low_f64"], 1e-9)
-    np.testing.assert_allclose(loss, recorded[f"{backbone}__loss_f64"], rtol=1e-9)
-    names = recorded[f"{backbone}__grad_names"]
-    found = [np.float64(leaf((gradients, {}), name, HEADS)) for name in names]
-    norms = [np.linalg.norm(gradient) for gradient in found]
-    np.testing.assert_allclose(norms, recorded[f"{backbone}__grad_l2_f64"], rtol=1e-6)
-    assert_close(found[0], recorded[f"{backbone}__grad__features.0.weight"], 1e-6)
+    golden.holds(f"{key}feats_s8", features, 1e-6, scale="norm")
+    golden.holds(f"{key}logits_up_s4", full[:, ::4, ::4], 1e-6, scale="norm")
+    names = golden[f"{key}grad_names"]
+    found = [np.float64(seeded.leaf(gradients, {}, name, HEADS)) for name in names]
+    lengths = np.array([np.linalg.norm(gradient) for gradient in found])
+    golden.holds(f"{key}grad_l2_f64", lengths, 1e-6)
+    golden.holds(f"{key}grad__features.0.weight", found[0], 1e-6, scale="norm")
+
+    weights = seeded.state_dict(f"lsr_{backbone}")
+    values = [value.astype(np.float32).astype(np.float64) for value in weights.values()]
+    golden.equals(f"{key}param_names", list(weights))
+    lengths = np.array([np.linalg.norm(value) for value in values])
+    golden.holds(f"{key}param_l2", lengths, 1e-12)
+    magnitude = np.array([np.abs(value).sum() for value in values])
+    sums = np.array([value.sum() for value in values])
+    golden.holds(f"{key}param_sum", sums, 1e-12, scale=("magnitude", magnitude))
 
 
 @pytest.mark.parametrize("image_size", [(65, 129), (512, 1024), (63, 72)])

@@ -1,15 +1,15 @@
-from pathlib import Path
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seeded
 
 from lsr_jax.errors import InputError
+from lsr_jax.models import segmenter
 from lsr_jax.training import optimizer
-
-GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 def sgd_by_hand(theta, grads, *, rate, momentum, weight_decay, repeats):
@@ -69,36 +69,105 @@ def test_three_repeats_move_three_times_as_far_in_the_end():
     np.testing.assert_allclose(moves[1], 30e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("key", "steps", "keywords"),
-    [
-        ("lsr_poly__1x", "iters", {"learning_rate": 2.5e-4, "horizon": 250_000}),
-        ("lsr_poly__10x", "iters", {"learning_rate": 2.5e-3, "horizon": 250_000}),
-        (
-            "lsr_uda_poly__1x",
-            "lsr_uda_iters",
-            {"learning_rate": 2.5e-4, "horizon": 50_000},
-        ),
-        ("advent_poly__lr", "iters", {"learning_rate": 2.5e-4, "horizon": 250_000}),
-        ("advent_poly__lr_D", "iters", {"learning_rate": 1e-4, "horizon": 250_000}),
-        *(
-            (f"clan__{name}", "clan__iters", {"learning_rate": rate, "horizon": 100_000, "warmup_steps": 5_000})
-            for name, rate in (("lr_1x", 2.5e-4), ("lr_10x", 2.5e-3), ("lr_D", 1e-4))
-        ),
-        *(
-            (f"f2a__{name}", "f2a__iters", {"learning_rate": rate, "horizon": 150_000, "warmup_steps": 7_500})
-            for name, rate in (("lr_1x", 2.5e-4), ("lr_10x", 2.5e-3), ("lr_D", 1e-4))
-        ),
-    ],
-)  # fmt: skip
-def test_poly_is_the_recorded_schedule(key, steps, keywords):
-    recorded = np.load(GOLDENS / "schedule.npz", allow_pickle=False)
-    schedule = optimizer.poly(**keywords)
-    found = [schedule(jnp.asarray(step)) for step in recorded[steps]]
-    np.testing.assert_allclose(found, recorded[key], rtol=1e-5, atol=1e-12)
-    with jax.enable_x64(True):
-        found = [schedule(jnp.asarray(step)) for step in recorded[steps]]
-        np.testing.assert_allclose(found, recorded[key], rtol=1e-12, atol=1e-18)
+def schedules():
+    """``{key: (steps, keywords of poly)}`` of schedule.npz."""
+    rates = {"lr_1x": 2.5e-4, "lr_10x": 2.5e-3, "lr_D": 1e-4}
+    yield "lsr_poly__1x", "iters", (2.5e-4, 250_000, 0)
+    yield "lsr_poly__10x", "iters", (2.5e-3, 250_000, 0)
+    yield "lsr_uda_poly__1x", "lsr_uda_iters", (2.5e-4, 50_000, 0)
+    yield "advent_poly__lr", "iters", (2.5e-4, 250_000, 0)
+    yield "advent_poly__lr_D", "iters", (1e-4, 250_000, 0)
+    for name, rate in rates.items():
+        yield f"clan__{name}", "clan__iters", (rate, 100_000, 5_000)
+        yield f"f2a__{name}", "f2a__iters", (rate, 150_000, 7_500)
+
+
+@pytest.mark.golden(
+    "schedule", "(lsr_uda_)?iters", "(clan|f2a)__(iters|lr_.*)", "(lsr|advent).*poly.*"
+)
+def test_golden_poly(golden):
+    for key, steps, (rate, horizon, warmup) in schedules():
+        schedule = optimizer.poly(rate, horizon=horizon, warmup_steps=warmup)
+        found = jax.vmap(schedule)(jnp.asarray(golden[steps]))
+        np.testing.assert_allclose(found, golden[key], rtol=1e-5, atol=1e-12)
+        with jax.enable_x64(True):
+            found = np.stack([schedule(jnp.asarray(step)) for step in golden[steps]])
+            # Near the horizon the originals' 1 - t / T has lost digits that ours has.
+            golden.holds(key, found, 1e-12, scale="largest")
+
+
+HEADS = {
+    "clas": "head",
+    "classifier": "head",
+    "layer6": "head",
+    "layer5": "aux_head",
+}
+
+
+def hold_multiplicity(golden, prefix, frozen=()):
+    """How often each original lists each parameter at 1x and at 10x."""
+    choices = optimizer.model_groups(
+        head_multiplier=10.0, frozen=frozen, duplicate_updates="sequential"
+    )
+    chosen = seeded.groups(golden[f"{prefix}optim_names"], HEADS, choices)
+    counts = [
+        (0 if group.multiplier is None else group.repeats * (group.multiplier == base))
+        for base in (1, 10)
+        for group in chosen
+    ]
+    golden.equals(f"{prefix}optim_multiplicity", np.reshape(counts, (2, -1)))
+
+
+@pytest.mark.golden("deeplab_lsr", "optim_.*")
+def test_golden_duplicates_of_lsr(golden):
+    hold_multiplicity(golden, "", [segmenter.STEM_AFFINE])
+
+
+@pytest.mark.golden("deeplab_vgg", ".*__optim_.*")
+def test_golden_duplicates_of_vgg(golden):
+    for name in ("vgg16", "vgg13"):
+        hold_multiplicity(golden, f"{name}__")
+
+
+@pytest.mark.golden("deeplab_others", ".*__optim_.*")
+def test_golden_duplicates_of_the_others(golden):
+    for name in ("maxsquare", "udaclustering"):
+        hold_multiplicity(golden, f"{name}__", [segmenter.STEM_AFFINE])
+    for name in ("adaptsegnet", "advent", "clan", "f2a_multi"):
+        hold_multiplicity(golden, f"{name}__", [segmenter.ALL_AFFINE])
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3, 4])
+def test_parity_of_repeated_sgd_with_torch(repeats):
+    """Random gradients through `torch.optim.SGD` with a parameter listed several times."""
+    torch = pytest.importorskip("torch")
+    draw = np.random.default_rng(7)
+    start, *grads = draw.standard_normal((7, 3, 4)).astype(np.float32)
+    theta = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "optimizer contains a parameter group")
+        theirs = torch.optim.SGD(
+            [{"params": [theta] * repeats}],
+            lr=1.0,
+            momentum=0.9,
+            weight_decay=0.05,
+            foreach=False,
+        )
+    schedule = optimizer.poly(0.1, horizon=10)
+    transformation = optimizer.repeated_sgd(
+        schedule, momentum=0.9, weight_decay=0.05, repeats=repeats
+    )
+    params, opt_state = jnp.asarray(start), transformation.init(jnp.asarray(start))
+    plain = optimizer.sgd(schedule, momentum=0.9, weight_decay=0.05, repeats=repeats)
+    for step, grad in enumerate(grads):
+        theirs.param_groups[0]["lr"] = float(schedule(step))
+        theta.grad = torch.from_numpy(grad)
+        theirs.step()
+        updates, opt_state = transformation.update(jnp.asarray(grad), opt_state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params, theta.detach().numpy(), rtol=1e-5, atol=1e-6)
+    found = run(plain, jnp.asarray(start), [jnp.asarray(grad) for grad in grads])
+    np.testing.assert_allclose(found, theta.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_poly_stays_at_zero_past_the_horizon():

@@ -1,0 +1,1 @@
+"""What this project claims about itself, each claim a command."""

@@ -1,0 +1,212 @@
+"""The rows of the parity table: which recorded keys are which quantity of whom."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """Recorded keys that measure one quantity.
+
+    Attributes:
+      file: the golden file.
+      pattern: regular expression that matches its keys in full.
+      quantity: what they are.
+      original: repository and file whose numbers were recorded.
+    """
+
+    file: str
+    pattern: str
+    quantity: str
+    original: str
+
+
+LSR = "LTTM/LSR"
+MAX_SQUARE = "ZJULearning/MaxSquareLoss"
+FORMULA = "LSR paper, formulas in numpy"
+TRAINERS = f"{LSR} tools/train_UDA.py"
+
+# The first match counts.
+FAMILIES = (
+    Family("lsr", r"hist__.*__fullwin", "label downsampling, whole window", FORMULA),
+    Family(
+        "lsr",
+        r"(hist|mask_transform)__.*",
+        "label downsampling",
+        f"{LSR} datasets/histDown.py",
+    ),
+    Family(
+        "lsr", r"predhist__.*", "pseudo-labels, histogram", f"{LSR} utils/losses.py"
+    ),
+    Family("lsr", r"pd__.*", "pseudo-labels, prototypes", f"{LSR} utils/losses.py"),
+    Family("lsr", r"extract__.*", "class means and norms", f"{LSR} utils/losses.py"),
+    Family("lsr", r"ema__.*", "smoothed prototypes", TRAINERS),
+    Family("lsr", r"clust__.*", "clustering", f"{LSR} utils/losses.py"),
+    Family("lsr", r"perp__.*", "perpendicularity", f"{LSR} utils/losses.py"),
+    Family("lsr", r"norm__.*", "norm alignment", f"{LSR} utils/losses.py"),
+    Family("lsr", r"iwms__.*", "image-weighted MaxSquare", f"{LSR} utils/losses.py"),
+    Family("lsr", r"paper_proto.*", "prototypes, eq. 2 and 3", FORMULA),
+    Family("lsr", r"paper_clust.*", "clustering, eq. 5", FORMULA),
+    Family("lsr", r"paper_perp.*", "perpendicularity, eq. 6", FORMULA),
+    Family("lsr", r"paper_norm.*", "norm alignment, eq. 7 and 8", FORMULA),
+    Family("maxsquare", r"maxsquare__.*", "MaxSquare", f"{MAX_SQUARE} utils/loss.py"),
+    Family("maxsquare", r"entropy__.*", "entropy", f"{MAX_SQUARE} utils/loss.py"),
+    Family("maxsquare", r"iw_.*", "image-weighted", f"{MAX_SQUARE} utils/loss.py"),
+    Family(
+        "maxsquare",
+        r"train__.*",
+        "one training iteration",
+        f"{MAX_SQUARE} tools/solve_gta5.py",
+    ),
+    Family(
+        "deeplab_lsr",
+        r"(train|eval)__grad_.*",
+        "ResNet-101, gradients",
+        f"{LSR} graphs/models/models.py",
+    ),
+    Family(
+        "deeplab_lsr",
+        r"train__(buffer|.*running_).*",
+        "ResNet-101, BatchNorm statistics",
+        f"{LSR} graphs/models/models.py",
+    ),
+    Family(
+        "deeplab_lsr",
+        r"(train|eval)__.*",
+        "ResNet-101, features, logits, loss",
+        f"{LSR} graphs/models/models.py",
+    ),
+    Family(
+        "deeplab_others",
+        r"adaptsegnet__train__.*",
+        "ResNet-101, two levels, training",
+        "wasidennis/AdaptSegNet model/deeplab_multi.py",
+    ),
+    Family(
+        "deeplab_others",
+        r"maxsquare__train__.*",
+        "ResNet-101, two levels, training",
+        f"{MAX_SQUARE} graphs/models/deeplab_multi.py",
+    ),
+    Family(
+        "deeplab_others",
+        r"udaclustering__train__.*",
+        "ResNet-101, training",
+        "LTTM/UDAclustering graphs/models/DeepLabV2_feat.py",
+    ),
+    Family(
+        "deeplab_others",
+        r"advent__train__.*",
+        "ResNet-101, two levels, four branches, training",
+        "valeoai/ADVENT advent/model/deeplabv2.py",
+    ),
+    Family(
+        "deeplab_others",
+        r"f2a_multi__train__.*",
+        "ResNet-101, two levels, four branches, training",
+        "Feature To Adapt model/deeplabv2_G.py",
+    ),
+    Family(
+        "deeplab_others",
+        r"clan__train__.*",
+        "ResNet-101, two heads, four branches, training",
+        "RoyalVane/CLAN model/CLAN_G.py",
+    ),
+    Family(
+        "deeplab_vgg",
+        r"vgg1[36]__(feats|logits|loss|grad).*",
+        "VGG-13 and VGG-16, outputs and gradients",
+        f"{LSR} graphs/models/models.py",
+    ),
+    *(
+        Family(
+            file,
+            r"(.*__)?(optim_multiplicity|param_.*)",
+            "parameter names, test weights, multiplicity in the optimiser",
+            original,
+        )
+        for file, original in (
+            ("deeplab_lsr", f"{LSR} graphs/models/models.py"),
+            ("deeplab_others", "all six above"),
+            ("deeplab_vgg", f"{LSR} graphs/models/models.py"),
+        )
+    ),
+    Family(
+        "schedule",
+        r".*",
+        "learning rates",
+        "LSR, MaxSquareLoss, UDAclustering, ADVENT, AdaptSegNet, CLAN, Feature To Adapt",
+    ),
+    Family(
+        "trajectory_ce",
+        r".*__lr|multiplicity|group_10x|param_names",
+        "six source-only steps: optimiser groups and rates",
+        f"{LSR} tools/train_source.py",
+    ),
+    Family(
+        "trajectory_ce",
+        r".*__loss.*",
+        "six source-only steps: loss",
+        f"{LSR} tools/train_source.py",
+    ),
+    Family(
+        "trajectory_ce",
+        r".*__grad_l2.*",
+        "six source-only steps: gradient norms",
+        f"{LSR} tools/train_source.py",
+    ),
+    Family(
+        "trajectory_ce",
+        r".*__(state|value).*",
+        "six source-only steps: parameters, statistics",
+        f"{LSR} tools/train_source.py",
+    ),
+    Family(
+        "trajectory_lsr",
+        r".*__(lr|perm_orders)|multiplicity|group_10x|param_names",
+        "four LSR steps: optimiser groups, rates, orders",
+        TRAINERS,
+    ),
+    Family(
+        "trajectory_lsr",
+        r".*(pseudo_labels|labels_down)",
+        "four LSR steps: labels of source and target features",
+        TRAINERS,
+    ),
+    Family(
+        "trajectory_lsr",
+        r".*__proto_state.*",
+        "four LSR steps: prototypes",
+        TRAINERS,
+    ),
+    Family(
+        "trajectory_lsr",
+        r".*__grad_l2.*",
+        "four LSR steps: gradient norms",
+        TRAINERS,
+    ),
+    Family(
+        "trajectory_lsr",
+        r".*__(state|value).*",
+        "four LSR steps: parameters, statistics",
+        TRAINERS,
+    ),
+    Family(
+        "trajectory_lsr",
+        r".*__(source|target|norm)_.*",
+        "four LSR steps: every term of the loss",
+        TRAINERS,
+    ),
+    Family(
+        "eval",
+        r"c\d+__confusion",
+        "confusion matrices",
+        f"{LSR} utils/eval.py",
+    ),
+    Family(
+        "eval",
+        r".*",
+        "accuracies, IoU and their means",
+        f"{LSR} utils/eval.py, RogerZhangzz/CAG_UDA",
+    ),
+)
