@@ -6,9 +6,10 @@
     python train.py --config configs/gta2cs.py:lsr,tiny     small and short, to try things
 
 Expects data/gta5 and data/cityscapes as downloaded or prepared (1280x720 and 1024x512);
---config.data.source.root=DIR and --config.data.target.root=DIR name others, and
---config.source.init_from=FILE the ImageNet weights. Needs a GPU; LSR used one Titan RTX.
-Time and accuracy have not been measured here.
+--config.data.source.root=DIR and --config.data.target.root=DIR name others. Starts from
+torchvision's ImageNet weights in weights/ as LSR does; --config.source.init_from=FILE
+names others, "scratch" none. Needs a GPU; LSR used one Titan RTX. Time and accuracy have
+not been measured here.
 
 Published mIoU on Cityscapes val with ResNet101: source only 36.9, MaxSquare+IW 45.2
 (ICCV 2019), LSR 46.0 (CVPRW 2021, Table 1).
@@ -27,6 +28,12 @@ WEIGHTS = {
         "entropy": 0.1,
         "entropy_ratio": 0.2,
     },
+}
+IMAGENET = {
+    "resnet50": "weights/resnet50-19c8e357.pth",
+    "resnet101": "weights/resnet101-5d3b4d8f.pth",
+    "vgg13": "weights/vgg13-c768596a.pth",
+    "vgg16": "weights/vgg16-397923af.pth",
 }
 VGG16 = {"lsr": {"clustering": 0.2, "perpendicularity": 0.4, "norm": 0.01}}
 PRESETS = {"lsr": "released"}
@@ -49,9 +56,7 @@ def get_config(argument=None):
     config.data.target.size = (512, 1024)
     config.data.target.train = "train_lsr"
     vgg = VGG16 if (chosen.backbone or "").startswith("vgg") else {}
-    weights = {
-        method: {**WEIGHTS[method], **vgg.get(method, {})} for method in WEIGHTS
-    }
+    weights = {method: {**WEIGHTS[method], **vgg.get(method, {})} for method in WEIGHTS}
     complete(config, chosen, weights=weights)
     return config
 
@@ -77,7 +82,12 @@ def complete(config, chosen, *, weights, class_frequency="gta5"):
     common.set_stages(
         config, chosen.method or "lsr", study=(), pretrain=pretrain, adapt=adaptation
     )
+    first = config[config.stages[0]]
+    first.init_from = IMAGENET.get(config.model.backbone, "scratch")
+    # LSR feeds BGR minus mean to weights that were trained on normalised RGB.
+    first.weights.allow_other_preprocessing = True
     if chosen.tiny:
+        first.init_from = "scratch"
         shrink(config, chosen.backbone)
 
 

@@ -49,6 +49,8 @@ class Experiment:
         self.domains = sources.open_domains(
             data, num_classes=config["model"]["num_classes"]
         )
+        for stage in config["stages"]:
+            self.check_origin(stage)
         self.sizes = {
             name: records.image_size(self.open(name, "train")) for name in self.domains
         }
@@ -114,6 +116,13 @@ class Experiment:
             return self.import_weights(stage, params, model_state)
         network = self.load(origin, params, model_state)
         return network.params, network.model_state
+
+    def check_origin(self, stage: str) -> None:
+        """Raise InputError where ``init_from`` is a path with nothing to start from."""
+        origin = self.origin(stage)
+        named = origin == "scratch" or origin in self.config["stages"]
+        if not named and not self.weight_file(stage):
+            find_checkpoints(Path(origin).expanduser())
 
     def weight_file(self, stage: str) -> Path | None:
         """The weight file, or folder of ``lsr_jax.convert``, in a stage's ``init_from``."""
@@ -250,9 +259,6 @@ def check_stages(config: Mapping) -> None:
             raise InputError(
                 f"{stage}.init_from: {origin!r} is not trained before {stage!r}"
             )
-        if origin not in ("previous", "scratch", *stages):
-            path = Path(origin).expanduser()
-            holds_weights(path) or find_checkpoints(path)
 
 
 def holds_weights(path: Path) -> bool:
@@ -275,5 +281,6 @@ def find_checkpoints(path: Path) -> Path:
             return folder
     raise InputError(
         f"init_from {path}: expected a weight file, a workdir, a stage's folder or a "
-        "checkpoint folder; found no such file and no finished checkpoint"
+        "checkpoint folder; found no such file and no finished checkpoint; set the "
+        "stage's init_from, 'scratch' for a fresh network"
     )
