@@ -109,3 +109,5 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, data):
             assert len(lines) == 1, (rest, errors)
             assert message in lines[0], (rest, lines)
             assert "Traceback" not in output + errors, rest
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "gta").exists()

@@ -28,9 +28,9 @@ def train(config: Mapping, folder: Path) -> Experiment:
       InputError: an unusable config, dataset, workdir or checkpoint.
       TrainingError: a loss term is no longer finite.
     """
-    workdir.claim(folder, config)
+    workdir.check(folder, config)
     experiment = Experiment(config, folder)
-    workdir.describe(folder, experiment.facts())
+    workdir.claim(folder, config, experiment.facts())
     for stage in config["stages"]:
         run_stage(experiment, stage)
     return experiment

@@ -30,31 +30,35 @@ def write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def claim(workdir: Path, config: Mapping) -> None:
-    """Make ``workdir`` the folder of this config, or continue in it.
+def check(workdir: Path, config: Mapping) -> None:
+    """Raise InputError where ``workdir`` is no folder or holds a run of another config.
+
+    Nothing is written: a run that cannot start for other reasons leaves no trace.
+    """
+    path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"workdir {workdir}: cannot be written: it is a file")
+    if path.exists():
+        check_same(path, json.loads(to_json(config)))
+
+
+def claim(workdir: Path, config: Mapping, facts: Mapping) -> None:
+    """Write ``config.json`` and ``manifest.json`` into a workdir that was checked.
 
     Args:
       workdir: made if missing.
       config: resolved, JSON-able.
+      facts: for the manifest, beside command, versions, devices and machine.
 
     Raises:
-      InputError: the folder holds a run of another config, or cannot be written.
+      InputError: the folder cannot be written.
     """
-    path = workdir / "config.json"
-    text = to_json(config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            check_same(path, json.loads(text))
-        else:
-            write(path, text)
+        write(workdir / "config.json", to_json(config))
+        write(workdir / "manifest.json", to_json({**environment(), **facts}))
     except OSError as error:
         raise InputError(f"workdir {workdir}: cannot be written: {error}") from error
-
-
-def describe(workdir: Path, facts: Mapping) -> None:
-    """Write ``manifest.json``: ``facts`` beside versions, devices and machine."""
-    write(workdir / "manifest.json", to_json({**environment(), **facts}))
 
 
 def check_same(path: Path, config: dict) -> None:

@@ -236,10 +236,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, unbroken, tmp_path):
 
 def test_flatten_and_first_difference(tmp_path):
     assert workdir.flatten({"a": {"b": 1}, "c": [2]}) == {"a.b": 1, "c": [2]}
-    workdir.claim(tmp_path, {"a": {"b": 1}})
-    workdir.claim(tmp_path, {"a": {"b": 1}})
+    workdir.claim(tmp_path, {"a": {"b": 1}}, {})
+    workdir.check(tmp_path, {"a": {"b": 1}})
     with pytest.raises(InputError, match=r"a\.b is 1 there and 2 here"):
-        workdir.claim(tmp_path, {"a": {"b": 2}})
+        workdir.check(tmp_path, {"a": {"b": 2}})
 
 
 def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
