@@ -91,9 +91,15 @@ class Prepared:
         records = storage.open_split(self._folder, part, known=known)
         facts = known[part]
         rows = {name: row for row, name in enumerate(self._stored(part))}
+        chosen = [rows[name] for name in wanted if name in rows]
+        if not chosen:
+            raise InputError(
+                f"{self._folder}: expected images for split {split!r}, found none among "
+                f"{len(rows)}; choose another split"
+            )
         return PreparedSource(
             records,
-            [rows[name] for name in wanted if name in rows],
+            chosen,
             lut=self._space.lut if facts["labelled"] else None,
             size=self._size,
             native_labels=facts["native_labels"],

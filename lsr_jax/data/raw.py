@@ -97,6 +97,11 @@ class Raw:
         images = [pair.image for pair in found.pairs]
         wanted = set(listing.chosen(images, self._layout.subsets.get(split)))
         pairs = [pair for pair in found.pairs if pair.image in wanted]
+        if not pairs:
+            raise InputError(
+                f"{self._files.where('')}: expected images for split {split!r}, found "
+                f"none among {len(images)}; choose another split"
+            )
         # Without a single label it is an unlabelled split.
         labelled = any(pair.label for pair in found.pairs)
         others = set(images) - wanted

@@ -163,7 +163,7 @@ def test_classes_of_domains_and_network_agree(downloads):
 
 def test_every_finding_of_check_ends_the_start(downloads, tmp_path, capsys):
     root = damage.gta5(downloads, tmp_path / "gta5")
-    description = spec("gta5", root, train="train")
+    description = spec("gta5", root, train="train", val="train")
     bad = [f"{kind}/0000{n}" for kind, n in
            (("images", 1), ("labels", 2), ("labels", 3), ("images", 5),
             ("images", 7), ("labels", 9))]  # fmt: skip
