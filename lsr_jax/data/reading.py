@@ -58,9 +58,10 @@ class Reader:
         data = self.data(name)
         headers.check_label(data, where, self._format)
         label = decode_label(data, where, self._format)
-        unknown = np.flatnonzero(~self._known[np.unique(label)])
+        counts = np.bincount(label.ravel(), minlength=256)
+        unknown = np.flatnonzero((counts > 0) & ~self._known)
         if unknown.size:
-            found = np.unique(label)[unknown[0]]
+            found = unknown[0]
             known = spans(np.flatnonzero(self._known))
             raise BadExample(
                 "unknown id",

@@ -1,0 +1,34 @@
+import pytest
+
+from lsr_jax.data import labels
+from lsr_jax.data.layouts import LABEL_FORMATS, LAYOUTS
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_rows_agree_with_the_label_spaces(name):
+    layout = LAYOUTS[name]
+    assert layout.name == name
+    assert layout.label_format in LABEL_FORMATS
+    assert not layout.ignored & layout.ids.keys()
+    for space in layout.spaces:
+        for raw, class_name in layout.ids.items():
+            classes = labels.SPACES[space].classes
+            index = classes.index(class_name) if class_name in classes else 255
+            assert labels.SPACES[space].lut[raw] == index
+        for raw in layout.ignored:
+            assert labels.SPACES[space].lut[raw] == 255
+    for subset in layout.subsets.values():
+        assert subset.part in layout.parts
+
+
+def test_official_counts():
+    counts = {
+        name: [part.count for part in layout.parts.values()]
+        for name, layout in LAYOUTS.items()
+    }
+    assert counts == {
+        "gta5": [24966],
+        "synthia_rand_cityscapes": [9400],
+        "cityscapes": [2975, 500, 19998],
+        "cross_city": [3200, 100] * 4,
+    }
