@@ -122,13 +122,13 @@ FAMILIES = (
         Family(
             file,
             r"(.*__)?(optim_multiplicity|param_.*)",
-            "parameter names, test weights, multiplicity in the optimiser",
+            f"{network}: names, test weights, optimiser multiplicity",
             original,
         )
-        for file, original in (
-            ("deeplab_lsr", f"{LSR} graphs/models/models.py"),
-            ("deeplab_others", "all six above"),
-            ("deeplab_vgg", f"{LSR} graphs/models/models.py"),
+        for file, network, original in (
+            ("deeplab_lsr", "ResNet-101", f"{LSR} graphs/models/models.py"),
+            ("deeplab_others", "ResNet-101", "all six above"),
+            ("deeplab_vgg", "VGG", f"{LSR} graphs/models/models.py"),
         )
     ),
     Family(

@@ -172,6 +172,24 @@ def test_bilinear_and_average_parity_with_torch():
         )
 
 
+def test_gradient_parity_of_bilinear_and_average_with_torch():
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    bilinear = {"mode": "bilinear", "align_corners": True}
+    for ours, theirs, keywords in (
+        (resample.bilinear, functional.interpolate, bilinear),
+        (resample.adaptive_average, functional.adaptive_avg_pool2d, {}),
+    ):
+        for size in ((37, 61), (3, 5)):
+            images = torch.from_numpy(IMAGE.transpose(0, 3, 1, 2)).requires_grad_()
+            resized = theirs(images, size, **keywords)
+            (resized**3).sum().backward()
+            found = jax.grad(lambda x: (ours(x, size) ** 3).sum())(jnp.asarray(IMAGE))  # noqa: B023
+            expected = images.grad.permute(0, 2, 3, 1).numpy()
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
+
+
 def test_nearest_parity_with_torch_and_pil_at_many_sizes():
     torch = pytest.importorskip("torch")
     image = pytest.importorskip("PIL.Image")

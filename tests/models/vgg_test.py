@@ -14,7 +14,7 @@ HEADS = {"classifier": "head"}
 @pytest.mark.golden(
     "deeplab_vgg",
     "images|labels",
-    "vgg1[36]__(param_|feats|logits|loss|grad).*",
+    "vgg1[36]__(feats|logits|loss|grad).*",
 )
 @pytest.mark.parametrize("backbone", ["vgg16", "vgg13"])
 def test_golden(golden, cross_entropy, upsample, backbone):
@@ -48,15 +48,6 @@ def test_golden(golden, cross_entropy, upsample, backbone):
     lengths = np.array([np.linalg.norm(gradient) for gradient in found])
     golden.holds(f"{key}grad_l2_f64", lengths, 1e-6)
     golden.holds(f"{key}grad__features.0.weight", found[0], 1e-6, scale="norm")
-
-    weights = seeded.state_dict(f"lsr_{backbone}")
-    values = [value.astype(np.float32).astype(np.float64) for value in weights.values()]
-    golden.equals(f"{key}param_names", list(weights))
-    lengths = np.array([np.linalg.norm(value) for value in values])
-    golden.holds(f"{key}param_l2", lengths, 1e-12)
-    magnitude = np.array([np.abs(value).sum() for value in values])
-    sums = np.array([value.sum() for value in values])
-    golden.holds(f"{key}param_sum", sums, 1e-12, scale=("magnitude", magnitude))
 
 
 @pytest.mark.parametrize("image_size", [(65, 129), (512, 1024), (63, 72)])
