@@ -77,6 +77,7 @@ def get_config(argument=None):
 def pretrain(method, schedule):
     c = default.stage(method)
     c.steps = schedule.pretrain_steps
+    c.log_every = min(c.log_every, c.steps // 4)
     c.batch_size = schedule.batch_size
     c.optimizer.name = "adamw"
     c.optimizer.learning_rate = 2e-3
@@ -91,6 +92,7 @@ def pretrain(method, schedule):
 def adapt(method, schedule):
     c = default.stage(method, **WEIGHTS.get(method, {}))
     c.steps = schedule.adapt_steps
+    c.log_every = min(c.log_every, c.steps // 4)
     c.batch_size = schedule.batch_size // 2
     c.optimizer.name = "adamw"
     c.optimizer.learning_rate = 5e-4

@@ -20,6 +20,19 @@ def pytest_configure(config):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker begins a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_functions():
+    """Compiled networks of a module are of no use to the next, and fill the memory."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -13,7 +13,7 @@ from lsr_jax import convert
 from lsr_jax.analysis import report
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.training import loop, workdir
-from lsr_jax.training.checkpoint import Checkpointer
+from lsr_jax.training.checkpoint import Checkpointer, check_network
 from lsr_jax.training.experiment import Experiment
 
 # float32 sums over a batch in another order, over eight steps of AdamW.
@@ -197,12 +197,20 @@ def test_a_damaged_checkpoint_is_named(config, unbroken, tmp_path):
 
 
 def test_another_network_is_named(config, unbroken):
-    other = {**config, "model": {**config["model"], "num_classes": 16}}
-    with pytest.raises(
-        InputError,
-        match=r"source/checkpoints/4.*head/.* is .*19\S* there and .*16\S* here",
+    for dilations, message in (
+        ((2, 4), r"source/checkpoints/4.*also has .*head/conv2d_list_2"),
+        ((1, 2, 3, 4, 5), r"source/checkpoints/4.*has no .*head/conv2d_list_4"),
     ):
-        Experiment(other, unbroken.workdir).trained("source")
+        other = {**config, "model": {**config["model"], "aspp_dilations": dilations}}
+        with pytest.raises(InputError, match=message):
+            Experiment(other, unbroken.workdir).trained("source")
+
+
+def test_another_shape_is_named():
+    tree = {"params": {"model": {"head": np.zeros((3, 19))}}, "model_state": {}}
+    other = {"params": {"model": {"head": np.zeros((3, 16))}}, "model_state": {}}
+    with pytest.raises(ValueError, match=r"head is \(3, 19\) there and \(3, 16\) here"):
+        check_network(other, tree)
 
 
 def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
