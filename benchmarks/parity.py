@@ -24,12 +24,12 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.parity_rows import FAMILIES, Family
+from lsr_jax.analysis import pages
 from lsr_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted({family.file for family in FAMILIES})
-BEGIN = "<!-- parity table: begin -->"
-END = "<!-- parity table: end -->"
+PART = "parity table"
 HEADER = (
     "quantity",
     "original",
@@ -156,25 +156,6 @@ def machine() -> str:
     )
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    """Puts ``text`` between the two markers of a page and leaves the rest alone.
-
-    Raises:
-      InputError: the page does not hold each marker once, in order.
-    """
-    page = path.read_text() if path.is_file() else ""
-    if (
-        page.count(BEGIN) != 1
-        or page.count(END) != 1
-        or END not in page.split(BEGIN)[1]
-    ):
-        raise InputError(
-            f"{path}: expected the lines {BEGIN!r} and {END!r} once each, in this order"
-        )
-    before, rest = page.split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs, prints, writes; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity")
@@ -186,12 +167,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     collector = Collector(options.files)
     quiet = ["-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    quiet += ["-n", "0"]  # the collector lives in this process
     code = pytest.main([str(ROOT / "tests"), *quiet], plugins=[collector])
     rows = rows_of(collector.checks)
     text = f"{table(rows)}\n\n{machine()}"
     print(text)
     if options.write:
-        write(options.write, text)
+        pages.replace(options.write, PART, text)
     return int(code != 0 or not rows or not all(row.passed for row in rows))
 
 

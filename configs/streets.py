@@ -41,8 +41,8 @@ class Schedule(NamedTuple):
 
 
 SCHEDULES = {
-    "streets": Schedule(1500, 400, 8),
-    "photometric": Schedule(1500, 400, 8),
+    "streets": Schedule(1200, 300, 8),
+    "photometric": Schedule(1200, 300, 8),
     "large": Schedule(20000, 5000, 8),
     "tiny": Schedule(20, 20, 8),
 }

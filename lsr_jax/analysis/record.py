@@ -6,11 +6,10 @@ python -m lsr_jax.analysis.record runs/streets-target_only --out docs/results/st
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from lsr_jax.analysis import rows
+from lsr_jax.analysis import rows, seeds
 from lsr_jax.errors import InputError
 
 
@@ -21,8 +20,7 @@ def record(folder: Path) -> list[rows.Row]:
       InputError: no report there.
     """
     found = rows.read(folder / "report" / "metrics.json")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    return [{**row, "recorded": manifest["command"]} for row in found]
+    return [{**row, "recorded": seeds.command(folder)} for row in found]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Runs of one config with several seeds as one page: every run, then mean and spread.
 
-python -m lsr_jax.analysis.seeds runs/a runs/b runs/c --control batchnorm_only --out PAGE.md
+python -m lsr_jax.analysis.seeds runs/a runs/b runs/c --write docs/results/streets.md
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lsr_jax.analysis import formats, rows, tables
+from lsr_jax.analysis import formats, pages, rows, tables
 from lsr_jax.analysis.tables import Column, Table
 from lsr_jax.errors import InputError
 
+PART = "seeds"
 # What the page averages: heading, domain, statistics, measure.
 MEASURES = (
     ("target, running BN", "target", "running", "miou"),
@@ -28,7 +29,7 @@ PAIRED = (("running BN", "running"), ("target BN", "target"))
 
 
 def page(folders: Sequence[Path], *, control: str) -> str:
-    """The page as Markdown.
+    """The generated part of the page, as Markdown.
 
     Args:
       folders: workdirs whose ``report/metrics.json`` is written.
@@ -45,18 +46,29 @@ def page(folders: Sequence[Path], *, control: str) -> str:
     everything = [row for part in measured for row in part]
     recorded = [row for row in found[0] if row.get("recorded") is not None]
     parts = [
+        f"Commands: {'; '.join(f'`{command(folder)}`' for folder in folders)}.",
         machine(folders[0]),
-        "## Mean over seeds " + ", ".join(map(str, seeds)),
+        "### Mean over seeds " + ", ".join(map(str, seeds)),
         formats.markdown([mean(everything), differences(everything, control)]),
-        "## Every run",
+        "### Every run",
         formats.markdown(tables.summary(everything + recorded, control=control)),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def command(folder: Path) -> str:
+    """The command that made a run."""
+    return manifest(folder)["command"]
+
+
+def manifest(folder: Path) -> dict:
+    """The facts of a run's environment."""
+    return json.loads((folder / "manifest.json").read_text())
+
+
 def machine(folder: Path) -> str:
-    """Where the first run was made."""
-    facts = json.loads((folder / "manifest.json").read_text())
+    """Where a run was made."""
+    facts = manifest(folder)
     versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
     return (
         f"Machine: {facts['cpus']} CPUs ({facts['device_kind']}), {facts['platform']}, "
@@ -115,18 +127,20 @@ def spread(values, sign: str = "") -> str:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the part of the page."""
     parser = argparse.ArgumentParser(prog="python -m lsr_jax.analysis.seeds")
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--control", default="batchnorm_only", help="a method")
-    parser.add_argument("--out", type=Path, required=True, help="Markdown file")
+    parser.add_argument(
+        "--write", type=Path, required=True, help="page with the markers of its part"
+    )
     arguments = parser.parse_args()
     try:
         text = page(arguments.workdirs, control=arguments.control)
+        pages.replace(arguments.write, PART, text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    arguments.out.write_text(text)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,9 @@ def test_recorded_rows_name_their_command(folders):
 
 @pytest.mark.parametrize("module", ["record", "seeds"])
 def test_a_folder_without_report_is_one_line(module, tmp_path):
+    flag = {"record": "--out", "seeds": "--write"}[module]
     command = [sys.executable, "-m", f"lsr_jax.analysis.{module}", str(tmp_path)]
-    command += ["--out", str(tmp_path / "out")]
+    command += [flag, str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from benchmarks import parity
+from lsr_jax.analysis import pages
 from lsr_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -57,31 +58,11 @@ def test_a_key_without_a_row_is_named():
         parity.rows_of([check("unheard_of")])
 
 
-def test_write_replaces_the_table_and_leaves_the_prose(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(f"# Title\n\n{parity.BEGIN}\nold\n{parity.END}\n\nProse.\n")
-    for text in ("| new |", "| newer |"):
-        parity.write(page, text)
-        assert page.read_text() == (
-            f"# Title\n\n{parity.BEGIN}\n{text}\n{parity.END}\n\nProse.\n"
-        )
-
-
-@pytest.mark.parametrize(
-    "page", ["no markers", f"{parity.END}{parity.BEGIN}", parity.BEGIN * 2 + parity.END]
-)
-def test_write_needs_its_markers(tmp_path, page):
-    path = tmp_path / "page.md"
-    path.write_text(page)
-    with pytest.raises(InputError, match="expected the lines"):
-        parity.write(path, "| new |")
-    assert path.read_text() == page
-
-
 def test_the_page_of_this_repository_can_be_written():
     page = (ROOT / "docs" / "reproducibility.md").read_text()
-    assert page.index(parity.BEGIN) < page.index(parity.END)
-    assert "OUT" not in page.split(parity.BEGIN)[1].split(parity.END)[0]
+    begin, end = pages.markers(parity.PART)
+    assert page.index(begin) < page.index(end)
+    assert "OUT" not in page.split(begin)[1].split(end)[0]
 
 
 def test_the_command_runs_the_tests_of_a_file():
