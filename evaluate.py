@@ -25,11 +25,13 @@ def main() -> None:
     """Restore each stage's newest checkpoint and report."""
     # Imported here: bad flags are answered without waiting for JAX.
     from lsr_jax.analysis import report
+    from lsr_jax.training import sharding
     from lsr_jax.training.experiment import Experiment
     from lsr_jax.training.workdir import read_config
 
     folder = Path(WORKDIR.value)
     config = read_config(folder)
+    sharding.share_cpu(config["cpu_devices"])
     if SPLIT.value:
         config["data"]["target"]["val"] = SPLIT.value
     report.write(

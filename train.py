@@ -15,9 +15,10 @@ def main() -> None:
     """Train every stage of the config in the workdir, then report."""
     # Imported here: bad flags are answered without waiting for JAX.
     from lsr_jax.analysis import report
-    from lsr_jax.training import loop
+    from lsr_jax.training import loop, sharding
 
     config, workdir = read()
+    sharding.share_cpu(config.cpu_devices)
     report.write(loop.train(config.to_dict(), workdir))
 
 

@@ -12,6 +12,7 @@ def get_config():
     config = ConfigDict()
     config.seed = 0  # initialisation, data order, augmentation
     config.num_devices = config_dict.placeholder(int)  # None: all that JAX sees
+    config.cpu_devices = 1  # devices as which JAX shows a CPU; two use its cores better
     config.stages = ("source", "adapt")  # trained in this order; each is a key below
     config.recorded = ()  # JSON files of rows that the final table quotes
     config.data = data()

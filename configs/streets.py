@@ -41,8 +41,8 @@ class Schedule(NamedTuple):
 
 
 SCHEDULES = {
-    "streets": Schedule(1200, 300, 8),
-    "photometric": Schedule(1200, 300, 8),
+    "streets": Schedule(1000, 250, 8),
+    "photometric": Schedule(1000, 250, 8),
     "large": Schedule(20000, 5000, 8),
     "tiny": Schedule(20, 20, 8),
 }
@@ -52,6 +52,8 @@ def get_config(argument=None):
     chosen = common.parse(argument, presets=PRESETS)
     preset = "tiny" if chosen.tiny else chosen.preset or "streets"
     config = default.get_config()
+
+    config.cpu_devices = 1 if chosen.tiny else 2
 
     for domain, look in (("source", "rendered"), ("target", "camera")):
         config.data[domain].name = f"streets_{look}"

@@ -1,7 +1,17 @@
 """Eight virtual CPU devices, strict dtype promotion, a key, and the recorded goldens."""
 
+import atexit
 import importlib.util
+import os
 import pathlib
+import shutil
+import tempfile
+
+# Set before JAX is imported, and inherited by pytest's workers and by the scripts that
+# tests start: a network is compiled once for all of them.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lsr_jax-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
 
 import chex
 import jax

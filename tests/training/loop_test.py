@@ -1,7 +1,6 @@
 """Runs of the smallest `streets` config: resumed, on other devices, refused."""
 
 import json
-import os
 import shutil
 
 import chex
@@ -28,24 +27,11 @@ def _standard_promotion():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _data_and_compilation_cache(tmp_path_factory):
-    """Drawn once, and every step compiled once for all runs of this module."""
-    previous = os.environ.get("LSR_JAX_DATA")
-    os.environ["LSR_JAX_DATA"] = str(tmp_path_factory.mktemp("data"))
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    if previous is None:
-        del os.environ["LSR_JAX_DATA"]
-    else:
-        os.environ["LSR_JAX_DATA"] = previous
+def _data(tmp_path_factory):
+    """Drawn once for all runs of this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSR_JAX_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(scope="module")
