@@ -120,7 +120,7 @@ def update(
     counts: jax.Array,
     *,
     momentum: float = 0.8,
-    initial: Literal["zero", "first_seen"] = "zero",
+    initial: Literal["zero", "first_seen", "itself"] = "zero",
     clamp: bool = False,
 ) -> Prototypes:
     """Moves the prototypes of the classes present towards their batch means, LSR eq. 3.
@@ -135,14 +135,21 @@ def update(
       momentum: weight of the old value.
       initial: "zero" averages with the zero start, as the paper; "first_seen" takes
         the batch mean of the first step in which a class occurs, as LSR's
-        ``tools/train_UDA.py``.
+        ``tools/train_UDA.py``; "itself" averages that mean with a constant copy of it,
+        as OCE (UDAclustering, ``utils/losses.py``): the same value, and the gradient is
+        scaled by ``1 - momentum`` in the first step too.
       clamp: clips averaged prototypes at zero from below, as ``tools/train_UDA.py``.
         It changes no value for non-negative features.
     """
-    if initial not in ("zero", "first_seen"):
-        raise ValueError(f"initial must be 'zero' or 'first_seen', got {initial!r}")
+    if initial not in ("zero", "first_seen", "itself"):
+        raise ValueError(
+            f"initial must be 'zero', 'first_seen' or 'itself', got {initial!r}"
+        )
     present = counts > 0
     old = jax.lax.stop_gradient(state.mean)
+    if initial == "itself":
+        met = (state.seen | ~present)[:, None]
+        old = jnp.where(met, old, jax.lax.stop_gradient(means))
     new = momentum * old + (1 - momentum) * means
     if clamp:  # not jnp.maximum: torch passes the whole gradient at exactly zero
         new = jnp.where(new >= 0, new, 0)
