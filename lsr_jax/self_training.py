@@ -64,9 +64,8 @@ def confidence_histogram(
     place = jnp.clip(jnp.floor(confidence * bins).astype(jnp.int32), 0, bins - 1)
     valid = (labels >= 0) & (labels < num_classes)
     cell = jnp.where(valid, labels.astype(jnp.int32), num_classes) * bins + place
-    return jnp.bincount(cell, length=(num_classes + 1) * bins)[
-        : num_classes * bins
-    ].reshape(num_classes, bins)
+    counts = jnp.bincount(cell, length=(num_classes + 1) * bins)
+    return counts.reshape(num_classes + 1, bins)[:num_classes]
 
 
 def histogram_thresholds(

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def widen(tree):
@@ -23,25 +24,42 @@ def compiled(loss):
     return jax.jit(of), jax.jit(jax.value_and_grad(of))
 
 
-def holds(golden, stem, loss, gradients, *, wide=True, value="value", **fixed):
-    """``loss(**inputs)``: value and gradients in float32, value in float64.
+def computed(loss, inputs, fixed, *, wide=True):
+    """``(value, gradients, float64 value)`` of ``loss(**inputs, **fixed)`` in numpy."""
+    value_of, value_and_grad = compiled(loss)
+    value, gradients = value_and_grad(inputs, fixed)
+    precise = None
+    if wide:
+        with jax.enable_x64(True):
+            precise = np.asarray(value_of(widen(inputs), widen(fixed)))
+    return np.asarray(value), jax.tree.map(np.asarray, gradients), precise
+
+
+def holds(golden, stem, loss, inputs, *, wide=True, **fixed):
+    """A loss against ``<stem>value``, ``<stem>value_f64`` and its gradients.
 
     Args:
       golden: the fixture.
-      stem: of the keys: ``<stem>value``, ``<stem>value_f64``.
-      loss: a function that is compiled once.
-      gradients: ``{name of an input: (its array, the key of its gradient)}``.
+      stem: of the keys.
+      loss: a function; it is compiled once.
+      inputs: ``{name: (array, the end of the key of its gradient)}``.
       wide: whether ``<stem>value_f64`` exists.
-      value: the end of the key of the value.
       **fixed: the other inputs.
+
+    Returns:
+      what `computed` returns, for `holds_scaled`.
     """
-    moving = {name: array for name, (array, _) in gradients.items()}
-    value_of, value_and_grad = compiled(loss)
-    ours, found = value_and_grad(moving, fixed)
-    golden.holds(f"{stem}{value}", ours)
-    for name, (_, key) in gradients.items():
-        golden.holds_gradient(f"{stem}{key}", found[name])
-    if wide:
-        with jax.enable_x64(True):
-            ours = value_of(widen(moving), widen(fixed))
-            golden.holds(f"{stem}{value}_f64", ours)
+    arrays = {name: array for name, (array, _) in inputs.items()}
+    results = computed(loss, arrays, fixed, wide=wide)
+    holds_scaled(golden, stem, results, inputs, 1)
+    return results
+
+
+def holds_scaled(golden, stem, results, inputs, factor):
+    """The same of ``factor`` times a loss: a mean that was recorded as a sum."""
+    value, gradients, precise = results
+    golden.holds(f"{stem}value", factor * value)
+    for name, (_, key) in inputs.items():
+        golden.holds_gradient(f"{stem}{key}", factor * gradients[name])
+    if precise is not None:
+        golden.holds(f"{stem}value_f64", factor * precise)

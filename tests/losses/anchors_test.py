@@ -46,6 +46,8 @@ def loss(features, labels, predictions, anchors, even_gradient=True, minimum=2):
 
 
 STEP = jax.jit(jax.value_and_grad(loss), static_argnums=4)
+MEANS = jax.jit(losses.image_class_means, static_argnames="num_classes")
+DISTANCE = jax.jit(losses.anchor_distance)
 
 
 @pytest.fixture
@@ -65,9 +67,7 @@ def test_against_loops(data, scale):
     features = np.float32(scale) * features
     expected = slow_means(features, labels, predictions, 5, 2)
     assert 0 < expected[1].sum() < expected[1].size
-    means, valid = losses.image_class_means(
-        features, labels, predictions, num_classes=5, minimum=2
-    )
+    means, valid = MEANS(features, labels, predictions, num_classes=5, minimum=2)
     np.testing.assert_array_equal(valid, expected[1])
     np.testing.assert_allclose(means, expected[0], rtol=1e-5)
     expected = slow_distance(*expected, anchors, 5)
@@ -96,17 +96,13 @@ def test_by_hand():
     labels, predictions = jnp.array([[[0, 0, 0, 1]]]), jnp.array([[[0, 0, 1, 1]]])
     # Class means (2, 1) and (0, 1/2); distances (2, 1) and (0, 1/2) from zero.
     anchors = jnp.zeros((3, 2))
-    distance = functools.partial(loss, features, labels, predictions, anchors)
-    np.testing.assert_allclose(distance(minimum=1), 10 * (1 + 0.0625) / 2)
-    np.testing.assert_allclose(distance(minimum=2), 10 * 1)
-    far = losses.anchor_distance(
-        jnp.full((1, 3, 2), 600.5), jnp.ones((1, 3), bool), anchors
-    )
-    np.testing.assert_allclose(far, 6.0, rtol=1e-6)  # 600 -> 60 -> 6 -> 0.6
-    whole = losses.anchor_distance(
-        jnp.full((1, 3, 2), 600.5), jnp.ones((1, 3), bool), anchors, limit=jnp.inf
-    )
-    np.testing.assert_allclose(whole, 6000)
+    step = functools.partial(STEP, features, labels, predictions, anchors, True)
+    np.testing.assert_allclose(step(1)[0], 10 * (1 + 0.0625) / 2)
+    np.testing.assert_allclose(step(2)[0], 10 * 1)
+    far = np.full((1, 3, 2), 600.5, np.float32), np.ones((1, 3), bool), anchors
+    # 600 -> 60 -> 6 -> 0.6
+    np.testing.assert_allclose(DISTANCE(*far, limit=5.0), 6.0, rtol=1e-6)
+    np.testing.assert_allclose(DISTANCE(*far, limit=jnp.inf), 6000)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e18])
@@ -131,7 +127,7 @@ def feature_labels(golden, domain):
 def test_golden_pseudo_labels(golden):
     features, anchors = golden["pred_feat"], golden["anchors"]
     seen = np.ones(C, bool)
-    distances = pseudo_labels.prototype_distances(features, anchors, seen)
+    distances = jax.jit(pseudo_labels.prototype_distances)(features, anchors, seen)
     golden.holds("ati__distances", distances)
     nearest = jax.jit(pseudo_labels.nearest_anchor)
     gap = float(golden["ati__delta_d"])
@@ -191,9 +187,7 @@ def test_golden_step(golden):
         golden.holds_gradient(f"step__grad_{domain}_feat", weight * gradient)
         distance[domain] = value
         predictions = jnp.argmax(logits, axis=-1).astype(given.dtype)
-        means, valid = losses.image_class_means(
-            features, given, predictions, num_classes=C
-        )
+        means, valid = MEANS(features, given, predictions, num_classes=C)
         ids = np.nonzero(np.asarray(valid))[1].astype(np.int32)
         golden.holds(f"step__{domain}_ids", ids)
         if domain == "source":

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from held import widen
 
@@ -43,15 +44,22 @@ def step(features, labels, state, momentum, temperature, threshold):
     return jnp.stack(values), (first, second)
 
 
-STEP, JACOBIAN = jax.jit(step), jax.jit(jax.jacrev(step, has_aux=True))
+def pulled(features, cotangent, *inputs):
+    """Values, states, and the gradient of the weighted sum of the values."""
+    values, pull, states = jax.vjp(lambda f: step(f, *inputs), features, has_aux=True)
+    return values, states, pull(cotangent)[0]
+
+
+STEP, PULLED = jax.jit(step), jax.jit(pulled)
+EACH = np.eye(len(NAMES), dtype=np.float32)
+SHRUNKEN = jax.jit(pseudo_labels.shrunken, static_argnames=("size", "rule"))
 
 
 def labels_of(golden, number, size, ground_truth, rule):
     """Source and target labels at feature resolution, as `step` takes them."""
     prob = [golden[f"{d}_prob__step{number}"] for d in ("source", "target")]
     source, target = (
-        pseudo_labels.shrunken(p, size=s, rule=rule)
-        for p, s in zip(prob, size, strict=True)
+        SHRUNKEN(p, size=s, rule=rule) for p, s in zip(prob, size, strict=True)
     )
     if ground_truth:
         real = golden[f"source_gt__step{number}"]
@@ -83,13 +91,13 @@ def test_golden_embedding(golden, smoothing, ground_truth):
                 golden.holds(f"{stem}step{number}__pass{p}__{domain}_labels", ours)
 
         inputs = features, labels, state, *options
-        values, states = STEP(*inputs)
-        for p, found in enumerate(states, start=1):
-            golden.holds(
-                f"{stem}step{number}__pass{p}__centroids", found.mean, scale="largest"
-            )
-            golden.holds(f"{stem}step{number}__pass{p}__valid", found.seen)
-        jacobian, _ = JACOBIAN(*inputs)
+        found = [PULLED(features, one, *inputs[1:]) for one in EACH]
+        values, states, _ = found[0]
+        for p, after in enumerate(states, start=1):
+            key = f"{stem}step{number}__pass{p}__"
+            golden.holds(f"{key}centroids", after.mean, scale="largest")
+            golden.holds(f"{key}valid", after.seen)
+        jacobian = list(zip(*(gradient for *_, gradient in found), strict=True))
         with jax.enable_x64(True):
             wide_inputs = widen(features), labels, wide_state, *options
             wide, wide_states = STEP(*wide_inputs)

@@ -87,18 +87,26 @@ def test_by_hand():
     labels = jnp.array([[[0, 0, 1, 255]]])
     centroids = jnp.array([[2.0, 0.0], [0.0, 4.0], [7.0, 7.0]])
     seen = jnp.array([True, True, False])
-    contraction = functools.partial(
-        losses.contraction, features, labels, centroids, seen
-    )
-    np.testing.assert_allclose(contraction(), (2 / 4 + 2 / 2) / 2)
-    np.testing.assert_allclose(contraction(order=2), (2**0.5 / 4 + 2 / 2) / 2)
-    np.testing.assert_allclose(losses.spacing(centroids, seen), (2 + 4) / 2)
-    np.testing.assert_allclose(losses.spacing(centroids, seen, order=2), 20**0.5 / 2)
-    np.testing.assert_allclose(losses.sparsity(centroids, seen), -0.25)
     # Both similarities of the zero vector are 0: q = 1/2 twice.
-    zero = [jnp.zeros((1, 1, 1, 2))]
-    ours = losses.orthogonality(zero, centroids, seen)
-    np.testing.assert_allclose(ours, np.log(2) / 2, rtol=1e-6)
+    zero = jnp.zeros((1, 1, 1, 2))
+
+    @jax.jit
+    def all_terms():
+        pull = functools.partial(losses.contraction, features, labels)
+        return {
+            "contraction": [pull(centroids, seen, order=p) for p in (1, 2)],
+            "spacing": [losses.spacing(centroids, seen, order=p) for p in (1, 2)],
+            "sparsity": losses.sparsity(centroids, seen),
+            "orthogonality": losses.orthogonality([zero], centroids, seen),
+        }
+
+    ours = all_terms()
+    np.testing.assert_allclose(
+        ours["contraction"], [(2 / 4 + 2 / 2) / 2, (2**0.5 / 4 + 2 / 2) / 2], rtol=1e-6
+    )
+    np.testing.assert_allclose(ours["spacing"], [(2 + 4) / 2, 20**0.5 / 2], rtol=1e-6)
+    np.testing.assert_allclose(ours["sparsity"], -0.25)
+    np.testing.assert_allclose(ours["orthogonality"], np.log(2) / 2, rtol=1e-6)
     with pytest.raises(ValueError, match="order"):
         losses.spacing(centroids, seen, order=3)
 

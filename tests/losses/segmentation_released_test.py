@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from held import holds, widen
+from held import compiled, computed, holds, holds_scaled, widen
 
 from lsr_jax import losses
 
@@ -15,11 +15,6 @@ def by_class(logits, labels, class_weights):
     """torch's class-weighted mean."""
     weights = jnp.asarray(class_weights)[jnp.where(labels == 255, 0, labels)]
     return losses.weighted_cross_entropy(logits, labels, weights, divisor="weights")
-
-
-def summed(logits, labels):
-    ones = jnp.ones(labels.shape, logits.dtype)
-    return labels.size * losses.weighted_cross_entropy(logits, labels, ones)
 
 
 def two_heads(logits, aux, labels):
@@ -34,12 +29,8 @@ FOCAL = {
 }
 
 
-def focal_sum(logits, labels, gamma):
-    loss = losses.focal_cross_entropy(logits, labels, gamma=gamma)
-    return (labels != 255).sum(dtype=logits.dtype) * loss
-
-
-FOCAL_SUM = {gamma: functools.partial(focal_sum, gamma=gamma) for gamma in FOCAL}
+def valid(labels):
+    return int((labels != 255).sum())
 
 
 def slow_weighted(logits, labels, weights, divisor):
@@ -96,8 +87,8 @@ def test_golden_advent(golden):
 def test_golden_adapt_seg_net(golden):
     inputs = {"logits": (golden["logits"], "grad_logits")}
     fixed = {"labels": golden["labels"]}
-    holds(golden, "ce2d__mean__", losses.cross_entropy, inputs, **fixed)
-    holds(golden, "ce2d__sum__", summed, inputs, **fixed)
+    mean = holds(golden, "ce2d__mean__", losses.cross_entropy, inputs, **fixed)
+    holds_scaled(golden, "ce2d__sum__", mean, inputs, valid(fixed["labels"]))
     fixed["class_weights"] = golden["class_weights"]
     holds(golden, "ce2d__weighted__", by_class, inputs, **fixed)
 
@@ -110,12 +101,12 @@ def test_golden_clan(golden):
     labels = golden["labels"]
     for gamma, loss in FOCAL.items():
         stem = f"ce2d__n1__gamma{gamma:.0f}__"
-        holds(golden, f"{stem}mean__", loss, inputs, labels=labels[:1])
-        holds(golden, f"{stem}sum__", FOCAL_SUM[gamma], inputs, labels=labels[:1])
+        mean = holds(golden, f"{stem}mean__", loss, inputs, labels=labels[:1])
+        holds_scaled(golden, f"{stem}sum__", mean, inputs, valid(labels[:1]))
+        key = f"ce2d__n2__gamma{gamma:.0f}__mean__correct_value_f64"
         with jax.enable_x64(True):
-            wide = loss(widen(jnp.asarray(golden["logits"])), labels)
-            key = f"ce2d__n2__gamma{gamma:.0f}__mean__correct_value_f64"
-            golden.holds(key, wide)
+            both = widen({"logits": golden["logits"]}), {"labels": labels}
+            golden.holds(key, compiled(loss)[0](*both))
 
 
 @pytest.mark.golden(
@@ -124,8 +115,9 @@ def test_golden_clan(golden):
 def test_golden_cag(golden):
     inputs = {"logits": (golden["ce__logits"], "grad_logits")}
     fixed = {"labels": golden["ce__labels"]}
-    holds(golden, "ce__cross_entropy__", losses.cross_entropy, inputs, **fixed)
-    holds(golden, "ce__cross_entropy_sum__", summed, inputs, **fixed)
+    loss, number = losses.cross_entropy, valid(fixed["labels"])
+    mean = holds(golden, "ce__cross_entropy__", loss, inputs, **fixed)
+    holds_scaled(golden, "ce__cross_entropy_sum__", mean, inputs, number)
     both = inputs | {"aux": (golden["ce__logits_aux"], "grad_logits_aux")}
     holds(golden, "ce__multi_scale__", two_heads, both, **fixed)
     fixed["class_weights"] = golden["ce__class_weights"]
@@ -150,10 +142,13 @@ def test_golden_dacs(golden):
         fixed = {"labels": mixed, "weights": golden[f"mix__weights__{mode}"]}
         exact = mode != "threshold_uniform"
         holds(golden, f"mixloss__{mode}__", loss, inputs, wide=exact, **fixed)
-    ours = loss(inputs["logits"][0], np.full_like(mixed, 255), fixed["weights"])
-    golden.holds("mixloss__allignored__value", ours)
+    void = {"labels": np.full_like(mixed, 255), "weights": fixed["weights"]}
+    logits = {"logits": golden["loss__student_logits"]}
+    nothing = computed(loss, logits, void, wide=False)[0]
+    golden.holds("mixloss__allignored__value", nothing)
     # The share is rounded in the recorded weights, not in the float64 run.
     weights = np.where(golden["mask__odd__mask"], 1, golden["pseudo__share"])
     with jax.enable_x64(True):
-        ours = loss(widen(jnp.asarray(inputs["logits"][0])), mixed, weights)
+        exactly = {"labels": mixed, "weights": weights}
+        ours = compiled(loss)[0](widen(logits), exactly)
         golden.holds("mixloss__threshold_uniform__value_f64", ours)
