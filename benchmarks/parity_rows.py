@@ -26,6 +26,22 @@ MAX_SQUARE = "ZJULearning/MaxSquareLoss"
 FORMULA = "LSR paper, formulas in numpy"
 TRAINERS = f"{LSR} tools/train_UDA.py"
 
+# {(file, original): {pattern: quantity}}
+METHOD_LOSSES = {
+    ("oce", "LTTM/UDAclustering utils/losses.py"): {
+        r".*__pass\d__.*": "OCE: labels, joint centroids",
+        r".*(_dist|cluster)_?.*": "OCE: contraction and spacing",
+        r".*": "OCE: orthogonality, sparsity",
+    },
+    ("advent", "valeoai/ADVENT"): {r".*": "entropy maps and loss, discriminator"},
+    ("adaptsegnet", "wasidennis/AdaptSegNet"): {r".*": "cross-entropy, discriminator"},
+    ("clan", "RoyalVane/CLAN"): {r".*": "focal and weighted losses, discrepancies"},
+    ("f2a", "Feature To Adapt train.py"): {r".*": "step-wise norm loss"},
+    ("cag", "RogerZhangzz/CAG_UDA"): {r".*": "anchors, labels, distance loss"},
+    ("dacs", "vikolss/DACS"): {r".*": "ClassMix: masks, weights, losses"},
+    ("swd", "apple/ml-cvpr2019-swd swd.py"): {r".*": "sliced Wasserstein, MCD"},
+}
+
 # The first match counts.
 FAMILIES = (
     Family("lsr", r"hist__.*__fullwin", "label downsampling, whole window", FORMULA),
@@ -57,6 +73,11 @@ FAMILIES = (
         r"train__.*",
         "one training iteration",
         f"{MAX_SQUARE} tools/solve_gta5.py",
+    ),
+    *(
+        Family(file, pattern, quantity, original)
+        for (file, original), rows in METHOD_LOSSES.items()
+        for pattern, quantity in rows.items()
     ),
     Family(
         "deeplab_lsr",

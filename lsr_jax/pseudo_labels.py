@@ -6,6 +6,7 @@ All results are ``int32`` with 255 = ignore, and carry no gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,32 @@ def confidence(logits: jax.Array, *, size: resample.Size) -> jax.Array:
     return resample.adaptive_average(jnp.exp(largest)[..., None], size)[..., 0]
 
 
+def shrunken(
+    probabilities: jax.Array,
+    *,
+    size: resample.Size,
+    rule: Literal["bilinear", "nearest"],
+) -> jax.Array:
+    """Predictions at feature resolution, every cell labelled (OCE, ``utils/losses.py``).
+
+    The released code uses both rules in one step: "bilinear" for clustering, "nearest"
+    for orthogonality and sparsity.
+
+    Args:
+      probabilities: ``[B, H, W, C]``.
+      size: ``(h, w)`` of the result.
+      rule: "bilinear" shrinks the probabilities (align-corners, without smoothing) and
+        takes the arg-max, "nearest" shrinks the arg-max as torch.
+    """
+    if rule == "bilinear":
+        shrunk = resample.bilinear(jax.lax.stop_gradient(probabilities), size)
+        return shrunk.argmax(axis=-1).astype(jnp.int32)
+    if rule != "nearest":
+        raise ValueError(f"rule must be 'bilinear' or 'nearest', got {rule!r}")
+    labels = probabilities.argmax(axis=-1).astype(jnp.int32)
+    return resample.nearest(labels, size, rule="torch")
+
+
 def nearest_prototype(
     features: jax.Array,
     prototypes: jax.Array,
@@ -153,6 +180,23 @@ def nearest_prototype(
         largest = jax.nn.softmax(-distance).max(axis=-1)
         valid = valid & (largest >= threshold)
     return jnp.where(valid, label, IGNORE)
+
+
+def nearest_anchor(
+    features: jax.Array, anchors: jax.Array, seen: jax.Array, *, gap: float
+) -> jax.Array:
+    """Class of the nearest anchor where it is clearly nearest (CAG, eq. 1 and 2).
+
+    ``arg-min_c ||f - A_c||_2``, void where the second smallest distance exceeds it by
+    less than ``gap`` (2.5 in CAG_UDA, ``models/adaptation_model.py``) or no anchor is
+    seen. Arguments and result as of `nearest_prototype`.
+    """
+    distance = prototype_distances(features, anchors, seen)
+    label = distance.argmin(axis=-1).astype(jnp.int32)
+    is_nearest = label[..., None] == jnp.arange(seen.shape[0], dtype=jnp.int32)
+    second = jnp.where(is_nearest, jnp.inf, distance).min(axis=-1)
+    active = seen.any() & (second - distance.min(axis=-1) >= gap)
+    return jnp.where(active, label, IGNORE)
 
 
 def prototype_distances(

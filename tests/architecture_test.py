@@ -10,7 +10,15 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"errors", "types"},
     {"resample"},
-    {"losses", "prototypes", "pseudo_labels", "models", "data"},
+    {
+        "losses",
+        "prototypes",
+        "pseudo_labels",
+        "self_training",
+        "class_mix",
+        "models",
+        "data",
+    },
     {"methods"},
     {
         "training.optimizer",

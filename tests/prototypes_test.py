@@ -34,6 +34,36 @@ def test_class_means_against_loops():
     assert half[0].dtype == half[1].dtype == jnp.float32
 
 
+def test_joint_class_means_are_those_of_all_features_together():
+    rng = np.random.default_rng(0)
+    domains = []
+    for shape in ((2, 3, 5), (1, 2, 4)):
+        features = rng.uniform(size=(*shape, 4)).astype(np.float32)
+        domains.append((features, rng.choice([0, 2, 255], shape).astype(np.int32)))
+    features = np.concatenate([f.reshape(-1, 4) for f, _ in domains])
+    labels = np.concatenate([x.ravel() for _, x in domains])
+    expected = slow_means(features, labels, 3)
+    joint = jax.jit(prototypes.joint_class_means, static_argnames="num_classes")
+    ours = joint(*domains, num_classes=3)
+    chex.assert_trees_all_close(ours, expected, atol=1e-6)
+    first = prototypes.joint_class_means(domains[0], num_classes=3)
+    alone = prototypes.class_means(*domains[0], num_classes=3)
+    chex.assert_trees_all_close(first, alone, atol=1e-6)
+
+
+def test_running_mean_by_hand():
+    vectors = jnp.array([[[2.0], [1.0], [0.0]], [[4.0], [1.0], [5.0]], [[9.0]] * 3])
+    valid = jnp.array([[True, False, True], [True, False, True], [True, True, False]])
+    running = jax.jit(prototypes.running_mean)
+    start = jnp.zeros((3, 1)), jnp.zeros(3)
+    means, counts = running(*start, vectors, valid)
+    np.testing.assert_allclose(means[:, 0], [5, 9, 5])  # zeros do not count
+    np.testing.assert_array_equal(counts, [3, 1, 1])
+    means, counts = running(*start, vectors, valid, cap=1)
+    np.testing.assert_allclose(means[:, 0], [6, 9, 5])  # (2 + 4) / 2, then with 9
+    np.testing.assert_array_equal(counts, [1, 1, 1])
+
+
 def test_nothing_but_void_has_finite_gradients():
     features = jnp.ones((1, 2, 2, 4))
     void = jnp.full((1, 2, 2), 255, jnp.int32)
@@ -60,6 +90,8 @@ def test_update_by_hand():
         state, means, counts, momentum=0.75, initial="first_seen", clamp=True
     )
     np.testing.assert_allclose(released.mean[:, 0], [1.5, 2, 4, 0])
+    itself = prototypes.update(state, means, counts, momentum=0.75, initial="itself")
+    np.testing.assert_allclose(itself.mean, released.mean)
     negative = prototypes.update(state, -8 * means, counts, momentum=0.75, clamp=True)
     np.testing.assert_allclose(negative.mean[:, 0], [0, 2, 0, 0])
     with pytest.raises(ValueError, match="initial"):
@@ -74,7 +106,8 @@ def test_update_differentiates_the_new_part_only():
         state_ = state._replace(mean=old)
         return prototypes.update(state_, means, counts, initial=initial).mean.sum()
 
-    for initial, second in (("zero", 0.2), ("first_seen", 1.0)):
+    rows = (("zero", 0.2), ("first_seen", 1.0), ("itself", 0.2))
+    for initial, second in rows:
         gradient = jax.jit(jax.grad(total, (0, 1)), static_argnums=2)
         old, new = gradient(state.mean, jnp.ones((2, 1)), initial)
         assert not old.any()

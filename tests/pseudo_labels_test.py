@@ -144,3 +144,36 @@ def test_thresholded_by_hand():
     assert hard.tolist() == [[[0, 255, 255, 1]]]
     both = pseudo_labels.thresholded(main, auxiliary, threshold=0.8)
     assert both.tolist() == [[[0, 1, 255, 0]]]
+
+
+def test_nearest_anchor_against_loops():
+    features = 20 + np.random.default_rng(0).uniform(size=(2, 3, 4, 8))
+    features = features.astype(np.float32)
+    anchors = features.reshape(-1, 8)[[0, 7, 20]] + 0.01
+    nearest = jax.jit(pseudo_labels.nearest_anchor)
+    seen, gap = np.array([True, False, True]), 0.2
+    ours = np.asarray(nearest(features, anchors, seen, gap=gap))
+    for place in np.ndindex(2, 3, 4):
+        distance = np.linalg.norm(features[place] - anchors.astype(np.float64), axis=-1)
+        distance[1] = np.inf
+        first, second, _ = np.sort(distance)
+        assert abs(second - first - gap) > 1e-4
+        expected = distance.argmin() if second - first >= gap else 255
+        assert ours[place] == expected, place
+    assert set(np.unique(ours).tolist()) == {0, 2, 255}
+    nothing = nearest(features, anchors, np.zeros(3, bool), gap=gap)
+    assert (nothing == 255).all()
+    single = nearest(features, anchors, np.array([False, True, False]), gap=gap)
+    assert (single == 1).all()
+
+
+def test_shrunken_by_hand():
+    # Columns 0, 2 and 4 of five: both rules read them alone.
+    labels = np.array([[[0, 1, 2, 1, 0]]])
+    p = jax.nn.one_hot(labels, 3)
+    bilinear = pseudo_labels.shrunken(p, size=(1, 3), rule="bilinear")
+    assert bilinear.tolist() == [[[0, 2, 0]]]
+    nearest = pseudo_labels.shrunken(p, size=(1, 3), rule="nearest")
+    assert nearest.tolist() == [[[0, 1, 1]]]  # floor(5 i / 3)
+    with pytest.raises(ValueError, match="rule"):
+        pseudo_labels.shrunken(p, size=(1, 3), rule="area")

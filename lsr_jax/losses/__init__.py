@@ -4,12 +4,24 @@ Every loss is a scalar, finite in value and gradient also when classes are absen
 labels are ignored.
 """
 
+from lsr_jax.losses.adversarial import domain_loss
+from lsr_jax.losses.anchors import anchor_distance, image_class_means
+from lsr_jax.losses.discrepancy import (
+    absolute_discrepancy,
+    cosine_discrepancy,
+    local_weights,
+    random_directions,
+    sliced_wasserstein,
+    weight_discrepancy,
+)
+from lsr_jax.losses.embedding import contraction, orthogonality, spacing, sparsity
 from lsr_jax.losses.entropy import (
     entropy,
     image_weights,
     max_squares,
     soft_cross_entropy,
 )
+from lsr_jax.losses.growth import damping, stepwise_norm
 from lsr_jax.losses.latent import (
     class_mean_norms,
     clustering,
@@ -17,18 +29,41 @@ from lsr_jax.losses.latent import (
     norm_alignment,
     perpendicularity,
 )
-from lsr_jax.losses.segmentation import cross_entropy, focal_cross_entropy
+from lsr_jax.losses.segmentation import (
+    cross_entropy,
+    focal_cross_entropy,
+    weighted_cross_entropy,
+)
+from lsr_jax.losses.self_information import normalised_entropy, self_information
 
 __all__ = [
+    "absolute_discrepancy",
+    "anchor_distance",
     "class_mean_norms",
     "clustering",
+    "contraction",
+    "cosine_discrepancy",
     "cross_entropy",
+    "damping",
+    "domain_loss",
     "entropy",
     "focal_cross_entropy",
+    "image_class_means",
     "image_weights",
+    "local_weights",
     "max_squares",
     "mean_norm",
     "norm_alignment",
+    "normalised_entropy",
+    "orthogonality",
     "perpendicularity",
+    "random_directions",
+    "self_information",
+    "sliced_wasserstein",
     "soft_cross_entropy",
+    "spacing",
+    "sparsity",
+    "stepwise_norm",
+    "weight_discrepancy",
+    "weighted_cross_entropy",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -38,6 +40,36 @@ def focal_cross_entropy(
     log_probability, valid = _log_probability(logits, labels)
     miss = -jnp.expm1(log_probability)
     return reduction.masked_mean(-(miss**gamma) * log_probability, valid)
+
+
+def weighted_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    *,
+    divisor: Literal["pixels", "weights"] = "pixels",
+) -> jax.Array:
+    """Sum of ``-omega log p[label]`` over the valid pixels, over the divisor.
+
+    Args:
+      logits: ``[B, H, W, C]``.
+      labels: ``[B, H, W]``; a label outside ``0..C-1`` (255 = ignore) is left out.
+      weights: ``[B, H, W]``, ``omega``; no gradient flows into them.
+      divisor: "pixels", all ``B H W`` of them, void ones included, as DACS
+        (``utils/loss.py::CrossEntropyLoss2dPixelWiseWeighted``); "weights", the sum of
+        ``omega`` over the valid pixels: the weighted mean, which with ``omega`` the
+        weight of the pixel's class is torch's. 0 where nothing is valid.
+    """
+    log_probability, valid = _log_probability(logits, labels)
+    weights = jax.lax.stop_gradient(weights).astype(log_probability.dtype)
+    weights = jnp.where(valid, weights, 0)
+    total = -(weights * log_probability).sum()
+    if divisor == "pixels":
+        return total / labels.size
+    if divisor != "weights":
+        raise ValueError(f"divisor must be 'pixels' or 'weights', got {divisor!r}")
+    weight = weights.sum()
+    return total / jnp.where(weight > 0, weight, 1)
 
 
 def _log_probability(logits, labels) -> tuple[jax.Array, jax.Array]:
