@@ -28,7 +28,12 @@ LEVELS = [
         "evaluation",
     },
     {"convert"},
-    {"training.checkpoint", "training.workdir", "training.metrics_log"},
+    {
+        "training.build",
+        "training.checkpoint",
+        "training.workdir",
+        "training.metrics_log",
+    },
     {"training.experiment"},
     {"training.loop"},
     {"analysis"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +12,7 @@ import jax
 from lsr_jax import convert, models
 from lsr_jax.data import augment, pipeline, records, sources
 from lsr_jax.errors import InputError
-from lsr_jax.methods import METHODS
-from lsr_jax.training import checkpoint, optimizer, sharding, state, workdir
+from lsr_jax.training import build, checkpoint, sharding, state, workdir
 from lsr_jax.training.step import Preprocess
 from lsr_jax.types import BatchSpec, Method, PyTree
 
@@ -80,11 +78,11 @@ class Experiment:
 
     def method(self, stage: str) -> Method:
         """The method of a stage, built from its keywords in the config."""
-        return build_method(self.config[stage]["method"])
+        return build.method(self.config[stage]["method"])
 
     def preprocess(self, stage: str) -> Preprocess:
         """``(key, uint8 batch) -> network input``: what the step calls first."""
-        return build_preprocess(self.config, stage)
+        return build.preprocess(self.config, stage)
 
     def initial(self, stage: str) -> tuple[state.TrainState, object]:
         """The state before step 0, replicated on the mesh, and its optimiser."""
@@ -102,7 +100,7 @@ class Experiment:
             target_size=self.sizes["target"],
         )
         params, method_state = state.with_method(params, method, spec, method_key)
-        transformation = build_optimizer(params, self.model, c)
+        transformation = build.optimizer(params, self.model, c)
         whole = state.create(params, model_state, method_state, transformation, rng)
         return sharding.put_replicated(whole, self.mesh), transformation
 
@@ -214,33 +212,6 @@ class Experiment:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-
-
-def build_method(keywords: Mapping) -> Method:
-    """The method that ``keywords["name"]`` names, with the other keywords."""
-    keywords = dict(keywords)
-    return METHODS[keywords.pop("name")].make(**keywords)
-
-
-def build_optimizer(params: PyTree, model: models.Model, stage: Mapping):
-    """The optimiser of a stage over all of its parameters."""
-    keywords = dict(stage["optimizer"])
-    groups = optimizer.model_groups(
-        head_multiplier=keywords.pop("head_multiplier"),
-        duplicate_updates=keywords.pop("duplicate_updates"),
-        frozen=model.frozen_paths,
-    )
-    keywords["horizon"] = keywords["horizon"] or stage["steps"]
-    return optimizer.make(params, groups, **keywords)
-
-
-def build_preprocess(config: Mapping, stage: str) -> Preprocess:
-    """Augmentation and normalisation as the config wants them."""
-    return partial(
-        augment.preprocess,
-        **config[stage]["augment"],
-        preprocessing=config["data"]["preprocessing"],
-    )
 
 
 def stream_seed(seed: int, generation: int) -> int:
