@@ -54,6 +54,8 @@ def get_config(argument=None):
     config = default.get_config()
 
     config.cpu_devices = 1 if chosen.tiny else 2
+    if preset == "streets" and chosen.method != "target_only":
+        config.recorded = ("docs/results/streets_oracle.json",)
 
     for domain, look in (("source", "rendered"), ("target", "camera")):
         config.data[domain].name = f"streets_{look}"

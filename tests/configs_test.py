@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from lsr_jax import models
+from lsr_jax.analysis import rows
 from lsr_jax.methods import METHODS
 from lsr_jax.training import build, state, step
 from lsr_jax.types import Batch, BatchSpec, Images
@@ -110,3 +111,11 @@ def test_controls_share_the_source_stage(load_config):
         for s in config["stages"][1:]
     ]
     assert rest[0] == rest[1] == rest[2]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_recorded_rows_exist_and_say_where_they_come_from(name, load_config):
+    for path in load_config(name)["recorded"]:
+        found = rows.read(ROOT / path)
+        assert {row["method"] for row in found} == {"target_only"}
+        assert all(row["recorded"].startswith("python train.py") for row in found)

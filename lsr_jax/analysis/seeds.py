@@ -28,30 +28,32 @@ MEASURES = (
 PAIRED = (("running BN", "running"), ("target BN", "target"))
 
 
-def page(folders: Sequence[Path], *, control: str) -> str:
+def page(
+    folders: Sequence[Path], *, control: str, recorded: Sequence[rows.Row] = ()
+) -> str:
     """The generated part of the page, as Markdown.
 
     Args:
       folders: workdirs whose ``report/metrics.json`` is written.
       control: method to which differences are taken, within each seed.
+      recorded: rows to quote beside the runs, as `record` keeps them.
 
     Raises:
       InputError: a workdir without report, or the same seed twice.
     """
     found = [rows.read(folder / "report" / "metrics.json") for folder in folders]
-    measured = [[row for row in part if row.get("recorded") is None] for part in found]
+    measured = [[row for row in part if "recorded" not in row] for part in found]
     seeds = [part[0]["seed"] for part in measured]
     if len(set(seeds)) != len(seeds):
         raise InputError(f"seeds: expected one run for each seed, found {seeds}")
     everything = [row for part in measured for row in part]
-    recorded = [row for row in found[0] if row.get("recorded") is not None]
     parts = [
         f"Commands: {'; '.join(f'`{command(folder)}`' for folder in folders)}.",
         machine(folders[0]),
         "### Mean over seeds " + ", ".join(map(str, seeds)),
         formats.markdown([mean(everything), differences(everything, control)]),
         "### Every run",
-        formats.markdown(tables.summary(everything + recorded, control=control)),
+        formats.markdown(tables.summary([*everything, *recorded], control=control)),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -134,9 +136,11 @@ def main() -> None:
     parser.add_argument(
         "--write", type=Path, required=True, help="page with the markers of its part"
     )
+    parser.add_argument("--recorded", type=Path, help="JSON file of recorded rows")
     arguments = parser.parse_args()
     try:
-        text = page(arguments.workdirs, control=arguments.control)
+        recorded = rows.read(arguments.recorded) if arguments.recorded else ()
+        text = page(arguments.workdirs, control=arguments.control, recorded=recorded)
         pages.replace(arguments.write, PART, text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
