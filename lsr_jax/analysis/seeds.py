@@ -73,7 +73,8 @@ def machine(folder: Path) -> str:
     facts = manifest(folder)
     versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
     return (
-        f"Machine: {facts['cpus']} CPUs ({facts['device_kind']}), {facts['platform']}, "
+        f"Machine: {facts['cpus']} cores ({facts['device_kind']}), "
+        f"{facts['platform'].split('-')[0]}, "
         f"Python {facts['python']}, {versions}."
     )
 
