@@ -5,7 +5,6 @@ from typing import NamedTuple
 from lsr_jax.methods import METHODS
 
 BACKBONES = ("mini", "resnet50", "resnet101", "vgg13", "vgg16")
-CONTROLS = ("source_only", "target_only")
 
 
 class Arguments(NamedTuple):

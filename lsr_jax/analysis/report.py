@@ -77,6 +77,7 @@ class Evaluation:
         self.experiment = experiment
         self.config = experiment.config["evaluation"]
         self.space = experiment.domains["target"].space
+        self.networks: dict[str, Network] = {}
         self.evaluator = Evaluator(
             experiment.model.forward,
             num_classes=experiment.model.num_classes,
@@ -84,9 +85,15 @@ class Evaluation:
             mesh=experiment.mesh,
         )
 
+    def network(self, stage: str) -> Network:
+        """The trained network of a stage, restored once for table and pictures."""
+        if stage not in self.networks:
+            self.networks[stage] = self.experiment.trained(stage)
+        return self.networks[stage]
+
     def rows(self, stage: str) -> Iterator[dict]:
         """The rows of a stage: both domains, both kinds of BatchNorm statistics."""
-        network = self.experiment.trained(stage)
+        network = self.network(stage)
         statistics = {
             "running": network.model_state,
             "target": self.target_statistics(network),
@@ -139,7 +146,7 @@ class Evaluation:
         images = np.stack([example["image"] for example in chosen])
         predictions = {}
         for stage in stages:
-            network = self.experiment.trained(stage)
+            network = self.network(stage)
             predictions[stage] = self.evaluator.predict(
                 network.params, network.model_state, images
             )

@@ -105,18 +105,6 @@ class Checkpointer:
         except UNREADABLE as error:
             raise unreadable(self.folder / str(step), error) from error
 
-    def facts(self, step: int) -> dict:
-        """What `save` was told beside the state."""
-        args = ocp.args.Composite(facts=ocp.args.JsonRestore())
-        try:
-            return self._manager.restore(step, args=args).facts
-        except UNREADABLE as error:
-            raise unreadable(self.folder / str(step), error) from error
-
-    def wait(self) -> None:
-        """Return when everything that was saved is on disk."""
-        self._manager.wait_until_finished()
-
 
 def check_network(wanted: PyTree, stored: PyTree) -> None:
     """Raise ValueError where the stored network has other leaves or other shapes.
