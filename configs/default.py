@@ -73,6 +73,9 @@ def stage(method="source_only", preset=None, **overrides):
     c = ConfigDict()
     c.method = method_keywords(method, preset, overrides)
     c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
+    c.labeller = (
+        "start"  # network of anchors and pseudo-labels: start, else as init_from
+    )
     c.weights = ConfigDict()  # how a weight file in init_from is read
     c.weights.skip_head = False  # keep the fresh heads
     c.weights.allow_other_preprocessing = (
@@ -102,6 +105,8 @@ def optimizer():
     )  # steps to rate 0; None: those of the stage
     c.warmup_steps = 0
     c.duplicate_updates = "off"  # sequential: the originals' repeated parameters
+    c.discriminator_rate = 1e-4  # of Adam on the discriminators, before decay
+    c.discriminator_decay = 0.0  # their weight decay, added to the gradient
     return c
 
 

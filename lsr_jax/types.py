@@ -6,7 +6,8 @@ Arrays are channels-last; labels are integers with 255 = ignore.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -55,20 +56,34 @@ Forward = Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]
 """``forward(params, model_state, images, train) -> (Outputs, model_state)``."""
 
 
+class Pixels(NamedTuple):
+    """The two ways between RGB images and the network's input, both ``[B, H, W, 3]``.
+
+    Attributes:
+      normalise: RGB 0..255 -> network input.
+      restore: network input -> RGB 0..255.
+    """
+
+    normalise: Callable[[jax.Array], jax.Array]
+    restore: Callable[[jax.Array], jax.Array]
+
+
 class Context(NamedTuple):
     """What a loss may use beside parameters, method state and batch.
 
     Attributes:
-      forward: the network.
+      forward: the network. Every call of a step draws its own dropout.
       model_state: BatchNorm running statistics before this step.
       step: int32 scalar, counted from 0 within the stage.
       rng: a key of this step alone.
+      pixels: for methods that augment the network's input themselves.
     """
 
     forward: Forward
     model_state: PyTree
     step: jax.Array
     rng: jax.Array
+    pixels: Pixels
 
 
 class Aux(NamedTuple):
@@ -95,19 +110,49 @@ class BatchSpec(NamedTuple):
     target_size: tuple[int, int]
 
 
+class Preparation(NamedTuple):
+    """What a method may use on the host, once, before step 0 of its stage.
+
+    Attributes:
+      forward: the network.
+      params: of the stage's labeller, the network of an earlier stage, replicated.
+      model_state: its BatchNorm running statistics.
+      num_classes: ``C``.
+      batches: ``(domain, labelled) -> iterator``: the training split once, in order and
+        not augmented, as ``(Images of network input, valid [B], ids)`` on the devices.
+      folder: of the stage, for files that the data pipeline reads back.
+    """
+
+    forward: Forward
+    params: PyTree
+    model_state: PyTree
+    num_classes: int
+    batches: Callable[[str, bool], Iterator[tuple[Images, Any, tuple[str, ...]]]]
+    folder: Path
+
+
+HEADS = ("single", "multi_level", "two_heads")
+
+
 class Method(NamedTuple):
     """A method of adaptation: a pair of pure functions and what they read.
 
     Attributes:
-      init: ``(key, params, spec) -> (extra_params, method_state)``.
+      init: ``(key, params, model_state, spec) -> (extra_params, method_state)``.
       loss: ``(params, method_state, batch, context) -> (scalar, Aux)``.
-      prepare: optional, on the host, once before step 0 of a stage.
+      prepare: optional, ``(method_state, preparation) -> method_state``, on the host,
+        once before step 0 of a stage.
       domains: which domains the data pipeline has to deliver.
       labelled: which of them come with labels. Only an oracle names "target" here.
+      pseudo_labelled: whether the target comes with the labels that ``prepare`` wrote
+        into ``pseudo_labels/`` of the stage's folder.
+      heads: the kinds of `models.build`'s ``head`` that the loss can use.
     """
 
-    init: Callable[[jax.Array, PyTree, BatchSpec], tuple[dict, PyTree]]
+    init: Callable[[jax.Array, PyTree, PyTree, BatchSpec], tuple[dict, PyTree]]
     loss: Callable[[PyTree, PyTree, Batch, Context], tuple[jax.Array, Aux]]
-    prepare: Callable | None = None
+    prepare: Callable[[PyTree, Preparation], PyTree] | None = None
     domains: tuple[str, ...] = ("source", "target")
     labelled: tuple[str, ...] = ("source",)
+    pseudo_labelled: bool = False
+    heads: tuple[str, ...] = HEADS

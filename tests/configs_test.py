@@ -8,6 +8,7 @@ import pytest
 
 from lsr_jax import models
 from lsr_jax.analysis import rows
+from lsr_jax.data import augment
 from lsr_jax.methods import METHODS
 from lsr_jax.training import build, state, step
 from lsr_jax.types import Batch, BatchSpec, Images
@@ -23,7 +24,7 @@ FILES = [
 def trace(config, stage):
     """Shapes of the state and metrics after the stage's step, nothing computed."""
     model = models.build(**config["model"])
-    method = build.method(config[stage]["method"])
+    method = build.method(config, stage)
     sizes = {name: tuple(config["data"][name]["size"]) for name in ("source", "target")}
     sizes = {name: size if all(size) else (64, 128) for name, size in sizes.items()}
     count = config[stage]["batch_size"]
@@ -42,7 +43,7 @@ def trace(config, stage):
         spec = BatchSpec(
             model.num_classes, model.feature_dim, sizes["source"], sizes["target"]
         )
-        params, method_state = state.with_method(params, method, spec, key)
+        params, method_state = state.with_method(params, model_state, method, spec, key)
         optimizer = build.optimizer(params, model, config[stage])
         start = state.create(params, model_state, method_state, optimizer, key)
         train_step = step.make_step(
@@ -50,6 +51,7 @@ def trace(config, stage):
             optimizer,
             model.forward,
             build.preprocess(config, stage),
+            augment.pixels(config["data"]["preprocessing"]),
         )
         return start, train_step(start, Batch(images("source"), images("target")))
 
@@ -79,7 +81,7 @@ def test_the_last_stage_traces_and_keeps_its_state(name, method, load_config):
 def test_every_stage_builds_its_method_from_its_keywords(name, method, load_config):
     config = load_config(name, method)
     for stage in config["stages"]:
-        built = build.method(config[stage]["method"])
+        built = build.method(config, stage)
         assert set(built.domains) <= set(config["data"])
     assert config[config["stages"][-1]]["method"]["name"] == method
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import recorded
 import seeded
+import toy
 import watching
 
 from lsr_jax import models
@@ -86,7 +87,7 @@ def _replay(arrays, variant, dtype, patch):
     )
     target = batches[0].target
     spec = BatchSpec(num_classes, model.feature_dim, (65, 65), (57, 73))
-    _, seen = method.init(None, params, spec)
+    _, seen = method.init(None, params, model_state, spec)
     seen = jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, seen
     )
@@ -97,7 +98,13 @@ def _replay(arrays, variant, dtype, patch):
     params = {"model": params}
     transformation = make_optimizer(arrays, params, model.frozen_paths)
     train_step = jax.jit(
-        step.make_step(method, transformation, model.forward, lambda _, batch: batch)
+        step.make_step(
+            method,
+            transformation,
+            model.forward,
+            lambda _, batch: batch,
+            toy.PIXELS,
+        )
     )
     start = state.create(params, model_state, seen, transformation, jax.random.key(0))
     return {

@@ -3,16 +3,19 @@
 import jax
 import jax.numpy as jnp
 
-from lsr_jax.types import Batch, Images, Outputs
+from lsr_jax.types import Batch, Images, Outputs, Pixels
 
 NUM_CLASSES = 5
 FEATURES = 6
 SIZE = (32, 48)
 FEATURE_SIZE = (4, 6)
+# As if the input of the network were RGB 0..255.
+PIXELS = Pixels(lambda image: image, lambda image: image)
 
 
-def init(key):
-    first, second, third = jax.random.split(key, 3)
+def init(key, head="single"):
+    """Parameters and state; every head but "single" adds a second one."""
+    first, second, third, fourth = jax.random.split(key, 4)
     params = {
         "backbone": {"conv1": {"kernel": 0.1 * jax.random.normal(first, (8, 8, 3, 6))}},
         "head": {
@@ -20,11 +23,16 @@ def init(key):
             "bias": 0.1 * jax.random.normal(third, (NUM_CLASSES,)),
         },
     }
+    if head != "single":
+        params["aux_head"] = {
+            "kernel": jax.random.normal(fourth, (FEATURES, NUM_CLASSES)),
+            "bias": jnp.full(NUM_CLASSES, 0.1),
+        }
     return params, {"mean": jnp.zeros(FEATURES), "var": jnp.ones(FEATURES)}
 
 
-def forward(params, model_state, images, train):
-    """Convolution with stride 8, batch normalisation without affine, ReLU, linear head."""
+def forward(params, model_state, images, train, rng=None):
+    """Convolution with stride 8, batch normalisation without affine, ReLU, linear heads."""
     x = jax.lax.conv_general_dilated(
         images,
         params["backbone"]["conv1"]["kernel"],
@@ -40,8 +48,12 @@ def forward(params, model_state, images, train):
             "var": 0.9 * model_state["var"] + 0.1 * var,
         }
     features = jax.nn.relu((x - mean) * jax.lax.rsqrt(var + 1e-5))
-    logits = features @ params["head"]["kernel"] + params["head"]["bias"]
-    return Outputs(features, logits), model_state
+    logits, *others = (
+        features @ params[name]["kernel"] + params[name]["bias"]
+        for name in ("head", "aux_head")
+        if name in params
+    )
+    return Outputs(features, logits, *others), model_state
 
 
 def images(key, batch_size, *, labelled=True, classes=NUM_CLASSES):

@@ -6,6 +6,8 @@ themselves are in `effects`; here are their order, their presets and the normali
 
 from __future__ import annotations
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -97,15 +99,38 @@ def normalise(image: jax.Array, *, preprocessing: str = "caffe") -> jax.Array:
     Raises:
       InputError: the name is none of these.
     """
+    order, divisor, mean, deviation = _find(preprocessing)
+    image = image.astype(jnp.float32)
+    image = image[..., ::-1] if order == "bgr" else image
+    return (image / divisor - jnp.array(mean)) / jnp.array(deviation)
+
+
+def restore(image: jax.Array, *, preprocessing: str = "caffe") -> jax.Array:
+    """Turns network input back into float32 RGB 0..255: the inverse of `normalise`.
+
+    Raises:
+      InputError: unknown ``preprocessing``.
+    """
+    order, divisor, mean, deviation = _find(preprocessing)
+    image = (image * jnp.array(deviation) + jnp.array(mean)) * divisor
+    return image[..., ::-1] if order == "bgr" else image
+
+
+def pixels(preprocessing: str) -> types.Pixels:
+    """`normalise` and `restore` of one ``preprocessing``."""
+    return types.Pixels(
+        functools.partial(normalise, preprocessing=preprocessing),
+        functools.partial(restore, preprocessing=preprocessing),
+    )
+
+
+def _find(preprocessing: str) -> tuple:
     if preprocessing not in _PREPROCESSING:
         raise InputError(
             f"preprocessing: expected one of {', '.join(_PREPROCESSING)}, "
             f"found {preprocessing!r}"
         )
-    order, divisor, mean, deviation = _PREPROCESSING[preprocessing]
-    image = image.astype(jnp.float32)
-    image = image[..., ::-1] if order == "bgr" else image
-    return (image / divisor - jnp.array(mean)) / jnp.array(deviation)
+    return _PREPROCESSING[preprocessing]
 
 
 def augment(

@@ -111,10 +111,13 @@ def train_batches(
     return Batches(dataset, finish)
 
 
-def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
+def eval_batches(
+    source: records.Source, *, batch_size: int, labelled: bool = True
+) -> Batches:
     """Every record once and in order; the last batch is filled up with the last record.
 
     Labels may be larger than the images: benchmarks are reported on labels as they came.
+    Where `labelled` is False, they are dropped before they are decoded.
 
     Returns:
       An iterator over ``(Images, valid, ids)``: numpy uint8, label None if the records
@@ -128,7 +131,7 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     dataset = grain.MapDataset.source(_Filled(source, batch_size))
     dataset = dataset.map(
         functools.partial(
-            records.decode, labelled="label" in source[0], same_size=False
+            records.decode, labelled=labelled and "label" in source[0], same_size=False
         )
     )
     dataset = dataset.batch(

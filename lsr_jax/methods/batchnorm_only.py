@@ -11,16 +11,19 @@ from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method
 
 
-def make() -> Method:
-    """``L = CE(source)``, running statistics updated by source, then target."""
+def make(*, auxiliary: float = 0.0, gamma: float = 0.0) -> Method:
+    """``L = CE(source)``, running statistics updated by source, then target.
+
+    Args:
+      auxiliary: weight of the second head, see `source_only.make`.
+      gamma: exponent of the focal loss, 0 for cross-entropy.
+    """
 
     def loss(params, state, batch, ctx):
-        model = params["model"]
-        source, model_state = ctx.forward(
-            model, ctx.model_state, batch.source.image, True
+        source, _, model_state = common.both_domains(params, batch, ctx)
+        value = common.segmentation(
+            source, batch.source, auxiliary=auxiliary, gamma=gamma
         )
-        _, model_state = ctx.forward(model, model_state, batch.target.image, True)
-        value = common.segmentation(source, batch.source)
         return value, Aux({"segmentation": value}, state, model_state)
 
-    return Method(common.stateless, loss)
+    return Method(common.stateless, loss, heads=common.heads(auxiliary))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import jax
 
 from lsr_jax import losses, resample
-from lsr_jax.types import Images, Outputs, PyTree
+from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyTree
 
 
 def weighted(
@@ -23,9 +23,11 @@ def weighted(
     return total, values
 
 
-def stateless(key: jax.Array, params: PyTree, spec) -> tuple[dict, dict]:
+def stateless(
+    key: jax.Array, params: PyTree, model_state: PyTree, spec: BatchSpec
+) -> tuple[dict, dict]:
     """The ``init`` of a method without parameters or state of its own."""
-    del key, params, spec
+    del key, params, model_state, spec
     return {}, {}
 
 
@@ -35,10 +37,49 @@ def upsampled_probabilities(logits: jax.Array, images: jax.Array) -> jax.Array:
     return jax.nn.softmax(resample.bilinear(logits, size), axis=-1)
 
 
-def segmentation(outputs: Outputs, images: Images) -> jax.Array:
-    """Cross-entropy of the main head at the resolution of the label."""
-    size = images.label.shape[1:3]
-    return losses.cross_entropy(resample.bilinear(outputs.logits, size), images.label)
+def segmentation(
+    outputs: Outputs, images: Images, *, auxiliary: float = 0.0, gamma: float = 0.0
+) -> jax.Array:
+    """Cross-entropy at the resolution of the label: ``L(main) + auxiliary L(aux)``.
+
+    Args:
+      outputs: of the network on ``images``.
+      images: labelled.
+      auxiliary: weight of the second head; 0.1 for the multi-level networks of
+        AdaptSegNet, ADVENT and MaxSquare, 1 for the two equal heads of CLAN.
+      gamma: exponent of the focal loss, 0 for cross-entropy, see
+        `losses.focal_cross_entropy`.
+    """
+
+    def head(logits):
+        logits = resample.bilinear(logits, images.label.shape[1:3])
+        if gamma == 0:
+            return losses.cross_entropy(logits, images.label)
+        return losses.focal_cross_entropy(logits, images.label, gamma=gamma)
+
+    value = head(outputs.logits)
+    if auxiliary != 0:
+        value += auxiliary * head(outputs.aux_logits)
+    return value
+
+
+def heads(auxiliary: float) -> tuple[str, ...]:
+    """The networks for a loss whose second head has this weight: all for 0."""
+    return HEADS if auxiliary == 0 else ("multi_level", "two_heads")
+
+
+def both_domains(
+    params: PyTree, batch: Batch, ctx: Context
+) -> tuple[Outputs, Outputs, PyTree]:
+    """The two passes in train mode of most methods: source first, then target.
+
+    Returns:
+      Outputs on the source, outputs on the target, BatchNorm statistics after both.
+    """
+    model = params["model"]
+    source, model_state = ctx.forward(model, ctx.model_state, batch.source.image, True)
+    target, model_state = ctx.forward(model, model_state, batch.target.image, True)
+    return source, target, model_state
 
 
 def max_square_term(

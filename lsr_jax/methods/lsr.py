@@ -97,17 +97,14 @@ def make(
     frequency = pseudo_labels.CLASS_FREQUENCY.get(class_frequency)
     target_side = "below" if norm_target == "previous" else "both"
 
-    def init(key, params, spec):
-        del key, params
+    def init(key, params, model_state, spec):
+        del key, params, model_state
         start = prototypes.init(spec.num_classes, spec.feature_dim)
         return {}, LSRState(start, jnp.zeros(()))
 
     def loss(params, state, batch, ctx):
-        model, images = params["model"], batch.target.image
-        source, model_state = ctx.forward(
-            model, ctx.model_state, batch.source.image, True
-        )
-        target, model_state = ctx.forward(model, model_state, images, True)
+        source, target, model_state = common.both_domains(params, batch, ctx)
+        images = batch.target.image
         num_classes = source.logits.shape[-1]
 
         source_label = pseudo_labels.histogram_downsample(

@@ -17,11 +17,7 @@ def make(*, entropy: float = 0.1, image_weighting: float | None = 0.2) -> Method
     weights = {"segmentation": 1.0, "entropy": entropy}
 
     def loss(params, state, batch, ctx):
-        model = params["model"]
-        source, model_state = ctx.forward(
-            model, ctx.model_state, batch.source.image, True
-        )
-        target, model_state = ctx.forward(model, model_state, batch.target.image, True)
+        source, target, model_state = common.both_domains(params, batch, ctx)
         terms = {
             "segmentation": lambda: common.segmentation(source, batch.source),
             "entropy": lambda: common.max_square_term(

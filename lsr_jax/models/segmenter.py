@@ -28,7 +28,6 @@ from flax import linen as nn
 from lsr_jax import errors, types
 from lsr_jax.models import initialise, layers, resnet, vgg
 
-HEADS = ("single", "multi_level", "two_heads")
 STEM_AFFINE = r"(^|/)backbone/bn1/(scale|bias)$"
 ALL_AFFINE = r"(^|/)backbone/(.*/)?(bn\d|downsample_bn)/(scale|bias)$"
 
@@ -79,9 +78,12 @@ class Model(NamedTuple):
 
     Attributes:
       init: ``(key, image_size) -> (params, model_state)``.
-      forward: ``(params, model_state, images, train) -> (Outputs, model_state)``;
-        images are the float32 network input ``[B, H, W, 3]``, ``train`` is a Python
-        bool. Outputs are float32. The model state is ``{}`` for VGG.
+      forward: ``(params, model_state, images, train, rng=None) -> (Outputs,
+        model_state)``; images are the float32 network input ``[B, H, W, 3]``, ``train``
+        is a Python bool, ``rng`` the key of dropout, for networks that have it. Outputs
+        are float32. The model state is ``{}`` for VGG.
+      prediction: ``Outputs -> [B, h, w, C]``, the logits that are evaluated: the sum of
+        two heads on one layer (CLAN, Feature To Adapt), else the main head.
       feature_size: ``(H, W) -> (h, w)``.
       feature_dim: ``D``.
       num_classes: ``C``.
@@ -92,7 +94,8 @@ class Model(NamedTuple):
     """
 
     init: Callable[..., tuple[types.PyTree, types.PyTree]]
-    forward: types.Forward
+    forward: Callable[..., tuple[types.Outputs, types.PyTree]]
+    prediction: Callable[[types.Outputs], jax.Array]
     feature_size: Callable[[tuple[int, int]], tuple[int, int]]
     feature_dim: int
     num_classes: int
@@ -178,7 +181,8 @@ def build(
         )
         return params, initialise.running_statistics(shapes.get("batch_stats", {}))
 
-    def forward(params, model_state, images, train):
+    def forward(params, model_state, images, train, rng=None):
+        del rng  # no dropout here
         variables = {"params": params, "batch_stats": model_state}
         if not train:
             return module.apply(variables, images, train=False), model_state
@@ -190,12 +194,21 @@ def build(
     return Model(
         init,
         forward,
+        _both_heads if head == "two_heads" else _main_head,
         feature_size,
         feature_dim,
         num_classes,
         _frozen_paths(batch_norm, freeze_stem_affine),
         arguments,
     )
+
+
+def _main_head(outputs):
+    return outputs.logits
+
+
+def _both_heads(outputs):
+    return outputs.logits + outputs.aux_logits
 
 
 def _backbone(backbone, options, freeze_stem_affine):
@@ -212,9 +225,9 @@ def _backbone(backbone, options, freeze_stem_affine):
 
 
 def _check_head(head, backbone):
-    if head not in HEADS:
+    if head not in types.HEADS:
         raise errors.InputError(
-            f"model.head: expected one of {', '.join(HEADS)}; found {head!r}"
+            f"model.head: expected one of {', '.join(types.HEADS)}; found {head!r}"
         )
     if head == "multi_level" and backbone in vgg.GROUPS:
         raise errors.InputError(

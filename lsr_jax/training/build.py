@@ -9,16 +9,29 @@ import optax
 
 from lsr_jax import models
 from lsr_jax.data import augment
+from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
 from lsr_jax.training import optimizer as optimizers
 from lsr_jax.training.step import Preprocess
 from lsr_jax.types import Method, PyTree
 
 
-def method(keywords: Mapping) -> Method:
-    """The method that ``keywords["name"]`` names, with the other keywords."""
-    keywords = dict(keywords)
-    return METHODS[keywords.pop("name")].make(**keywords)
+def method(config: Mapping, stage: str) -> Method:
+    """The method of a stage.
+
+    Raises:
+      InputError: it cannot use the heads of the network.
+    """
+    keywords = dict(config[stage]["method"])
+    name = keywords.pop("name")
+    method = METHODS[name].make(**keywords)
+    head = config["model"]["head"]
+    if head not in method.heads:
+        raise InputError(
+            f"model.head: {name} in stage {stage!r} needs {' or '.join(method.heads)}; "
+            f"found {head}"
+        )
+    return method
 
 
 def optimizer(

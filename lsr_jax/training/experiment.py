@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 
 from lsr_jax import convert, models
-from lsr_jax.data import augment, pipeline, records, sources
+from lsr_jax.data import augment, pipeline, records, relabelled, sources
 from lsr_jax.errors import InputError
-from lsr_jax.training import build, checkpoint, sharding, state, workdir
+from lsr_jax.training import build, checkpoint, origins, sharding, state
 from lsr_jax.training.step import Preprocess
 from lsr_jax.types import BatchSpec, Method, PyTree
 
@@ -38,7 +38,7 @@ class Experiment:
     """
 
     def __init__(self, config: Mapping, folder: Path):
-        check_stages(config)
+        origins.check(config)
         self.config = config
         self.workdir = folder
         self.mesh = sharding.make_mesh(config["num_devices"])
@@ -47,8 +47,6 @@ class Experiment:
         self.domains = sources.open_domains(
             data, num_classes=config["model"]["num_classes"]
         )
-        for stage in config["stages"]:
-            self.check_origin(stage)
         self.sizes = {
             name: records.image_size(self.open(name, "train")) for name in self.domains
         }
@@ -60,7 +58,10 @@ class Experiment:
     def facts(self) -> dict:
         """The data and weight files behind the run, for its manifest."""
         prints = {name: domain.fingerprint for name, domain in self.domains.items()}
-        files = {stage: self.weight_file(stage) for stage in self.config["stages"]}
+        files = {
+            stage: origins.weight_file(self.config, stage)
+            for stage in self.config["stages"]
+        }
         weights = {
             stage: convert.fingerprint(path) for stage, path in files.items() if path
         }
@@ -77,8 +78,12 @@ class Experiment:
         )
 
     def method(self, stage: str) -> Method:
-        """The method of a stage, built from its keywords in the config."""
-        return build.method(self.config[stage]["method"])
+        """The method of a stage, built from its keywords in the config.
+
+        Raises:
+          InputError: see `build.method`.
+        """
+        return build.method(self.config, stage)
 
     def preprocess(self, stage: str) -> Preprocess:
         """``(key, uint8 batch) -> network input``: what the step calls first."""
@@ -90,7 +95,7 @@ class Experiment:
         method = self.method(stage)
         root = jax.random.key(self.config["seed"])
         model_key, method_key, rng = jax.random.split(
-            jax.random.fold_in(root, self.generation(stage)), 3
+            jax.random.fold_in(root, origins.generation(self.config, stage)), 3
         )
         params, model_state = self.start(stage, model_key)
         spec = BatchSpec(
@@ -99,7 +104,9 @@ class Experiment:
             source_size=self.sizes["source"],
             target_size=self.sizes["target"],
         )
-        params, method_state = state.with_method(params, method, spec, method_key)
+        params, method_state = state.with_method(
+            params, model_state, method, spec, method_key
+        )
         transformation = build.optimizer(params, self.model, c)
         whole = state.create(params, model_state, method_state, transformation, rng)
         return sharding.put_replicated(whole, self.mesh), transformation
@@ -107,27 +114,13 @@ class Experiment:
     def start(self, stage: str, key: jax.Array) -> tuple[PyTree, PyTree]:
         """The network from which a stage starts: fresh, or of ``init_from``."""
         params, model_state = self.model.init(key, self.sizes["source"])
-        origin = self.origin(stage)
+        origin = origins.origin(self.config, stage)
         if origin == "scratch":
             return params, model_state
-        if self.weight_file(stage):
+        if origins.weight_file(self.config, stage):
             return self.import_weights(stage, params, model_state)
         network = self.load(origin, params, model_state)
         return network.params, network.model_state
-
-    def check_origin(self, stage: str) -> None:
-        """Raise InputError where ``init_from`` is a path with nothing to start from."""
-        origin = self.origin(stage)
-        named = origin == "scratch" or origin in self.config["stages"]
-        if not named and not self.weight_file(stage):
-            find_checkpoints(Path(origin).expanduser())
-
-    def weight_file(self, stage: str) -> Path | None:
-        """The weight file, or folder of ``lsr_jax.convert``, in a stage's ``init_from``."""
-        origin = self.origin(stage)
-        path = Path(origin).expanduser()
-        named = origin == "scratch" or origin in self.config["stages"]
-        return path if not named and holds_weights(path) else None
 
     def import_weights(
         self, stage: str, params: PyTree, model_state: PyTree
@@ -138,33 +131,15 @@ class Experiment:
           InputError: weights of another network, or for images prepared otherwise.
         """
         c = self.config[stage]["weights"]
-        imported = convert.load(self.weight_file(stage), skip_head=c["skip_head"])
+        imported = convert.load(
+            origins.weight_file(self.config, stage), skip_head=c["skip_head"]
+        )
         convert.check_preprocessing(
             imported.info,
             self.config["data"]["preprocessing"],
             allow=c["allow_other_preprocessing"],
         )
         return convert.overlay(params, model_state, imported, skip_head=c["skip_head"])
-
-    def origin(self, stage: str) -> str:
-        """``scratch``, the name of an earlier stage, or a path."""
-        stages = self.config["stages"]
-        origin = self.config[stage]["init_from"]
-        position = stages.index(stage)
-        if origin == "previous":
-            return stages[position - 1] if position else "scratch"
-        return origin
-
-    def generation(self, stage: str) -> int:
-        """How many stages lie behind: stages with one origin see the same data order.
-
-        Methods and controls that start from one checkpoint thus differ in nothing but
-        the method.
-        """
-        origin = self.origin(stage)
-        if origin == "scratch":
-            return 0
-        return 1 + (self.generation(origin) if origin in self.config["stages"] else 0)
 
     def load(self, origin: str, params: PyTree, model_state: PyTree) -> Network:
         """The network of a stage here, or of another run; the trees give the shapes.
@@ -175,7 +150,7 @@ class Experiment:
         if origin in self.config["stages"]:
             folder = self.folder(origin) / "checkpoints"
         else:
-            folder = find_checkpoints(Path(origin).expanduser())
+            folder = origins.find_checkpoints(Path(origin).expanduser())
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; train stage {origin!r} first")
         with checkpoint.Checkpointer(folder) as checkpoints:
@@ -200,14 +175,19 @@ class Experiment:
             name: self.open(name, "train") if name in method.domains else None
             for name in self.domains
         }
+        if method.pseudo_labelled:
+            labels = self.folder(stage) / relabelled.FOLDER
+            opened["target"] = relabelled.Relabelled(opened["target"], labels)
         return pipeline.train_batches(
             opened["source"],
             opened["target"],
             batch_size=c["batch_size"],
-            seed=stream_seed(self.config["seed"], self.generation(stage)),
+            seed=stream_seed(
+                self.config["seed"], origins.generation(self.config, stage)
+            ),
             start_step=start,
             source_labels="source" in method.labelled,
-            target_labels="target" in method.labelled,
+            target_labels="target" in method.labelled or method.pseudo_labelled,
             workers=self.config["data"]["workers"],
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -217,41 +197,3 @@ class Experiment:
 def stream_seed(seed: int, generation: int) -> int:
     """A seed for the data order of a generation of stages."""
     return zlib.crc32(f"data {seed} {generation}".encode()) >> 2
-
-
-def check_stages(config: Mapping) -> None:
-    """Raise InputError for a stage without section, or one with nothing to start from."""
-    stages = config["stages"]
-    for position, stage in enumerate(stages):
-        if stage not in config or "method" not in (config[stage] or {}):
-            raise InputError(f"stages: {stage!r} has no section in the config")
-        origin = config[stage]["init_from"]
-        if origin in stages[position:]:
-            raise InputError(
-                f"{stage}.init_from: {origin!r} is not trained before {stage!r}"
-            )
-
-
-def holds_weights(path: Path) -> bool:
-    """Whether ``init_from`` names a weight file or a folder of ``lsr_jax.convert``."""
-    return path.is_file() or (path / convert.INFO).is_file()
-
-
-def find_checkpoints(path: Path) -> Path:
-    """The checkpoint folder that a path in ``init_from`` means.
-
-    A workdir means its last stage; ``workdir/stage`` names one.
-
-    Raises:
-      InputError: nothing there.
-    """
-    if (path / "config.json").is_file():
-        path = path / workdir.read_config(path)["stages"][-1]
-    for folder in (path / "checkpoints", path):
-        if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
-            return folder
-    raise InputError(
-        f"init_from {path}: expected a weight file, a workdir, a stage's folder or a "
-        "checkpoint folder; found no such file and no finished checkpoint; set the "
-        "stage's init_from, 'scratch' for a fresh network"
-    )

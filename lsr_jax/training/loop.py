@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from lsr_jax.data import augment
 from lsr_jax.errors import TrainingError
-from lsr_jax.training import sharding, step, workdir
+from lsr_jax.training import preparation, sharding, step, workdir
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.metrics_log import MetricsLog
@@ -47,12 +48,15 @@ def run_stage(experiment: Experiment, stage: str) -> None:
         state, optimizer = experiment.initial(stage)
         if start:
             state = checkpoints.restore(start, state)
+        else:
+            state = preparation.prepare(experiment, stage, state)
         train_step = sharding.compile_step(
             step.make_step(
                 experiment.method(stage),
                 optimizer,
                 experiment.model.forward,
                 experiment.preprocess(stage),
+                augment.pixels(experiment.config["data"]["preprocessing"]),
             ),
             experiment.mesh,
         )

@@ -28,12 +28,16 @@ class Group(NamedTuple):
       multiplier: factor on the base learning rate; None freezes the group: no
         gradient step, no momentum, no weight decay.
       repeats: updates per step with one gradient, see `repeated_sgd`.
+      discriminator: has the rate and the Adam of the adversarial methods.
     """
 
     pattern: str
     multiplier: float | None = 1.0
     repeats: int = 1
+    discriminator: bool = False
 
+
+DISCRIMINATORS = Group(r"^disc/", discriminator=True)
 
 # How often the originals' `optim_parameters` lists a tensor: once for every module
 # that encloses it (LSR, OCE, MaxSquare, ASN, ADVENT, CLAN, F2A, BDL).
@@ -164,7 +168,7 @@ def model_groups(
     frozen: Iterable[str] = (),
     duplicate_updates: str = "off",
 ) -> list[Group]:
-    """The groups of every method here: frozen, backbone at 1x, heads at 10x.
+    """The groups of every method: frozen, backbone at 1x, heads at 10x, discriminators.
 
     Args:
       head_multiplier: 10 in all originals but ASN's VGG (1). OCE and LSR declare 1 for
@@ -186,6 +190,7 @@ def model_groups(
     groups += [
         Group(r"^model/backbone/"),
         Group(r"^model/(head|aux_head)/", head_multiplier),
+        DISCRIMINATORS,
     ]
     return groups
 
@@ -201,8 +206,13 @@ def make(
     horizon: int,
     power: float,
     warmup_steps: int,
+    discriminator_rate: float = 1e-4,
+    discriminator_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """One optimiser for the whole parameter tree.
+
+    Discriminators have Adam with betas 0.9 and 0.99 on the same polynomial, as in
+    AdaptSegNet, ADVENT, CLAN, BDL and Feature To Adapt.
 
     Args:
       params: the tree, or its shapes.
@@ -214,6 +224,8 @@ def make(
       horizon: steps at which the rate reaches 0; may exceed the run.
       power: of the polynomial decay.
       warmup_steps: linear warm-up from 0.
+      discriminator_rate: learning rate of discriminators.
+      discriminator_decay: their weight decay, added to the gradient.
 
     Raises:
       InputError: unknown name, or a leaf that belongs to no group.
@@ -224,14 +236,22 @@ def make(
     def transformation(group: Group) -> optax.GradientTransformation:
         if group.multiplier is None:
             return optax.set_to_zero()
+        rate = discriminator_rate if group.discriminator else learning_rate
         schedule = poly(
-            learning_rate * group.multiplier,
+            rate * group.multiplier,
             horizon=horizon,
             power=power,
             warmup_steps=warmup_steps,
         )
+        if group.discriminator:
+            return optax.chain(
+                optax.add_decayed_weights(discriminator_decay),
+                promoting(optax.adam(schedule, b1=0.9, b2=0.99)),
+            )
         if name == "adamw":
-            return optax.adamw(schedule, b1=momentum, weight_decay=weight_decay)
+            return promoting(
+                optax.adamw(schedule, b1=momentum, weight_decay=weight_decay)
+            )
         return sgd(
             schedule,
             momentum=momentum,
@@ -239,5 +259,23 @@ def make(
             repeats=group.repeats,
         )
 
-    transformations = {str(i): transformation(g) for i, g in enumerate(groups)}
-    return optax.partition(transformations, labels(params, groups))
+    named = labels(params, groups)
+    used = set(jax.tree.leaves(named))
+    transformations = {
+        str(i): transformation(group)
+        for i, group in enumerate(groups)
+        if str(i) in used
+    }
+    return optax.partition(transformations, named)
+
+
+def promoting(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """The same where strict dtype promotion is on: optax's Adam mixes int and float."""
+
+    def update(grads, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return transformation.update(grads, state, params)
+
+    return optax.GradientTransformation(transformation.init, update)

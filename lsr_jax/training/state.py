@@ -32,10 +32,14 @@ class TrainState:
 
 
 def with_method(
-    model_params: PyTree, method: Method, spec: BatchSpec, key: jax.Array
+    model_params: PyTree,
+    model_state: PyTree,
+    method: Method,
+    spec: BatchSpec,
+    key: jax.Array,
 ) -> tuple[PyTree, PyTree]:
     """All parameters of a stage, the method's own included, and the method state."""
-    extra, method_state = method.init(key, model_params, spec)
+    extra, method_state = method.init(key, model_params, model_state, spec)
     return {"model": model_params, **extra}, method_state
 
 

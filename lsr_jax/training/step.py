@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lsr_jax.training.state import TrainState
-from lsr_jax.types import Batch, Context, Forward, Method
+from lsr_jax.types import Batch, Context, Forward, Method, Pixels
 
 Preprocess = Callable[[jax.Array, Batch], Batch]
 
@@ -17,16 +18,18 @@ Preprocess = Callable[[jax.Array, Batch], Batch]
 def make_step(
     method: Method,
     optimizer: optax.GradientTransformation,
-    forward: Forward,
+    forward: Callable,
     preprocess: Preprocess,
+    pixels: Pixels,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """``step(state, batch) -> (state, metrics)``, pure, to be compiled once.
 
     Args:
       method: its loss is differentiated by all parameters.
       optimizer: over all parameters.
-      forward: the network.
+      forward: the network, of `models.Model`.
       preprocess: ``(key, uint8 batch) -> batch``: augmentation and normalisation.
+      pixels: between network input and RGB, for the method.
 
     Returns:
       The step. Its metrics are the terms of the loss, ``total`` and
@@ -38,9 +41,15 @@ def make_step(
             jax.random.fold_in(state.rng, state.step)
         )
         batch = preprocess(images_key, batch)
-        context = Context(forward, state.model_state, state.step, method_key)
 
         def objective(params):
+            context = Context(
+                with_dropout(forward, jax.random.fold_in(method_key, 0)),
+                state.model_state,
+                state.step,
+                method_key,
+                pixels,
+            )
             return method.loss(params, state.method_state, batch, context)
 
         gradient = jax.value_and_grad(objective, has_aux=True)
@@ -61,3 +70,14 @@ def make_step(
         return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 
     return step
+
+
+def with_dropout(forward: Callable, key: jax.Array) -> Forward:
+    """``forward`` with a dropout key of its own for every call."""
+    number = itertools.count()
+
+    def keyed(params, model_state, images, train):
+        rng = jax.random.fold_in(key, next(number))
+        return forward(params, model_state, images, train, rng)
+
+    return keyed

@@ -32,8 +32,10 @@ def build(name, preset):
 def start(method, key):
     """The state before step 0 and a step without preprocessing."""
     spec = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
-    model_params, model_state = toy.init(key)
-    params, method_state = state.with_method(model_params, method, spec, key)
+    model_params, model_state = toy.init(key, method.heads[0])
+    params, method_state = state.with_method(
+        model_params, model_state, method, spec, key
+    )
     transformation = optimizer.make(
         params,
         optimizer.model_groups(head_multiplier=10.0),
@@ -47,7 +49,7 @@ def start(method, key):
     )
     whole = state.create(params, model_state, method_state, transformation, key)
     train_step = step.make_step(
-        method, transformation, toy.forward, lambda _, batch: batch
+        method, transformation, toy.forward, lambda _, batch: batch, toy.PIXELS
     )
     return whole, train_step
 

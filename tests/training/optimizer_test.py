@@ -235,8 +235,8 @@ def test_adamw_decays_decoupled():
 
 
 def test_a_leaf_in_no_group_is_named():
-    params = {**PARAMS, "disc": {"kernel": jnp.ones(2)}}
-    with pytest.raises(InputError, match="'disc/kernel' belongs to no group"):
+    params = {**PARAMS, "extra": {"kernel": jnp.ones(2)}}
+    with pytest.raises(InputError, match="'extra/kernel' belongs to no group"):
         optimizer.make(params, groups("off"), name="sgd", **KEYWORDS)
 
 

@@ -1,0 +1,52 @@
+"""Pseudo-labels on disk: one grey PNG of trainIds for every record of a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsr_jax.data import encoded, records
+from lsr_jax.errors import InputError
+
+FOLDER = "pseudo_labels"
+
+
+def path_of(folder: Path, index: int) -> Path:
+    """The file with the label of record ``index`` of the split."""
+    return folder / f"{index:06d}.png"
+
+
+def write(folder: Path, index: int, label: np.ndarray) -> None:
+    """Write uint8 ``[H, W]`` trainIds, 255 = ignore, as the label of a record."""
+    path_of(folder, index).write_bytes(encoded.png(label))
+
+
+class Relabelled:
+    """A source whose records have the labels of ``folder`` instead of their own.
+
+    The labels have the size of the images.
+    """
+
+    def __init__(self, source: records.Source, folder: Path):
+        self.on_bad_example = getattr(source, "on_bad_example", "stop")
+        self._source = source
+        self._folder = folder
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = {
+            name: value
+            for name, value in self._source[index].items()
+            if name not in ("label", "lut")
+        }
+        path = path_of(self._folder, index)
+        if not path.is_file():
+            raise InputError(
+                f"{path}: expected the pseudo-label of {record['id']}, found no file; "
+                "remove the stage's folder to write them again"
+            )
+        return {**record, "label": path.read_bytes}

@@ -1,0 +1,85 @@
+"""Where the stages of a run start: fresh, from each other, another run, or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lsr_jax import convert
+from lsr_jax.errors import InputError
+from lsr_jax.training import workdir
+
+
+def check(config: Mapping) -> None:
+    """Raise InputError for a stage without section, or one with nothing to start from."""
+    stages = config["stages"]
+    for position, stage in enumerate(stages):
+        if stage not in config or "method" not in (config[stage] or {}):
+            raise InputError(f"stages: {stage!r} has no section in the config")
+        for key, named in (
+            ("init_from", ("scratch", "previous")),
+            ("labeller", ("start",)),
+        ):
+            found = config[stage][key]
+            if found in stages[position:]:
+                raise InputError(
+                    f"{stage}.{key}: {found!r} is not trained before {stage!r}"
+                )
+            if found in named or found in stages:
+                continue
+            if key == "labeller" or not weight_file(config, stage):
+                find_checkpoints(Path(found).expanduser())
+
+
+def origin(config: Mapping, stage: str) -> str:
+    """``scratch``, the name of an earlier stage, or a path."""
+    position = config["stages"].index(stage)
+    found = config[stage]["init_from"]
+    if found == "previous":
+        return config["stages"][position - 1] if position else "scratch"
+    return found
+
+
+def generation(config: Mapping, stage: str) -> int:
+    """How many stages lie behind: stages with one origin see the same data order.
+
+    Methods and controls that start from one checkpoint thus differ in nothing but the
+    method.
+    """
+    found = origin(config, stage)
+    if found == "scratch":
+        return 0
+    return 1 + (generation(config, found) if found in config["stages"] else 0)
+
+
+def weight_file(config: Mapping, stage: str) -> Path | None:
+    """The weight file, or folder of ``lsr_jax.convert``, in a stage's ``init_from``."""
+    found = origin(config, stage)
+    path = Path(found).expanduser()
+    named = found == "scratch" or found in config["stages"]
+    return path if not named and holds_weights(path) else None
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether ``init_from`` names a weight file or a folder of ``lsr_jax.convert``."""
+    return path.is_file() or (path / convert.INFO).is_file()
+
+
+def find_checkpoints(path: Path) -> Path:
+    """The checkpoint folder that a path in ``init_from`` means.
+
+    A workdir means its last stage; ``workdir/stage`` names one.
+
+    Raises:
+      InputError: nothing there.
+    """
+    if (path / "config.json").is_file():
+        path = path / workdir.read_config(path)["stages"][-1]
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
+            return folder
+    raise InputError(
+        f"init_from {path}: expected a weight file, a workdir, a stage's folder or a "
+        "checkpoint folder; found no such file and no finished checkpoint; set the "
+        "stage's init_from, 'scratch' for a fresh network"
+    )

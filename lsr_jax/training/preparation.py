@@ -1,0 +1,63 @@
+"""What a method does on the host before step 0: anchors, pseudo-labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+
+from lsr_jax.data import pipeline
+from lsr_jax.training import sharding
+from lsr_jax.training.experiment import Experiment
+from lsr_jax.training.state import TrainState
+from lsr_jax.types import Images, Preparation, PyTree
+
+
+def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState:
+    """The state before step 0 after the stage's method prepared itself.
+
+    A method without ``prepare`` leaves it as it is. Everything that a preparation reads
+    is fixed before the stage starts, so an interrupted one is simply done again.
+    """
+    method = experiment.method(stage)
+    if method.prepare is None:
+        return state
+    params, model_state = labeller(experiment, stage, state)
+
+    def batches(
+        domain: str, labelled: bool
+    ) -> Iterator[tuple[Images, jax.Array, tuple]]:
+        normalise = jax.jit(experiment.normalise)
+        size = experiment.config["evaluation"]["batch_size"]
+        size += -size % experiment.mesh.devices.size
+        with pipeline.eval_batches(
+            experiment.open(domain, "train"), batch_size=size, labelled=labelled
+        ) as loaded:
+            for images, valid, ids in loaded:
+                images = sharding.put_batch(images, experiment.mesh)
+                yield images._replace(image=normalise(images.image)), valid, ids
+
+    method_state = method.prepare(
+        state.method_state,
+        Preparation(
+            forward=experiment.model.forward,
+            params=params,
+            model_state=model_state,
+            num_classes=experiment.model.num_classes,
+            batches=batches,
+            folder=experiment.folder(stage),
+        ),
+    )
+    method_state = sharding.put_replicated(method_state, experiment.mesh)
+    return state.replace(method_state=method_state)
+
+
+def labeller(
+    experiment: Experiment, stage: str, state: TrainState
+) -> tuple[PyTree, PyTree]:
+    """Parameters and BatchNorm statistics of the network that labels for a stage."""
+    origin = experiment.config[stage]["labeller"]
+    if origin == "start":
+        return state.params["model"], state.model_state
+    network = experiment.load(origin, state.params["model"], state.model_state)
+    return network.params, network.model_state
