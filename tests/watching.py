@@ -71,8 +71,8 @@ def remembering(method, terms, labels, orders):
             method_state=Seen(aux.method_state, aux.metrics, found)
         )
 
-    def init(key, params, spec):
-        extra, start = method.init(key, params, spec)
+    def init(key, params, model_state, spec):
+        extra, start = method.init(key, params, model_state, spec)
         zeros = {name: jnp.zeros(()) for name in terms}
         return extra, Seen(start, zeros, None)
 

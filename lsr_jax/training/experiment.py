@@ -38,7 +38,7 @@ class Experiment:
     """
 
     def __init__(self, config: Mapping, folder: Path):
-        origins.check(config)
+        origins.check_order(config)
         self.config = config
         self.workdir = folder
         self.mesh = sharding.make_mesh(config["num_devices"])
@@ -47,6 +47,7 @@ class Experiment:
         self.domains = sources.open_domains(
             data, num_classes=config["model"]["num_classes"]
         )
+        origins.check_paths(config)
         self.sizes = {
             name: records.image_size(self.open(name, "train")) for name in self.domains
         }

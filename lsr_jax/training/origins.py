@@ -10,25 +10,31 @@ from lsr_jax.errors import InputError
 from lsr_jax.training import workdir
 
 
-def check(config: Mapping) -> None:
-    """Raise InputError for a stage without section, or one with nothing to start from."""
+def check_order(config: Mapping) -> None:
+    """Raise InputError for a stage without section, or one that a later one should feed."""
     stages = config["stages"]
     for position, stage in enumerate(stages):
         if stage not in config or "method" not in (config[stage] or {}):
             raise InputError(f"stages: {stage!r} has no section in the config")
-        for key, named in (
-            ("init_from", ("scratch", "previous")),
-            ("labeller", ("start",)),
-        ):
-            found = config[stage][key]
-            if found in stages[position:]:
+        for key in ("init_from", "labeller"):
+            if config[stage][key] in stages[position:]:
                 raise InputError(
-                    f"{stage}.{key}: {found!r} is not trained before {stage!r}"
+                    f"{stage}.{key}: {config[stage][key]!r} is not trained before "
+                    f"{stage!r}"
                 )
-            if found in named or found in stages:
-                continue
-            if key == "labeller" or not weight_file(config, stage):
-                find_checkpoints(Path(found).expanduser())
+
+
+def check_paths(config: Mapping) -> None:
+    """Raise InputError where ``init_from`` or ``labeller`` is a path to nothing."""
+    for stage in config["stages"]:
+        start, labeller = origin(config, stage), config[stage]["labeller"]
+        paths = [labeller] if labeller not in ("start", *config["stages"]) else []
+        if start not in ("scratch", *config["stages"]) and not weight_file(
+            config, stage
+        ):
+            paths.append(start)
+        for path in paths:
+            find_checkpoints(Path(path).expanduser())
 
 
 def origin(config: Mapping, stage: str) -> str:
