@@ -6,13 +6,14 @@ from lsr_jax.methods import (
     batchnorm_only,
     lsr,
     max_square,
+    source_continued,
     source_only,
     target_only,
 )
 
 METHODS = {
     "source_only": source_only,
-    "source_continued": source_only,
+    "source_continued": source_continued,
     "batchnorm_only": batchnorm_only,
     "target_only": target_only,
     "max_square": max_square,

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+from lsr_jax.methods import METHODS, listing
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+
+
+def test_the_page_is_what_the_command_prints():
+    assert PAGE.read_text().endswith(listing.markdown(listing.all_facts()))
+
+
+def test_passes_are_counted_by_what_goes_through_the_network():
+    assert listing.facts("source_only").passes == ("source",)
+    assert listing.facts("target_only").passes == ("target",)
+    assert listing.facts("lsr").passes == ("source", "target")
+
+
+def test_state_and_presets_are_named():
+    lsr = listing.facts("lsr")
+    assert lsr.state == ("prototypes", "source_norm")
+    assert lsr.presets == ("paper", "released")
+    assert lsr.extra_parameters == 0
+    assert listing.facts("max_square").state == ()
+
+
+def test_every_method_has_a_summary_of_its_own_and_a_line():
+    rows = listing.all_facts()
+    assert len({row.summary for row in rows}) == len(METHODS)
+    printed = listing.text(rows)
+    assert all(f"\n{name} " in f"\n{printed}" for name in METHODS)
