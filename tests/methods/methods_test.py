@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from lsr_jax.methods import METHODS
-from lsr_jax.training import optimizer, sharding, state, step
+from lsr_jax.training import checkpoint, optimizer, sharding, state, step
 from lsr_jax.types import IGNORE, BatchSpec
 
 # float32 sums over a batch in another order, after three steps.
@@ -110,6 +110,28 @@ def test_jit_equals_eager(name, preset, key):
     _, eager = train_step(whole, batch)
     _, jitted = jax.jit(train_step)(whole, batch)
     chex.assert_trees_all_close(eager, jitted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_restored_state_goes_on_bit_for_bit(name, key, tmp_path):
+    method = build(name, None)
+    whole, train_step = start(method, key)
+    compiled = jax.jit(train_step)
+    batches = [toy.batch(jax.random.fold_in(key, i), 2, method) for i in range(3)]
+    for batch in batches[:2]:
+        whole, _ = compiled(whole, batch)
+    with checkpoint.Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(2, whole, {})
+    with checkpoint.Checkpointer(tmp_path) as checkpoints:
+        restored = checkpoints.restore(2, start(method, jax.random.key(1))[0])
+    unbroken, resumed = compiled(whole, batches[2]), compiled(restored, batches[2])
+    assert int(resumed[0].step) == 3
+    chex.assert_trees_all_equal(comparable(unbroken), comparable(resumed))
+
+
+def comparable(result):
+    whole, metrics = result
+    return whole.replace(rng=jax.random.key_data(whole.rng)), metrics
 
 
 @pytest.mark.parametrize("name", METHODS)
