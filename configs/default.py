@@ -45,6 +45,7 @@ def domain():
 
 def model():
     c = ConfigDict()
+    c.architecture = "deeplabv2"  # deeplabv2; deeplabv3plus: ResNets, output stride 16
     c.backbone = "resnet101"  # resnet101, resnet50, vgg16, vgg13, mini
     c.num_classes = 19
     c.head = "single"  # single; multi_level: layer3 and layer4; two_heads: layer4 twice

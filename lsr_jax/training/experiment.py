@@ -132,7 +132,9 @@ class Experiment:
         """
         c = self.config[stage]["weights"]
         imported = convert.load(
-            origins.weight_file(self.config, stage), skip_head=c["skip_head"]
+            origins.weight_file(self.config, stage),
+            architecture=self.config["model"]["architecture"],
+            skip_head=c["skip_head"],
         )
         convert.check_preprocessing(
             imported.info,
