@@ -105,6 +105,7 @@ def optimizer():
         int
     )  # steps to rate 0; None: those of the stage
     c.warmup_steps = 0
+    c.offset = 0  # steps by which the schedule is ahead; CAG: 1
     c.duplicate_updates = "off"  # sequential: the originals' repeated parameters
     c.discriminator_rate = 1e-4  # of Adam on the discriminators, before decay
     c.discriminator_decay = 0.0  # their weight decay, added to the gradient

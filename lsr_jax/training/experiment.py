@@ -188,8 +188,8 @@ class Experiment:
                 self.config["seed"], origins.generation(self.config, stage)
             ),
             start_step=start,
-            source_labels="source" in method.labelled,
-            target_labels="target" in method.labelled or method.pseudo_labelled,
+            source_labels=method.gets_labels("source"),
+            target_labels=method.gets_labels("target"),
             workers=self.config["data"]["workers"],
             process_index=jax.process_index(),
             process_count=jax.process_count(),

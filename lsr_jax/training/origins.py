@@ -28,7 +28,7 @@ def check(config: Mapping) -> None:
             if found in named or found in stages:
                 continue
             if key == "labeller" or not weight_file(config, stage):
-                find_checkpoints(Path(found).expanduser())
+                find_checkpoints(Path(found).expanduser(), key=f"{stage}.{key}")
 
 
 def origin(config: Mapping, stage: str) -> str:
@@ -65,8 +65,8 @@ def holds_weights(path: Path) -> bool:
     return path.is_file() or (path / convert.INFO).is_file()
 
 
-def find_checkpoints(path: Path) -> Path:
-    """The checkpoint folder that a path in ``init_from`` means.
+def find_checkpoints(path: Path, *, key: str = "init_from") -> Path:
+    """The checkpoint folder that a path in ``init_from`` or ``labeller`` means.
 
     A workdir means its last stage; ``workdir/stage`` names one.
 
@@ -78,8 +78,9 @@ def find_checkpoints(path: Path) -> Path:
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
             return folder
+    files = "" if key.endswith("labeller") else "a weight file, "
     raise InputError(
-        f"init_from {path}: expected a weight file, a workdir, a stage's folder or a "
-        "checkpoint folder; found no such file and no finished checkpoint; set the "
-        "stage's init_from, 'scratch' for a fresh network"
+        f"{key} {path}: expected {files}a workdir, a stage's folder or a checkpoint "
+        f"folder; found no such file and no finished checkpoint; set the stage's {key}"
+        + ("" if key.endswith("labeller") else ", 'scratch' for a fresh network")
     )
