@@ -45,6 +45,7 @@ def domain():
 
 def model():
     c = ConfigDict()
+    c.architecture = "deeplabv2"  # deeplabv2; deeplabv3plus: ResNets, output stride 16
     c.backbone = "resnet101"  # resnet101, resnet50, vgg16, vgg13, mini
     c.num_classes = 19
     c.head = "single"  # single; multi_level: layer3 and layer4; two_heads: layer4 twice
@@ -104,6 +105,7 @@ def optimizer():
         int
     )  # steps to rate 0; None: those of the stage
     c.warmup_steps = 0
+    c.offset = 0  # steps by which the schedule is ahead; CAG: 1
     c.duplicate_updates = "off"  # sequential: the originals' repeated parameters
     c.discriminator_rate = 1e-4  # of Adam on the discriminators, before decay
     c.discriminator_decay = 0.0  # their weight decay, added to the gradient

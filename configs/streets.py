@@ -4,6 +4,9 @@
                                                                  control, MaxSquare, LSR
     python train.py --config configs/streets.py:lsr              source-only, LSR
     python train.py --config configs/streets.py:lsr,tiny         the same in a minute
+    python train.py --config configs/streets.py:cag              source-only, three stages
+    python train.py --config configs/streets.py:bdl              source-only, adversary,
+                                                                 two rounds of labels
     python train.py --config configs/streets.py:target_only      the oracle
     python train.py --config configs/streets.py:lsr,photometric  a shift that BatchNorm
                                                                  statistics alone repair
@@ -75,6 +78,9 @@ def get_config(argument=None):
         pretrain=lambda method: pretrain(method, SCHEDULES[preset]),
         adapt=lambda method: adapt(method, SCHEDULES[preset]),
     )
+    if chosen.method == "cag":
+        # Half of DeepLabV2's dilations above, at half of its resolution.
+        common.set_deeplabv3plus(config, dilations=(1, 2, 3))
     return config
 
 

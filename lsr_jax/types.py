@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
     """What a network returns for ``[B, H, W, 3]`` images.
 
     Attributes:
-      features: ``[B, h, w, D]``, non-negative (after the last ReLU of the backbone).
+      features: ``[B, h, w, D]``, non-negative (after the last ReLU before the head).
       logits: ``[B, h, w, C]`` of the main head, at feature resolution.
       aux_logits: ``[B, h, w, C]`` of the second head, None for a one-head network.
     """
@@ -119,7 +119,9 @@ class Preparation(NamedTuple):
       model_state: its BatchNorm running statistics.
       num_classes: ``C``.
       batches: ``(domain, labelled) -> iterator``: the training split once, in order and
-        not augmented, as ``(Images of network input, valid [B], ids)`` on the devices.
+        not augmented, as ``(Images of network input, valid [B], ids)``. Images are on
+        the devices; what is not valid only fills up, or cannot be read and is skipped.
+        Labels of a domain are given only to a method that may read them.
       folder: of the stage, for files that the data pipeline reads back.
     """
 
@@ -156,3 +158,8 @@ class Method(NamedTuple):
     labelled: tuple[str, ...] = ("source",)
     pseudo_labelled: bool = False
     heads: tuple[str, ...] = HEADS
+
+    def gets_labels(self, domain: str) -> bool:
+        """Whether its batches have labels of ``domain``: true ones, or `prepare`'s."""
+        pseudo = self.pseudo_labelled and domain == "target"
+        return domain in self.labelled or pseudo

@@ -35,7 +35,7 @@ def trace(config, stage):
         label = jnp.zeros((count, *sizes[name]), jnp.uint8)
         return Images(
             jnp.zeros((count, *sizes[name], 3), jnp.uint8),
-            label if name in method.labelled else None,
+            label if method.gets_labels(name) else None,
         )
 
     def whole(key):

@@ -58,7 +58,6 @@ NOT_HELD = {
     },
     "schedule": {
         "(clan|f2a)__damping": "belongs to the method, which is not here yet",
-        "cag_poly__lr": "CAG steps its scheduler before the optimiser; not here yet",
     },
 }
 

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lsr_jax.types import Batch, Images, Outputs, Pixels
+from lsr_jax.types import Batch, Images, Outputs, Pixels, Preparation
 
 NUM_CLASSES = 5
 FEATURES = 6
@@ -73,10 +74,30 @@ def batch(key, batch_size, method, **keywords):
     return Batch(
         **{
             name: images(
-                keys[name], batch_size, labelled=name in method.labelled, **keywords
+                keys[name], batch_size, labelled=method.gets_labels(name), **keywords
             )
             if name in method.domains
             else None
             for name in keys
         }
     )
+
+
+def preparation(
+    key, method, folder, *, valid=((True,) * 4, (True, True, False, False))
+):
+    """What ``method`` would prepare itself from: images of both domains.
+
+    The labeller is a fresh network; ``valid`` says which images of which batch count.
+    """
+    params, model_state = init(jax.random.fold_in(key, 100), method.heads[0])
+
+    def batches(domain, labelled):
+        assert not labelled or domain in method.labelled
+        place = ("source", "target").index(domain)
+        for number, present in enumerate(valid):
+            own = jax.random.fold_in(key, 2 * number + place)
+            found = images(own, len(present), labelled=labelled)
+            yield found, np.array(present), tuple(map(str, range(len(present))))
+
+    return Preparation(forward, params, model_state, NUM_CLASSES, batches, folder)

@@ -8,7 +8,12 @@ from lsr_jax import errors
 from lsr_jax.convert import exporting, folder, importing, layouts
 
 MODELS = {
-    f"deeplabv2_{name}": name for name in ("resnet101", "resnet50", "vgg16", "vgg13")
+    f"{architecture}_{name}": (architecture, name)
+    for architecture, backbones in {
+        "deeplabv2": ("resnet101", "resnet50", "vgg16", "vgg13"),
+        "deeplabv3plus": ("resnet101", "resnet50"),
+    }.items()
+    for name in backbones
 }
 
 
@@ -50,10 +55,12 @@ def _parser():
 
 
 def _from_torch(options):
+    architecture, backbone = MODELS[options.model]
     imported = importing.load(
         options.file,
         layout=options.layout,
-        backbone=MODELS[options.model],
+        architecture=architecture,
+        backbone=backbone,
         num_classes=options.num_classes,
         skip_head=options.skip_head,
     )

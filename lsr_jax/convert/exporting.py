@@ -48,9 +48,11 @@ def _exportable(layout, arguments):
     kind = "vgg" if layouts.is_vgg(arguments["backbone"]) else "resnet"
     single_vgg = kind == "vgg" and arguments["head"] == "single"
     headed = chosen.initialisation or single_vgg or arguments["head"] in chosen.heads
-    if kind not in chosen.backbones or not headed:
+    network = arguments.get("architecture", "deeplabv2")
+    fits = chosen.initialisation or network == chosen.architecture
+    if kind not in chosen.backbones or not headed or not fits:
         raise errors.InputError(
-            f"--layout {layout}: cannot hold a {arguments['backbone']} with head "
-            f"{arguments['head']!r}"
+            f"--layout {layout}: cannot hold a {network} on {arguments['backbone']} with "
+            f"head {arguments['head']!r}"
         )
     return chosen

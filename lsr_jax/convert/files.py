@@ -10,8 +10,8 @@ import hashlib
 import pathlib
 import pickle
 import warnings
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -20,6 +20,7 @@ import safetensors.numpy
 from lsr_jax import errors
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
+WRAPPERS = ("state_dict", "DeepLab", "model_state")
 
 
 class Raw(NamedTuple):
@@ -27,12 +28,12 @@ class Raw(NamedTuple):
 
     Attributes:
       arrays: ``{name: array}``, names and layouts of the file.
-      wrapped: the arrays lay under a "state_dict" entry of a training checkpoint.
+      wrapped: the entries of a training checkpoint under which the arrays lay.
       sha256: of the bytes of the file.
     """
 
     arrays: dict[str, np.ndarray]
-    wrapped: bool
+    wrapped: tuple[str, ...]
     sha256: str
 
 
@@ -59,8 +60,12 @@ def read(path: str | pathlib.Path) -> Raw:
     return Raw(arrays, wrapped, _sha256(path))
 
 
-def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray], wrapped: bool):
-    """Writes arrays to ``path``; ``wrapped`` puts them under "state_dict" in a .pth."""
+def write(
+    path: str | pathlib.Path,
+    arrays: Mapping[str, np.ndarray],
+    wrapped: Sequence[str] = (),
+):
+    """Writes arrays to ``path``, in a .pth under the entries that ``wrapped`` names."""
     path = pathlib.Path(path)
     if path.suffix not in SUFFIXES:
         raise errors.InputError(
@@ -74,8 +79,10 @@ def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray], wrapped: b
         safetensors.numpy.save_file(contiguous, path)
         return
     torch = _torch(path)
-    tensors = {name: torch.from_numpy(value) for name, value in contiguous.items()}
-    torch.save({"state_dict": tensors} if wrapped else tensors, path)
+    content = {name: torch.from_numpy(value) for name, value in contiguous.items()}
+    for name in reversed(wrapped):
+        content = {name: content}
+    torch.save(content, path)
 
 
 def _read_safetensors(path):
@@ -132,12 +139,11 @@ def _numpy_scalars():
 
 
 def _unwrap(content, path):
-    wrapped = isinstance(content, Mapping) and isinstance(
-        content.get("state_dict"), Mapping
-    )
-    state: Any = content["state_dict"] if wrapped else content
-    if isinstance(state, Mapping) and isinstance(state.get("DeepLab"), Mapping):
-        state = state["DeepLab"].get("model_state", {})
+    state, wrapped = content, []
+    for name in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+            wrapped.append(name)
     arrays = {}
     if isinstance(state, Mapping):
         arrays = {
@@ -147,7 +153,7 @@ def _unwrap(content, path):
         }
     if not arrays:
         raise errors.InputError(f"{path}: holds no weights; expected named arrays")
-    return arrays, wrapped
+    return arrays, tuple(wrapped)
 
 
 def _array(value):

@@ -13,6 +13,7 @@ def load(
     path: str | pathlib.Path,
     *,
     layout: str | None = None,
+    architecture: str | None = None,
     backbone: str | None = None,
     num_classes: int | None = None,
     skip_head: bool = False,
@@ -24,14 +25,16 @@ def load(
     Args:
       path: the folder or file.
       layout: a key of ``layouts.LAYOUTS``; None detects it.
+      architecture: what the file must hold, or what its ImageNet body is for; None takes
+        what it holds.
       backbone: what the file must hold; None takes what it holds.
       num_classes: likewise.
       skip_head: leave the heads of the file out.
 
     Raises:
-      InputError: an unreadable file, an unknown layout, another backbone or number of
-        classes, or names that do not match one to one (missing, unexpected and
-        wrong-shape names are listed).
+      InputError: an unreadable file, an unknown layout, another architecture, backbone
+        or number of classes, or names that do not match one to one (missing, unexpected
+        and wrong-shape names are listed).
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -42,6 +45,7 @@ def load(
     _check_backbone(path, facts.backbone, backbone)
     fitting = _fitting(path, facts, layout)
     chosen = layouts.LAYOUTS[fitting[0]]
+    _check_architecture(path, chosen, architecture)
     headless = skip_head or chosen.initialisation
     if not headless:
         checks.classes(path, facts.num_classes, num_classes)
@@ -49,12 +53,17 @@ def load(
         "backbone": backbone or facts.backbone,
         "num_classes": (num_classes or 19) if headless else facts.num_classes,
         "head": facts.head or "single",
-        "aspp_dilations": layouts.FOUR[: facts.branches or 2],
+        "aspp_dilations": layouts.FOUR[: facts.branches or len(layouts.TWO)],
         "batch_norm": chosen.batch_norm,
         "freeze_stem_affine": chosen.freeze_stem_affine,
     }
     if chosen.initialisation:
         arguments |= {"head": "single", "aspp_dilations": layouts.TWO}
+    if "deeplabv3plus" in (architecture, chosen.architecture):
+        arguments |= {
+            "architecture": "deeplabv3plus",
+            "aspp_dilations": layouts.LAYOUTS["cag"].dilations,
+        }
     flat, match = _match(path, arrays, arguments, fitting[0], skip_head)
     info = {
         "file": path.name,
@@ -124,7 +133,7 @@ def _match(path, arrays, arguments, layout, skip_head):
 def _ignorable(layout, skip_head):
     patterns = dict(layouts.LAYOUTS[layout].ignored) | layouts.COUNTERS
     if skip_head:
-        patterns[r"conv2d_list\."] = "a head, skipped on purpose"
+        patterns[r"conv2d_list\.|^(aspp|decoder)\."] = "a head, skipped on purpose"
     return patterns
 
 
@@ -143,6 +152,15 @@ def _fitting(path, facts, layout):
             f"{' or '.join(fitting) or 'none that is known'}"
         )
     return [layout]
+
+
+def _check_architecture(path, layout, expected):
+    if layout.initialisation or expected in (None, layout.architecture):
+        return
+    raise errors.InputError(
+        f"{path}: holds a {layout.architecture}, expected {expected}; choose the model "
+        "that belongs to the file"
+    )
 
 
 def _check_backbone(path, found, expected):

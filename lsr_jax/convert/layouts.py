@@ -15,6 +15,7 @@ TWO = (6, 12)
 FOUR = (6, 12, 18, 24)
 MULTI_LEVEL = {"aux_head": "layer5", "head": "layer6"}
 VGG_HEAD = {"head": "classifier"}
+CAG_HEAD = {"head": "decoder.last_conv.8"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Layout:
       heads: for each kind of head, our head's name and the file's.
       dilations: the ASPP branches that run, of the four that a file holds.
       prefix: what stands before every name.
-      wrapped: the arrays lie under "state_dict" of a training checkpoint.
-      batch_norm: the ``models.build`` argument that fits the repository.
+      wrapped: the entries of a training checkpoint under which the arrays lie.
+      architecture: the ``models.build`` argument that fits the repository.
+      batch_norm: likewise.
       freeze_stem_affine: likewise.
       preprocessing: "caffe": BGR, 0 to 255, minus the mean. "imagenet": RGB, 0 to 1,
-        standardised.
+        standardised. "unit": RGB, 0 to 1.
       backbones: "resnet", "vgg".
       initialisation: True for ImageNet files, which have no head of ours.
       ignored: pattern of names without a place in our tree, and the reason.
@@ -38,7 +40,8 @@ class Layout:
     heads: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     dilations: tuple[int, ...] = TWO
     prefix: str = ""
-    wrapped: bool = False
+    wrapped: tuple[str, ...] = ()
+    architecture: str = "deeplabv2"
     batch_norm: str = "train"
     freeze_stem_affine: bool = False
     preprocessing: str = "caffe"
@@ -55,7 +58,7 @@ def _training(heads, backbones=("resnet",)):
     return Layout(
         heads,
         prefix="module.",
-        wrapped=True,
+        wrapped=("state_dict",),
         freeze_stem_affine=True,
         backbones=backbones,
     )
@@ -89,9 +92,17 @@ LAYOUTS = {
     "maxsquare": _training({"multi_level": MULTI_LEVEL}),
     "oce": _training({"multi_level": MULTI_LEVEL}, BOTH),
     "lsr": _training({"single": {"head": "clas"}}, BOTH),
+    "cag": Layout(
+        {"single": CAG_HEAD},
+        dilations=(6, 12, 18),
+        wrapped=("DeepLab", "model_state"),
+        architecture="deeplabv3plus",
+        preprocessing="unit",
+    ),
 }
 COUNTERS = {r"num_batches_tracked$": "a counter that nothing reads"}
 PREFIXES = ("module.", "Scale.", "")
+CAG_BODY = "backbone."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +110,7 @@ class Facts:
     """What the names and shapes of a file say about its network."""
 
     prefix: str
+    architecture: str
     backbone: str | resnet.Architecture
     head: str | None
     heads: Mapping[str, str]
@@ -110,26 +122,25 @@ class Facts:
 def strip(arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
     """Splits the common prefix off: ``(prefix, arrays)``."""
     prefix = next(p for p in PREFIXES if all(name.startswith(p) for name in arrays))
-    return prefix, {name[len(prefix) :]: value for name, value in arrays.items()}
+    return prefix, _without(prefix, arrays)
 
 
 def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
     """Reads the network off stripped names.
 
     Raises:
-      InputError: not a network of this family; CAG's is named as such.
+      InputError: not a network of this family.
     """
-    if any(name.startswith("decoder.") for name in arrays):
-        raise errors.InputError(
-            f"{path}: a CAG checkpoint (DeepLabV3+); its network is not among the "
-            "DeepLabV2 models that this command converts"
-        )
-    backbone = _backbone(arrays)
+    plus = any(name.startswith("decoder.") for name in arrays)
+    body = _without(CAG_BODY, arrays) if plus else arrays
+    backbone = _backbone(body)
     if backbone is None:
         raise errors.InputError(
-            f"{path}: expected a DeepLabV2, ResNet or VGG state_dict; found names like "
-            + ", ".join(sorted(arrays)[:3])
+            f"{path}: expected a DeepLabV2, DeepLabV3+, ResNet or VGG state_dict; found "
+            "names like " + ", ".join(sorted(arrays)[:3])
         )
+    if plus:
+        return _deeplabv3plus(prefix, backbone, arrays, path)
     found = {
         name.split(".")[0]: value.shape
         for name, value in arrays.items()
@@ -139,12 +150,29 @@ def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
     head, heads = _heads(found, arrays)
     return Facts(
         prefix,
+        "deeplabv2",
         backbone,
         head,
         heads,
         len(branches),
         found[heads["head"]][0] if heads else None,
         has_classifier="fc.weight" in arrays or "classifier.0.weight" in arrays,
+    )
+
+
+def _deeplabv3plus(prefix, backbone, arrays, path):
+    classifier = f"{CAG_HEAD['head']}.weight"
+    if classifier not in arrays:
+        raise errors.InputError(f"{path}: a DeepLabV3+ without {classifier}")
+    return Facts(
+        prefix,
+        "deeplabv3plus",
+        backbone,
+        "single",
+        CAG_HEAD,
+        sum(bool(re.fullmatch(r"aspp\.aspp[2-9]\.bn\.bias", name)) for name in arrays),
+        arrays[classifier].shape[0],
+        has_classifier=False,
     )
 
 
@@ -163,6 +191,14 @@ def candidates(facts: Facts) -> list[str]:
     fitting = [name for name in LAYOUTS if fits(name, facts)]
     exact = [name for name in fitting if LAYOUTS[name].prefix == facts.prefix]
     return exact or fitting
+
+
+def _without(prefix, arrays):
+    return {
+        name[len(prefix) :]: value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def is_vgg(backbone: object) -> bool:

@@ -24,6 +24,26 @@ LEAVES = {
     "var": "running_var",
 }
 
+CAG = {
+    **{
+        f"aspp{number}/{ours}": f"aspp.aspp{number}.{theirs}"
+        for number in (1, 2, 3, 4)
+        for ours, theirs in (("conv", "atrous_conv"), ("bn", "bn"))
+    },
+    "pooled/conv": "aspp.global_avg_pool.1",
+    "pooled/bn": "aspp.global_avg_pool.2",
+    "fused/conv": "aspp.conv1",
+    "fused/bn": "aspp.bn1",
+    "details/conv": "decoder.conv1",
+    "details/bn": "decoder.bn1",
+    "decoder1/conv": "decoder.last_conv.0",
+    "decoder1/bn": "decoder.last_conv.1",
+    "decoder2/conv": "decoder.last_conv.4",
+    "decoder2/bn": "decoder.last_conv.5",
+    "classifier": layouts.CAG_HEAD["head"],
+}
+"""Modules of DeepLabV3+'s head and their names in CAG's checkpoints."""
+
 
 def flatten(params: types.PyTree, model_state: types.PyTree) -> dict[str, object]:
     """``{"params/backbone/conv1/kernel": leaf, ..., "model_state/...": leaf}``."""
@@ -60,6 +80,9 @@ def torch_name(path: str, arguments: Mapping, layout: str) -> str | None:
     and fc6 and fc7 of a VGG beside ImageNet's.
     """
     _, part, *modules, leaf = path.split("/")
+    if arguments.get("architecture") == "deeplabv3plus" and part == "head":
+        owned = not layouts.LAYOUTS[layout].initialisation
+        return f"{CAG['/'.join(modules)]}.{LEAVES[leaf]}" if owned else None
     if part != "backbone":
         head = _head(part, arguments, layout)
         return head and f"{head}.conv2d_list.{modules[0][-1]}.{LEAVES[leaf]}"
@@ -68,6 +91,8 @@ def torch_name(path: str, arguments: Mapping, layout: str) -> str | None:
     module = module.replace("downsample_bn", "downsample.1")
     if layout == "torchvision_vgg":
         module = _torchvision_vgg(int(module.split(".")[1]), arguments["backbone"])
+    if layout == "cag":
+        module = layouts.CAG_BODY + module
     return module and f"{module}.{LEAVES[leaf]}"
 
 
@@ -103,7 +128,7 @@ def to_torch(value: np.ndarray) -> np.ndarray:
 
 def in_head(path: str) -> bool:
     """Whether our ``path`` belongs to a head."""
-    return path.startswith(("params/head/", "params/aux_head/"))
+    return path.split("/")[1] in ("head", "aux_head")
 
 
 def branch(path: str) -> int:

@@ -111,13 +111,10 @@ def train_batches(
     return Batches(dataset, finish)
 
 
-def eval_batches(
-    source: records.Source, *, batch_size: int, labelled: bool = True
-) -> Batches:
+def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     """Every record once and in order; the last batch is filled up with the last record.
 
     Labels may be larger than the images: benchmarks are reported on labels as they came.
-    Where `labelled` is False, they are dropped before they are decoded.
 
     Returns:
       An iterator over ``(Images, valid, ids)``: numpy uint8, label None if the records
@@ -131,13 +128,39 @@ def eval_batches(
     dataset = grain.MapDataset.source(_Filled(source, batch_size))
     dataset = dataset.map(
         functools.partial(
-            records.decode, labelled=labelled and "label" in source[0], same_size=False
+            records.decode, labelled="label" in source[0], same_size=False
         )
     )
+    return _in_order(dataset, batch_size, size=None)
+
+
+def ordered_batches(
+    source: records.Source, *, batch_size: int, labelled: bool
+) -> Batches:
+    """`eval_batches` of records as `train_batches` reads them, each once and in order.
+
+    A label has the size of its image, or, if not `labelled`, is dropped before it is
+    decoded. A record that cannot be used is not valid where the source says "skip";
+    another one stands in its place.
+
+    Returns:
+      See `eval_batches`.
+
+    Raises:
+      InputError: there are no records; while iterating: a record that cannot be used.
+    """
+    _check_batch_size(batch_size, 1)
+    _check_records(source, "training")
+    examples = _Filled(records.Decoded(source, labelled=labelled), batch_size)
+    dataset = grain.MapDataset.source(examples)
+    return _in_order(dataset, batch_size, size=records.image_size(source))
+
+
+def _in_order(dataset, batch_size, *, size):
     dataset = dataset.batch(
         batch_size,
         drop_remainder=True,
-        batch_fn=functools.partial(records.stack, size=None),
+        batch_fn=functools.partial(records.stack, size=size),
     )
 
     def finish(stacked):
@@ -165,11 +188,9 @@ class _Filled:
         return -(-len(self._source) // self._batch_size) * self._batch_size
 
     def __getitem__(self, index):
-        valid = index < len(self._source)
-        return {
-            **self._source[index if valid else len(self._source) - 1],
-            "valid": valid,
-        }
+        record = self._source[min(index, len(self._source) - 1)]
+        inside = index < len(self._source)
+        return {**record, "valid": inside and record.get("valid", True)}
 
 
 def _images(stacked):

@@ -56,7 +56,7 @@ class Decoded:
     """A source of examples instead of records.
 
     With ``on_bad_example = "skip"`` on the source, the next record stands in for one that
-    cannot be used, and a line to stderr names and counts it.
+    cannot be used and is not ``valid``; a line to stderr names and counts it.
     """
 
     def __init__(self, source: Source, *, labelled: bool):
@@ -72,7 +72,8 @@ class Decoded:
         for offset in range(len(self._source)):
             place = (index + offset) % len(self._source)
             try:
-                return decode(self._source[place], labelled=self._labelled)
+                example = decode(self._source[place], labelled=self._labelled)
+                return {**example, "valid": offset == 0}
             except InputError as error:
                 if not self._skip:
                     raise

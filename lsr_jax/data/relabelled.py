@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,21 @@ FOLDER = "pseudo_labels"
 def path_of(folder: Path, index: int) -> Path:
     """The file with the label of record ``index`` of the split."""
     return folder / f"{index:06d}.png"
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``folder`` when all is written.
+
+    Whoever is interrupted leaves no ``folder``, or a whole one.
+    """
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
 
 
 def write(folder: Path, index: int, label: np.ndarray) -> None:

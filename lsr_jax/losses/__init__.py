@@ -5,7 +5,11 @@ labels are ignored.
 """
 
 from lsr_jax.losses.adversarial import domain_loss
-from lsr_jax.losses.anchors import anchor_distance, image_class_means
+from lsr_jax.losses.anchors import (
+    anchor_distance,
+    cell_anchor_distance,
+    image_class_means,
+)
 from lsr_jax.losses.discrepancy import (
     absolute_discrepancy,
     cosine_discrepancy,
@@ -39,6 +43,7 @@ from lsr_jax.losses.self_information import normalised_entropy, self_information
 __all__ = [
     "absolute_discrepancy",
     "anchor_distance",
+    "cell_anchor_distance",
     "class_mean_norms",
     "clustering",
     "contraction",

@@ -1,4 +1,4 @@
-"""CAG's distance loss between class means of single images and category anchors.
+"""CAG's distance losses: class means of single images, or cells, to category anchors.
 
 ``models/adaptation_model.py`` of CAG_UDA; the anchors' own mean and the labels that they
 give are in `prototypes` and `pseudo_labels`.
@@ -84,6 +84,31 @@ def anchor_distance(
     tens = jnp.asarray(_TENS, smooth.dtype)
     divisions = (smooth[..., None] > limit * tens).sum(axis=-1)
     return scale * reduction.masked_mean(smooth / tens[divisions], valid)
+
+
+def cell_anchor_distance(
+    features: jax.Array, labels: jax.Array, anchors: jax.Array, seen: jax.Array
+) -> jax.Array:
+    """Mean of ``||f - A_y||_2`` over the labelled cells, as CAG's poster has it.
+
+    Args:
+      features: ``[B, h, w, D]``.
+      labels: ``[B, h, w]``, ``y``; a label outside ``0..C-1`` (255 = ignore) or of a
+        class without an anchor is left out.
+      anchors: ``[C, D]``, constants.
+      seen: ``[C]`` bool, which classes have an anchor.
+    """
+    features = resample.at_least_float32(features)
+    anchors = jax.lax.stop_gradient(anchors).astype(features.dtype)
+    chosen = reduction.class_mask(labels, len(anchors)) & seen
+    own = jnp.einsum(
+        "bhwc,cd->bhwd",
+        chosen.astype(features.dtype),
+        anchors,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    distance = reduction.safe_norm(features - own)
+    return reduction.masked_mean(distance, chosen.any(axis=-1))
 
 
 @jax.custom_vjp

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lsr_jax.methods import (
     batchnorm_only,
+    bdl,
+    cag,
     lsr,
     max_square,
     source_continued,
@@ -18,4 +20,6 @@ METHODS = {
     "target_only": target_only,
     "max_square": max_square,
     "lsr": lsr,
+    "cag": cag,
+    "bdl": bdl,
 }

@@ -7,6 +7,7 @@ for, and a ResNet-101 asks for more than a hundred.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import jax
@@ -67,9 +68,9 @@ def running_statistics(shapes: types.PyTree) -> types.PyTree:
 
 
 def scratch(path: str, shape: tuple[int, ...], fan_in: int):
-    """He-normal convolutions, heads N(0, 0.01), each residual block the identity."""
+    """He-normal convolutions, classifiers N(0, 0.01), residual blocks the identity."""
     if path.endswith("kernel"):
-        return _normal(0.01 if _in_head(path) else math.sqrt(2.0 / fan_in))
+        return _normal(0.01 if _classifies(path) else math.sqrt(2.0 / fan_in))
     return _constant(path.endswith("scale") and not path.endswith("bn3/scale"))
 
 
@@ -81,7 +82,16 @@ def released(path: str, shape: tuple[int, ...], fan_in: int):
         if shape[-1] == 1024:
             return torch_default(path, shape, fan_in)
         return _normal(math.sqrt(2.0 / (9 * shape[-1])))
-    if path.endswith("bias") and (_in_head(path) or shape == (1024,)) and fan_in:
+    if path.endswith("bias") and (_classifies(path) or shape == (1024,)) and fan_in:
+        return torch_default(path, shape, fan_in)
+    return _constant(path.endswith("scale"))
+
+
+def kaiming(path: str, shape: tuple[int, ...], fan_in: int):
+    """He-normal convolutions, PyTorch's bias of the last one: CAG's whole network."""
+    if path.endswith("kernel"):
+        return _normal(math.sqrt(2.0 / fan_in))
+    if path.endswith("bias") and fan_in:
         return torch_default(path, shape, fan_in)
     return _constant(path.endswith("scale"))
 
@@ -92,8 +102,8 @@ def torch_default(path: str, shape: tuple[int, ...], fan_in: int):
     return lambda normal: bound * jax.scipy.special.erf(normal / math.sqrt(2.0))
 
 
-def _in_head(path):
-    return path.startswith(("head/", "aux_head/"))
+def _classifies(path):
+    return bool(re.match(r"(aux_)?head/(conv2d_list_\d|classifier)/", path))
 
 
 def _normal(deviation):
@@ -104,4 +114,7 @@ def _constant(value):
     return lambda normal: jnp.full_like(normal, float(value))
 
 
-RULES = {"scratch": scratch, "released": released}
+RULES = {
+    "deeplabv2": {"scratch": scratch, "released": released},
+    "deeplabv3plus": {"scratch": scratch, "released": kaiming},
+}

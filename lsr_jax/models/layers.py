@@ -160,15 +160,17 @@ class BatchNorm(nn.Module):
         return MOMENTUM * old + (1.0 - MOMENTUM) * batch
 
 
-def ceil_mode_max_pool(x: jax.Array) -> jax.Array:
-    """Max-pool 3x3, stride 2, padding 1, ``ceil_mode=True``: a -> ceil((a-1)/2) + 1.
+def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
+    """Max-pool 3x3, stride 2, padding 1: a -> ceil((a-1)/2) + 1, or floor of the same.
 
-    For an even side the last window reaches one pixel further than floor mode lets it.
+    For an even side the last window of ``ceil_mode`` reaches one pixel further.
     For ``x >= 0`` only (zeros pad it). Written as maxima of slices, rows then columns,
     because the gradient of a windowed maximum is slow on a CPU; equal maxima share the
     gradient, where PyTorch gives it to the first.
     """
-    height, width = (side // 2 + 1 for side in x.shape[1:3])
+    height, width = (
+        side // 2 + 1 if ceil_mode else -(-side // 2) for side in x.shape[1:3]
+    )
     after = (2 * height - x.shape[1], 2 * width - x.shape[2])
     x = jnp.pad(x, ((0, 0), (1, after[0]), (1, after[1]), (0, 0)))
     x = jnp.maximum(jnp.maximum(x[:, :-1:2], x[:, 1::2]), x[:, 2::2])

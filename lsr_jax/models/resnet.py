@@ -1,9 +1,10 @@
-"""The dilated, Caffe-style ResNet of DeepLabV2, output stride 8.
+"""The dilated ResNets of DeepLabV2 (output stride 8) and DeepLabV3+ (16).
 
-Differences from torchvision's network: the stride sits on the first 1x1 convolution of
-a block, the max-pool rounds up, and layer3 and layer4 dilate (2 and 4, every block)
-instead of striding. So an image of ``H`` pixels gives ``H/8 + 1`` feature rows when 8
-divides ``H``.
+DeepLabV2's differs from torchvision's network: the stride sits on the first 1x1
+convolution of a block, the max-pool rounds up, and layer3 and layer4 dilate (2 and 4,
+every block) instead of striding. So an image of ``H`` pixels gives ``H/8 + 1`` feature
+rows when 8 divides ``H``. In DeepLabV3+'s only layer4 dilates, each of its blocks more
+than the one before.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from flax import linen as nn
 from lsr_jax.models import layers
 
 EXPANSION = 4
-STRIDES = (1, 2, 1, 1)
-DILATIONS = (1, 1, 2, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +40,45 @@ ARCHITECTURES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How a network strides and dilates.
+
+    Attributes:
+      strides: of the first block of layer1 to layer4.
+      dilations: of the 3x3 convolutions of layer1 to layer4.
+      grid: factors of the dilations of the blocks of layer4, one after the other.
+      caffe: the stride sits on the first 1x1 convolution of a block and the max-pool
+        rounds up; else as torchvision: it sits on the 3x3, the pool rounds down.
+    """
+
+    strides: tuple[int, int, int, int]
+    dilations: tuple[int, int, int, int]
+    grid: tuple[int, ...]
+    caffe: bool
+
+
+DEEPLABV2 = Variant((1, 2, 1, 1), (1, 1, 2, 4), (1,), caffe=True)
+DEEPLABV3PLUS = Variant((1, 2, 2, 1), (1, 1, 1, 2), (1, 2, 4), caffe=False)
+
+
 class Bottleneck(nn.Module):
-    """1x1 (stride) - 3x3 (dilation) - 1x1 to ``4 width`` channels, plus the shortcut."""
+    """1x1 - 3x3 (dilation) - 1x1 to ``4 width`` channels, plus the shortcut."""
 
     width: int
     options: layers.Options
     stride: int = 1
     dilation: int = 1
     project: bool = False
+    caffe: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[B, h, w, in] -> [B, ceil(h/stride), ceil(w/stride), 4 width]``."""
         norm = self._norm
-        y = nn.relu(norm("bn1")(self._conv("conv1", self.width, self.stride)(x), train))
-        y = nn.relu(norm("bn2")(self._conv("conv2", self.width, kernel=3)(y), train))
+        first, second = (self.stride, 1) if self.caffe else (1, self.stride)
+        y = nn.relu(norm("bn1")(self._conv("conv1", self.width, first)(x), train))
+        y = nn.relu(norm("bn2")(self._conv("conv2", self.width, second, 3)(y), train))
         last = norm("bn3")
         y = last(self._conv("conv3", EXPANSION * self.width)(y), train)
         if self.project:
@@ -82,15 +105,17 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and four layers; returns the outputs of layer3 and layer4, both >= 0."""
+    """Stem and four layers; returns the outputs of ``levels`` of them, all >= 0."""
 
     architecture: Architecture
     options: layers.Options
     freeze_stem_affine: bool = False
+    variant: Variant = DEEPLABV2
+    levels: tuple[int, ...] = (3, 4)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """``[B, H, W, 3] -> ([B, h, w, D/2], [B, h, w, D])``."""
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, ...]:
+        """``[B, H, W, 3]`` to the ``[B, h, w, channels]`` of each level."""
         x = layers.Conv(
             self.architecture.stem,
             7,
@@ -100,31 +125,34 @@ class ResNet(nn.Module):
             name="conv1",
         )(x)
         norm = layers.BatchNorm(self.options, self.freeze_stem_affine, name="bn1")
-        x = layers.ceil_mode_max_pool(nn.relu(norm(x, train)))
+        x = layers.max_pool(nn.relu(norm(x, train)), ceil_mode=self.variant.caffe)
         outputs = []
         for layer in range(4):
             x = self._layer(layer, x, train)
             outputs.append(x)
-        return outputs[2], outputs[3]
+        return tuple(outputs[level - 1] for level in self.levels)
 
     def _layer(self, layer, x, train):
         block = Bottleneck
         if self.options.remat:
             block = nn.remat(Bottleneck, static_argnums=(2,))
+        variant = self.variant
+        grid = variant.grid if layer == 3 else (1,)
         for index in range(self.architecture.blocks[layer]):
             x = block(
                 self.architecture.width * 2**layer,
                 self.options,
-                stride=STRIDES[layer] if index == 0 else 1,
-                dilation=DILATIONS[layer],
+                stride=variant.strides[layer] if index == 0 else 1,
+                dilation=variant.dilations[layer] * grid[index % len(grid)],
                 project=index == 0,
+                caffe=variant.caffe,
                 name=f"layer{layer + 1}_{index}",
             )(x, train)
         return x
 
 
 def feature_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the feature map of an ``(H, W)`` image."""
+    """Rows and columns of DeepLabV2's layer4 of an ``(H, W)`` image."""
     return tuple(_side(side) for side in image_size)
 
 

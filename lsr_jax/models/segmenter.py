@@ -1,4 +1,4 @@
-"""DeepLabV2: a backbone, one or two ASPP heads, and the pure functions around them.
+"""`build`: a network of the literature as pure functions.
 
 The tree of parameters is ``{"backbone": ..., "head": ...[, "aux_head": ...]}``. Names
 are those of the PyTorch networks with ``.`` in a module's own name written ``_``:
@@ -13,6 +13,7 @@ bn1.running_mean (_var)    backbone/bn1/mean (var), in the model state
 features.28.weight (VGG)   backbone/features_28/kernel
 layer6, clas, classifier   head; the branches are conv2d_list_0, conv2d_list_1, ...
 layer5                     aux_head beside a layer6, head where it is alone
+aspp, decoder (CAG)        head, see `lsr_jax.convert.names`
 =========================  =============================================================
 """
 
@@ -23,54 +24,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from lsr_jax import errors, types
-from lsr_jax.models import initialise, layers, resnet, vgg
+from lsr_jax.models import deeplabv2, deeplabv3plus, initialise, layers, resnet, vgg
 
 STEM_AFFINE = r"(^|/)backbone/bn1/(scale|bias)$"
-ALL_AFFINE = r"(^|/)backbone/(.*/)?(bn\d|downsample_bn)/(scale|bias)$"
-
-
-class ASPP(nn.Module):
-    """Sum of 3x3 convolutions with bias, one for each dilation that runs."""
-
-    num_classes: int
-    dilations: tuple[int, ...]
-    options: layers.Options
-
-    @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """``[B, h, w, D] -> [B, h, w, C]``."""
-        branches = [
-            layers.Conv(
-                self.num_classes,
-                3,
-                use_bias=True,
-                padding=dilation,
-                dilation=dilation,
-                dtype=self.options.dtype,
-                name=f"conv2d_list_{index}",
-            )(features).astype(self.options.wide)
-            for index, dilation in enumerate(self.dilations)
-        ]
-        return sum(branches[1:], start=branches[0])
-
-
-class Segmenter(nn.Module):
-    """Backbone and heads as one Linen module; ``build`` makes the house's view of it."""
-
-    backbone: nn.Module
-    head: ASPP
-    aux_head: ASPP | None
-    aux_level: int
-
-    def __call__(self, images: jax.Array, train: bool) -> types.Outputs:
-        """``[B, H, W, 3]`` network input to float32 features and logits."""
-        levels = dict(zip((3, 4), self.backbone(images, train), strict=True))
-        aux = None if self.aux_head is None else self.aux_head(levels[self.aux_level])
-        features = levels[4].astype(self.head.options.wide)
-        return types.Outputs(features, self.head(levels[4]), aux)
+ALL_AFFINE = r"(^|/)(backbone|head)/(.*/)?(bn\d?|downsample_bn)/(scale|bias)$"
 
 
 class Model(NamedTuple):
@@ -80,8 +39,8 @@ class Model(NamedTuple):
       init: ``(key, image_size) -> (params, model_state)``.
       forward: ``(params, model_state, images, train, rng=None) -> (Outputs,
         model_state)``; images are the float32 network input ``[B, H, W, 3]``, ``train``
-        is a Python bool, ``rng`` the key of dropout, for networks that have it. Outputs
-        are float32. The model state is ``{}`` for VGG.
+        is a Python bool, ``rng`` the key of dropout in training, for networks that have
+        it; None drops nothing. Outputs are float32. The model state is ``{}`` for VGG.
       prediction: ``Outputs -> [B, h, w, C]``, the logits that are evaluated: the sum of
         two heads on one layer (CLAN, Feature To Adapt), else the main head.
       feature_size: ``(H, W) -> (h, w)``.
@@ -106,6 +65,7 @@ class Model(NamedTuple):
 def build(
     *,
     backbone: str | resnet.Architecture,
+    architecture: str = "deeplabv2",
     num_classes: int = 19,
     head: str = "single",
     aspp_dilations: tuple[int, ...] = (6, 12),
@@ -117,19 +77,22 @@ def build(
     dtype: str = "float32",
     remat: bool = False,
 ) -> Model:
-    """Builds DeepLabV2 (Chen et al., TPAMI 2018) as the UDA literature uses it.
+    """Builds a network as the UDA literature uses it.
 
     Args:
       backbone: "resnet101", "resnet50", "mini", "vgg16", "vgg13", or a ResNet
         ``Architecture``.
+      architecture: "deeplabv2" (Chen et al., TPAMI 2018), features of layer4 at output
+        stride 8. "deeplabv3plus" (Chen et al., ECCV 2018; CAG): a ResNet of output
+        stride 16, ASPP, decoder; features of the decoder at stride 4.
       num_classes: ``C``.
       head: "single": one ASPP on layer4. "multi_level": a second one on layer3 (the
         layer5 of AdaptSegNet, ADVENT, MaxSquare). "two_heads": both on layer4 (CLAN,
         Feature-To-Adapt). ``logits`` is the main head (layer6), ``aux_logits`` the
-        other (layer5). VGG has "single" and "two_heads".
+        other (layer5). VGG has "single" and "two_heads", DeepLabV3+ "single".
       aspp_dilations: the branches that run. The released AdaptSegNet, MaxSquare, OCE
         and LSR own four branches but return after (6, 12); CLAN, Feature-To-Adapt, ADVENT
-        and BDL sum (6, 12, 18, 24).
+        and BDL sum (6, 12, 18, 24). CAG's DeepLabV3+ has (6, 12, 18) beside its 1x1.
       batch_norm: "train": batch statistics in training. "frozen_affine": the same,
         scale and bias carry no gradient (AdaptSegNet, CLAN, Feature-To-Adapt, ADVENT,
         BDL). "eval": running statistics always.
@@ -139,9 +102,9 @@ def build(
       bn_group_size: how many images are normalised together; None = the whole global
         batch. Must divide every batch.
       initialisation: "scratch": He-normal convolutions, the last BatchNorm scale of
-        each block 0, zero biases. "released": convolutions N(0, 0.01), all scales 1,
-        head biases uniform as PyTorch's default, VGG as torchvision. Heads are
-        N(0, 0.01) in both.
+        each block 0, zero biases, classifiers N(0, 0.01). "released": convolutions
+        N(0, 0.01) (DeepLabV3+: He-normal), all scales 1, biases of the classifiers
+        uniform as PyTorch's default, VGG as torchvision.
       dtype: compute dtype of convolutions, "float32" or "bfloat16"; parameters,
         statistics and outputs are float32. "float64" computes everything in float64
         under ``jax.enable_x64``, for comparisons.
@@ -157,18 +120,13 @@ def build(
     options = layers.Options(
         batch_norm, unbiased_variance, bn_group_size, initialisation, dtype, remat
     )
-    net, feature_dim, feature_size = _backbone(backbone, options, freeze_stem_affine)
-    _check_head(head, backbone)
     if not aspp_dilations:
         raise errors.InputError(
             "model.aspp_dilations: expected at least one dilation; found none"
         )
-    aspp_dilations = tuple(aspp_dilations)
-    module = Segmenter(
-        net,
-        ASPP(num_classes, aspp_dilations, options),
-        None if head == "single" else ASPP(num_classes, aspp_dilations, options),
-        aux_level=3 if head == "multi_level" else 4,
+    _check_head(head, architecture, backbone)
+    module, feature_dim, feature_size = NETWORKS[architecture](
+        backbone, options, num_classes, head, tuple(aspp_dilations), freeze_stem_affine
     )
 
     def init(key, image_size):
@@ -177,17 +135,17 @@ def build(
             lambda x: module.init(jax.random.key(0), x, train=False), images
         )
         params = initialise.draw(
-            key, shapes["params"], initialise.RULES[initialisation]
+            key, shapes["params"], initialise.RULES[architecture][initialisation]
         )
         return params, initialise.running_statistics(shapes.get("batch_stats", {}))
 
     def forward(params, model_state, images, train, rng=None):
-        del rng  # no dropout here
         variables = {"params": params, "batch_stats": model_state}
         if not train:
             return module.apply(variables, images, train=False), model_state
+        rngs = {} if rng is None else {"dropout": rng}
         outputs, updated = module.apply(
-            variables, images, train=True, mutable=["batch_stats"]
+            variables, images, train=True, mutable=["batch_stats"], rngs=rngs
         )
         return outputs, updated.get("batch_stats", {})
 
@@ -211,20 +169,53 @@ def _both_heads(outputs):
     return outputs.logits + outputs.aux_logits
 
 
-def _backbone(backbone, options, freeze_stem_affine):
+def _deeplabv2(backbone, options, num_classes, head, dilations, freeze_stem_affine):
     if backbone in vgg.GROUPS:
-        return vgg.VGG(backbone, options), vgg.FEATURES, vgg.feature_size
-    architecture = resnet.ARCHITECTURES.get(backbone, backbone)
-    if not isinstance(architecture, resnet.Architecture):
-        names = ", ".join([*resnet.ARCHITECTURES, *vgg.GROUPS])
+        body = vgg.VGG(backbone, options)
+        feature_dim, feature_size = vgg.FEATURES, vgg.feature_size
+    else:
+        widths = _resnet(backbone, [*resnet.ARCHITECTURES, *vgg.GROUPS])
+        body = resnet.ResNet(widths, options, freeze_stem_affine)
+        feature_dim, feature_size = widths.channels(4), resnet.feature_size
+    module = deeplabv2.DeepLabV2(
+        body,
+        deeplabv2.ASPP(num_classes, dilations, options),
+        None if head == "single" else deeplabv2.ASPP(num_classes, dilations, options),
+        aux_level=3 if head == "multi_level" else 4,
+    )
+    return module, feature_dim, feature_size
+
+
+def _deeplabv3plus(backbone, options, num_classes, head, dilations, freeze_stem_affine):
+    widths = _resnet(backbone, resnet.ARCHITECTURES)
+    module = deeplabv3plus.network(
+        widths,
+        options,
+        num_classes=num_classes,
+        dilations=dilations,
+        freeze_stem_affine=freeze_stem_affine,
+    )
+    return module, widths.channels(1), deeplabv3plus.feature_size
+
+
+NETWORKS = {"deeplabv2": _deeplabv2, "deeplabv3plus": _deeplabv3plus}
+
+
+def _resnet(backbone, names):
+    found = resnet.ARCHITECTURES.get(backbone, backbone)
+    if not isinstance(found, resnet.Architecture):
         raise errors.InputError(
-            f"model.backbone: expected one of {names}; found {backbone!r}"
+            f"model.backbone: expected one of {', '.join(names)}; found {backbone!r}"
         )
-    net = resnet.ResNet(architecture, options, freeze_stem_affine)
-    return net, architecture.channels(4), resnet.feature_size
+    return found
 
 
-def _check_head(head, backbone):
+def _check_head(head, architecture, backbone):
+    if architecture not in NETWORKS:
+        raise errors.InputError(
+            f"model.architecture: expected one of {', '.join(NETWORKS)}; found "
+            f"{architecture!r}"
+        )
     if head not in types.HEADS:
         raise errors.InputError(
             f"model.head: expected one of {', '.join(types.HEADS)}; found {head!r}"
@@ -232,6 +223,10 @@ def _check_head(head, backbone):
     if head == "multi_level" and backbone in vgg.GROUPS:
         raise errors.InputError(
             f"model.head: 'multi_level' needs layer3 of a ResNet; found {backbone!r}"
+        )
+    if head != "single" and architecture != "deeplabv2":
+        raise errors.InputError(
+            f"model.head: {architecture} has a 'single' one; found {head!r}"
         )
 
 

@@ -133,7 +133,9 @@ class Experiment:
         """
         c = self.config[stage]["weights"]
         imported = convert.load(
-            origins.weight_file(self.config, stage), skip_head=c["skip_head"]
+            origins.weight_file(self.config, stage),
+            architecture=self.config["model"]["architecture"],
+            skip_head=c["skip_head"],
         )
         convert.check_preprocessing(
             imported.info,
@@ -187,8 +189,8 @@ class Experiment:
                 self.config["seed"], origins.generation(self.config, stage)
             ),
             start_step=start,
-            source_labels="source" in method.labelled,
-            target_labels="target" in method.labelled or method.pseudo_labelled,
+            source_labels=method.gets_labels("source"),
+            target_labels=method.gets_labels("target"),
             workers=self.config["data"]["workers"],
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -49,18 +49,24 @@ DUPLICATES = (
 
 
 def poly(
-    learning_rate: float, *, horizon: int, power: float = 0.9, warmup_steps: int = 0
+    learning_rate: float,
+    *,
+    horizon: int,
+    power: float = 0.9,
+    warmup_steps: int = 0,
+    offset: int = 0,
 ) -> optax.Schedule:
     """Polynomial decay, evaluated before step ``t`` (counted from 0).
 
     ``lr(t) = learning_rate * (1 - t / horizon) ** power``, and during warm-up
     ``lr(t) = learning_rate * t / warmup_steps``. As in CLAN the warm-up does not shift
     the decay: after it the rate jumps onto the polynomial. Past the horizon the rate is
-    0 (the originals turn complex there).
+    0 (the originals turn complex there). ``offset`` steps are skipped: CAG moves its
+    schedule before the first step, not after it, which is 1.
     """
 
     def schedule(count: jax.Array) -> jax.Array:
-        t = jnp.asarray(count, float)
+        t = jnp.asarray(count, float) + offset
         # Not 1 - t / horizon: near the horizon float32 would lose most digits.
         decay = (jnp.maximum(horizon - t, 0.0) / horizon) ** power
         warmup = t / max(warmup_steps, 1)
@@ -206,6 +212,7 @@ def make(
     horizon: int,
     power: float,
     warmup_steps: int,
+    offset: int = 0,
     discriminator_rate: float = 1e-4,
     discriminator_decay: float = 0.0,
 ) -> optax.GradientTransformation:
@@ -224,6 +231,7 @@ def make(
       horizon: steps at which the rate reaches 0; may exceed the run.
       power: of the polynomial decay.
       warmup_steps: linear warm-up from 0.
+      offset: steps by which the schedule is ahead.
       discriminator_rate: learning rate of discriminators.
       discriminator_decay: their weight decay, added to the gradient.
 
@@ -242,6 +250,7 @@ def make(
             horizon=horizon,
             power=power,
             warmup_steps=warmup_steps,
+            offset=offset,
         )
         if group.discriminator:
             return optax.chain(

@@ -26,15 +26,13 @@ def check_order(config: Mapping) -> None:
 
 def check_paths(config: Mapping) -> None:
     """Raise InputError where ``init_from`` or ``labeller`` is a path to nothing."""
-    for stage in config["stages"]:
-        start, labeller = origin(config, stage), config[stage]["labeller"]
-        paths = [labeller] if labeller not in ("start", *config["stages"]) else []
-        if start not in ("scratch", *config["stages"]) and not weight_file(
-            config, stage
-        ):
-            paths.append(start)
-        for path in paths:
-            find_checkpoints(Path(path).expanduser())
+    stages = config["stages"]
+    for stage in stages:
+        labeller, start = config[stage]["labeller"], origin(config, stage)
+        if start not in ("scratch", *stages) and not weight_file(config, stage):
+            find_checkpoints(Path(start).expanduser(), key=f"{stage}.init_from")
+        if labeller not in ("start", *stages):
+            find_checkpoints(Path(labeller).expanduser(), key=f"{stage}.labeller")
 
 
 def origin(config: Mapping, stage: str) -> str:
@@ -71,8 +69,8 @@ def holds_weights(path: Path) -> bool:
     return path.is_file() or (path / convert.INFO).is_file()
 
 
-def find_checkpoints(path: Path) -> Path:
-    """The checkpoint folder that a path in ``init_from`` means.
+def find_checkpoints(path: Path, *, key: str = "init_from") -> Path:
+    """The checkpoint folder that a path in ``init_from`` or ``labeller`` means.
 
     A workdir means its last stage; ``workdir/stage`` names one.
 
@@ -84,8 +82,9 @@ def find_checkpoints(path: Path) -> Path:
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
             return folder
+    files = "" if key.endswith("labeller") else "a weight file, "
     raise InputError(
-        f"init_from {path}: expected a weight file, a workdir, a stage's folder or a "
-        "checkpoint folder; found no such file and no finished checkpoint; set the "
-        "stage's init_from, 'scratch' for a fresh network"
+        f"{key} {path}: expected {files}a workdir, a stage's folder or a checkpoint "
+        f"folder; found no such file and no finished checkpoint; set the stage's {key}"
+        + ("" if key.endswith("labeller") else ", 'scratch' for a fresh network")
     )

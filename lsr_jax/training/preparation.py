@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lsr_jax.data import pipeline
 from lsr_jax.training import sharding
@@ -24,18 +26,10 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
         return state
     params, model_state = labeller(experiment, stage, state)
 
-    def batches(
-        domain: str, labelled: bool
-    ) -> Iterator[tuple[Images, jax.Array, tuple]]:
-        normalise = jax.jit(experiment.normalise)
-        size = experiment.config["evaluation"]["batch_size"]
-        size += -size % experiment.mesh.devices.size
-        with pipeline.eval_batches(
-            experiment.open(domain, "train"), batch_size=size, labelled=labelled
-        ) as loaded:
-            for images, valid, ids in loaded:
-                images = sharding.put_batch(images, experiment.mesh)
-                yield images._replace(image=normalise(images.image)), valid, ids
+    def batches(domain: str, labelled: bool):
+        if labelled and domain not in method.labelled:
+            raise ValueError(f"the method of {stage} has no right to {domain} labels")
+        return read(experiment, domain, labelled)
 
     method_state = method.prepare(
         state.method_state,
@@ -48,8 +42,25 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
             folder=experiment.folder(stage),
         ),
     )
+    # The labeller may be the network itself, whose buffers are donated.
+    method_state = jax.tree.map(jnp.copy, method_state)
     method_state = sharding.put_replicated(method_state, experiment.mesh)
     return state.replace(method_state=method_state)
+
+
+def read(
+    experiment: Experiment, domain: str, labelled: bool
+) -> Iterator[tuple[Images, np.ndarray, tuple[str, ...]]]:
+    """A domain's training images, once and in order; see `types.Preparation`."""
+    normalise = jax.jit(experiment.normalise)
+    size = experiment.config["evaluation"]["batch_size"]
+    size += -size % experiment.mesh.devices.size
+    with pipeline.ordered_batches(
+        experiment.open(domain, "train"), batch_size=size, labelled=labelled
+    ) as loaded:
+        for images, valid, ids in loaded:
+            images = jax.device_put(images, sharding.split(experiment.mesh))
+            yield images._replace(image=normalise(images.image)), valid, ids
 
 
 def labeller(

@@ -72,9 +72,37 @@ def _head(name, inner, classes=19):
     }
 
 
+def _deeplabv3plus_head(classes, width=16, context=128):
+    draw = np.random.default_rng(3)
+    state = {}
+    for conv, norm, out, inner, size in (
+        ("aspp.aspp1.atrous_conv", "aspp.aspp1.bn", width, context, 1),
+        ("aspp.aspp2.atrous_conv", "aspp.aspp2.bn", width, context, 3),
+        ("aspp.aspp3.atrous_conv", "aspp.aspp3.bn", width, context, 3),
+        ("aspp.aspp4.atrous_conv", "aspp.aspp4.bn", width, context, 3),
+        ("aspp.global_avg_pool.1", "aspp.global_avg_pool.2", width, context, 1),
+        ("aspp.conv1", "aspp.bn1", width, 5 * width, 1),
+        ("decoder.conv1", "decoder.bn1", 3, 16, 1),
+        ("decoder.last_conv.0", "decoder.last_conv.1", width, width + 3, 3),
+        ("decoder.last_conv.4", "decoder.last_conv.5", width, width, 3),
+        ("decoder.last_conv.8", None, classes, width, 1),
+    ):
+        shape = (out, inner, size, size)
+        state[f"{conv}.weight"] = draw.standard_normal(shape, np.float32)
+        for leaf in ("weight", "bias", "running_mean", "running_var") if norm else ():
+            state[f"{norm}.{leaf}"] = draw.random(out, np.float32)
+        if norm:
+            state[f"{norm}.num_batches_tracked"] = np.array(7, np.int64)
+    state["decoder.last_conv.8.bias"] = draw.random(classes, np.float32)
+    return state
+
+
 def _layout(name, classes=19):
     """``(state_dict, wrapped)`` of a repository's file, with a tiny ResNet."""
     body, wide, narrow = _resnet(), 128, 64
+    if name == "cag":
+        state = {f"backbone.{key}": value for key, value in body.items()}
+        return state | _deeplabv3plus_head(classes), False
     if name == "torchvision_resnet":
         fc = {"fc.weight": np.zeros((10, wide), np.float32)}
         return body | fc | {"fc.bias": np.zeros(10, np.float32)}, False

@@ -7,7 +7,10 @@ import pytest
 from lsr_jax import convert, errors, models
 from lsr_jax.convert import files
 
-LAYOUTS = ("adaptsegnet", "advent", "bdl", "clan", "f2a", "maxsquare", "oce", "lsr")
+LAYOUTS = (
+    *("adaptsegnet", "advent", "bdl", "clan", "f2a", "maxsquare", "oce", "lsr"),
+    "cag",
+)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

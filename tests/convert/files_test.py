@@ -37,7 +37,7 @@ def test_truncated_safetensors(write, state):
 def test_truncated_torch_file(tmp_path, state):
     pytest.importorskip("torch")
     path = tmp_path / "weights.pth"
-    files.write(path, state, wrapped=False)
+    files.write(path, state)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     _refused(path, "truncated or not a PyTorch file")
 
@@ -76,7 +76,7 @@ def test_training_checkpoint_with_a_numpy_best_score(tmp_path, state):
     content = {"epoch": 3, "best_MIou": np.float64(0.4), "state_dict": tensors}
     torch.save(content, tmp_path / "weights.pth")
     raw = files.read(tmp_path / "weights.pth")
-    assert raw.wrapped
+    assert raw.wrapped == ("state_dict",)
     assert raw.arrays.keys() == state.keys()
     name = "module.layer4.0.conv2.weight"
     np.testing.assert_array_equal(raw.arrays[name], state[name])

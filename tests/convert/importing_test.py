@@ -4,6 +4,7 @@ import hashlib
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -55,6 +56,58 @@ def test_adapted_checkpoints(layout_state, write, name, layout, head, batch_norm
     reasons = set(info["ignored"].values())
     assert reasons == {"a counter that nothing reads"}
     assert len(info["loaded"]) + len(info["ignored"]) == len(state)
+
+
+def fresh(arguments):
+    """Shapes of a new network, which `overlay` leaves where a file has nothing."""
+    model = models.build(**arguments)
+    return jax.eval_shape(lambda key: model.init(key, (32, 32)), jax.random.key(0))
+
+
+def test_cag_checkpoint(layout_state, tmp_path):
+    """As its trainer saves it: the network lies under two entries of the file."""
+    pytest.importorskip("torch")
+    state, _ = layout_state("cag", classes=16)
+    path = tmp_path / "cag.pth"
+    files.write(path, state, wrapped=("DeepLab", "model_state"))
+    params, model_state, info = convert.load(path, architecture="deeplabv3plus")
+    assert info["layout"] == "cag"
+    assert info["preprocessing"] == "unit"
+    assert info["fresh"] == []
+    assert info["arguments"] == {
+        "backbone": TINY,
+        "architecture": "deeplabv3plus",
+        "num_classes": 16,
+        "head": "single",
+        "aspp_dilations": (6, 12, 18),
+        "batch_norm": "train",
+        "freeze_stem_affine": False,
+    }
+    kernel = state["decoder.last_conv.8.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(params["head"]["classifier"]["kernel"], kernel)
+    var = model_state["head"]["pooled"]["bn"]["var"]
+    np.testing.assert_array_equal(var, state["aspp.global_avg_pool.2.running_var"])
+    body = convert.load(path, skip_head=True)
+    assert set(body.params) == set(body.model_state) == {"backbone"}
+    laid, _ = convert.overlay(*fresh(info["arguments"]), convert.load(path))
+    jax.tree.map(np.testing.assert_array_equal, laid, params)
+    with pytest.raises(errors.InputError, match="holds a deeplabv3plus, expected deep"):
+        convert.load(path, architecture="deeplabv2")
+    other = fresh(info["arguments"] | {"num_classes": 19})
+    with pytest.raises(errors.InputError, match="head has 16 classes, the model 19"):
+        convert.overlay(*other, convert.load(path))
+
+
+def test_imagenet_body_under_deeplabv3plus(layout_state, write):
+    state, _ = layout_state("torchvision_resnet")
+    imported = convert.load(write(state), architecture="deeplabv3plus")
+    assert imported.info["arguments"]["architecture"] == "deeplabv3plus"
+    params, model_state = fresh(imported.info["arguments"])
+    laid, _ = convert.overlay(params, model_state, imported)
+    assert laid["head"] == params["head"]
+    jax.tree.map(
+        np.testing.assert_array_equal, laid["backbone"], imported.params["backbone"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +230,10 @@ def test_head_skipped_on_purpose(layout_state, write):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"decoder.last_conv.8.weight": np.zeros(3)}, "a CAG checkpoint"),
+        (
+            {"decoder.last_conv.8.weight": np.zeros(3)},
+            "expected a DeepLabV2, DeepLabV3",
+        ),
         ({"conv1.weight": np.zeros(3), "classifier.bias": np.zeros(1)}, "found names"),
     ],
 )

@@ -28,7 +28,7 @@ def test_resnet101_there_and_back(resnet_state, tmp_path, capsys, suffix):
         pytest.importorskip("torch")
     state = resnet_state(**RESNET101) | _rows()
     path, back = tmp_path / f"resnet101{suffix}", tmp_path / f"back{suffix}"
-    files.write(path, state, wrapped=False)
+    files.write(path, state)
     assert _convert(path, tmp_path / "folder") == 0
     printed = capsys.readouterr().out
     assert "layout torchvision_resnet" in printed

@@ -29,13 +29,16 @@ def build(name, preset):
     return module.make(**keywords)
 
 
-def start(method, key):
+def start(method, key, folder):
     """The state before step 0 and a step without preprocessing."""
     spec = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
     model_params, model_state = toy.init(key, method.heads[0])
     params, method_state = state.with_method(
         model_params, model_state, method, spec, key
     )
+    if method.prepare:
+        given = toy.preparation(key, method, folder)
+        method_state = method.prepare(method_state, given)
     transformation = optimizer.make(
         params,
         optimizer.model_groups(head_multiplier=10.0),
@@ -54,10 +57,10 @@ def start(method, key):
     return whole, train_step
 
 
-def run(method, key, batches, num_devices):
+def run(method, key, batches, num_devices, folder):
     chex.clear_trace_counter()
     mesh = sharding.make_mesh(num_devices)
-    whole, train_step = start(method, key)
+    whole, train_step = start(method, key, folder)
     whole = sharding.put_replicated(whole, mesh)
     compiled = sharding.compile_step(chex.assert_max_traces(train_step, 1), mesh)
     history = []
@@ -70,12 +73,14 @@ def run(method, key, batches, num_devices):
 
 
 @pytest.mark.parametrize(("name", "preset"), VARIANTS)
-def test_traces_once_keeps_its_tree_and_agrees_on_eight_devices(name, preset, key):
+def test_traces_once_keeps_its_tree_and_agrees_on_eight_devices(
+    name, preset, key, tmp_path
+):
     method = build(name, preset)
     batches = [toy.batch(jax.random.fold_in(key, i), 8, method) for i in range(3)]
-    before, _ = start(method, key)
-    one, one_metrics = run(method, key, batches, 1)
-    eight, eight_metrics = run(method, key, batches, 8)
+    before, _ = start(method, key, tmp_path)
+    one, one_metrics = run(method, key, batches, 1, tmp_path)
+    eight, eight_metrics = run(method, key, batches, 8, tmp_path)
 
     before = before.replace(rng=jax.random.key_data(before.rng))
     chex.assert_trees_all_equal_shapes_and_dtypes(before, one)
@@ -87,9 +92,9 @@ def test_traces_once_keeps_its_tree_and_agrees_on_eight_devices(name, preset, ke
 
 
 @pytest.mark.parametrize(("name", "preset"), VARIANTS)
-def test_finite_with_absent_classes_and_without_labels(name, preset, key):
+def test_finite_with_absent_classes_and_without_labels(name, preset, key, tmp_path):
     method = build(name, preset)
-    whole, train_step = start(method, key)
+    whole, train_step = start(method, key, tmp_path)
     compiled = jax.jit(train_step)
     one_class = toy.batch(key, 2, method, classes=1)
     void = jax.tree.map(
@@ -103,9 +108,9 @@ def test_finite_with_absent_classes_and_without_labels(name, preset, key):
 
 
 @pytest.mark.parametrize(("name", "preset"), VARIANTS)
-def test_jit_equals_eager(name, preset, key):
+def test_jit_equals_eager(name, preset, key, tmp_path):
     method = build(name, preset)
-    whole, train_step = start(method, key)
+    whole, train_step = start(method, key, tmp_path)
     batch = toy.batch(key, 2, method)
     _, eager = train_step(whole, batch)
     _, jitted = jax.jit(train_step)(whole, batch)

@@ -1,5 +1,7 @@
 """BatchNorm and the ceil-mode pool, by hand and against PyTorch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,22 +158,25 @@ def test_batch_norm_parity_with_torch(variables, images, train):
     np.testing.assert_allclose(moved["var"], norm.running_var.numpy(), rtol=2e-6)
 
 
-def test_ceil_mode_pool_by_hand():
+def test_pool_by_hand():
     ramp = jnp.arange(1.0, 5.0).reshape(1, 4, 1, 1) * jnp.ones((1, 4, 3, 1))
-    pooled = layers.ceil_mode_max_pool(ramp)
+    pooled = layers.max_pool(ramp, ceil_mode=True)
     np.testing.assert_array_equal(pooled[0, :, 0, 0], [2.0, 4.0, 4.0])
     assert pooled.shape == (1, 3, 2, 1)
+    np.testing.assert_array_equal(layers.max_pool(ramp, ceil_mode=False), pooled[:, :2])
 
 
+@pytest.mark.parametrize("ceil_mode", [True, False])
 @pytest.mark.parametrize("size", [(8, 9), (7, 12), (33, 65)])
-def test_ceil_mode_pool_parity_with_torch(size):
+def test_pool_parity_with_torch(size, ceil_mode):
     torch = pytest.importorskip("torch")
     images = np.random.default_rng(6).random((2, *size, 3)).astype(np.float32)
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).requires_grad_()
-    pool = torch.nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+    pool = torch.nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_mode)
     expected = pool(batch)
     expected.square().sum().backward()
-    found, pull = jax.vjp(layers.ceil_mode_max_pool, jnp.asarray(images))
+    pooled = functools.partial(layers.max_pool, ceil_mode=ceil_mode)
+    found, pull = jax.vjp(pooled, jnp.asarray(images))
     np.testing.assert_array_equal(found, expected.detach().permute(0, 2, 3, 1).numpy())
     (gradient,) = pull(2.0 * found)
     expected = batch.grad.permute(0, 2, 3, 1).numpy()

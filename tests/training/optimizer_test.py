@@ -96,6 +96,22 @@ def test_golden_poly(golden):
             golden.holds(key, found, 1e-12, scale="largest")
 
 
+@pytest.mark.golden("schedule", "cag_poly__lr")
+def test_golden_poly_of_cag(golden):
+    """Recorded from the construction on; its first step already uses the second rate."""
+    steps = np.arange(21)
+    with jax.enable_x64(True):
+        found, ahead = (
+            np.stack(
+                [optimizer.poly(1e-4, horizon=20, offset=offset)(t) for t in steps]
+            )
+            for offset in (0, 1)
+        )
+    golden.holds("cag_poly__lr", found, 1e-12)
+    np.testing.assert_array_equal(ahead[:-1], found[1:])
+    assert ahead[-1] == 0
+
+
 HEADS = {"layer5": "aux_head", "layer6": "head", "clas": "head", "classifier": "head"}
 
 

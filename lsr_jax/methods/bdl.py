@@ -1,0 +1,84 @@
+"""BDL's adaptation (CVPR 2019): output space adversary, then rounds of self-training.
+
+Without its image translation, which is a data set and not a loss.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from lsr_jax import losses, models
+from lsr_jax.methods import bdl_labels, common
+from lsr_jax.types import Aux, Method
+
+
+def make(
+    *,
+    adversarial: float = 0.001,
+    self_training: float = 1.0,
+    portion: float = 0.5,
+    cap: float = 0.9,
+) -> Method:
+    """``L = CE(source) + a BCE(D(p_t), source) + s CE(target, pseudo-labels)``.
+
+    The discriminator minimises half of ``BCE(D(p_s), source)`` and half of ``BCE(D(p_t),
+    target)``; ``p`` are class probabilities at image resolution (``BDL.py``). The
+    pseudo-labels are written once, before step 0, by the stage's labeller (``SSL.py``).
+
+    Args:
+      adversarial: ``a``; 0 builds no discriminator.
+      self_training: ``s``; 0 is the stage before the first round, without pseudo-labels.
+      portion: of the pixels of a class that get no label, see
+        `self_training.class_thresholds`.
+      cap: the largest threshold.
+    """
+    weights = {
+        "segmentation": 1.0,
+        "adversarial": adversarial,
+        "discriminator": float(adversarial != 0),
+        "self_training": self_training,
+    }
+
+    def init(key, params, model_state, spec):
+        del params, model_state
+        if adversarial == 0:
+            return {}, {}
+        create, _ = models.discriminator(spec.num_classes)
+        return {"disc": create(key)}, {}
+
+    def prepare(state, given):
+        bdl_labels.write(given, portion=portion, cap=cap)
+        return state
+
+    def loss(params, state, batch, ctx):
+        source, target, model_state = common.both_domains(params, batch, ctx)
+
+        def judged(disc, outputs, images):
+            maps = common.upsampled_probabilities(outputs.logits, images.image)
+            _, apply = models.discriminator(maps.shape[-1])
+            return apply(disc, maps)
+
+        def fooling():
+            disc = jax.lax.stop_gradient(params["disc"])
+            logits = judged(disc, target, batch.target)
+            return losses.domain_loss(logits, domain="source")
+
+        def telling():
+            known, new = jax.lax.stop_gradient((source, target))
+            known = judged(params["disc"], known, batch.source)
+            new = judged(params["disc"], new, batch.target)
+            right = losses.domain_loss(known, domain="source")
+            return (right + losses.domain_loss(new, domain="target")) / 2
+
+        terms = {
+            "segmentation": lambda: common.segmentation(source, batch.source),
+            "adversarial": fooling,
+            "discriminator": telling,
+            "self_training": lambda: common.segmentation(target, batch.target),
+        }
+        total, metrics = common.weighted(terms, weights)
+        return total, Aux(metrics, state, model_state)
+
+    if self_training == 0:
+        return Method(init, loss)
+    return Method(init, loss, prepare, pseudo_labelled=True)

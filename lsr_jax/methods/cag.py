@@ -1,0 +1,142 @@
+"""CAG-UDA (NeurIPS 2019): anchors of the categories give labels and pull features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lsr_jax import losses, pseudo_labels, resample
+from lsr_jax.errors import InputError
+from lsr_jax.methods import cag_anchors, common
+from lsr_jax.types import Aux, Method, PyTree
+
+
+class CAGState(NamedTuple):
+    """What stays fixed during a stage.
+
+    Attributes:
+      anchors: ``[C, D]``.
+      count: ``[C]`` floating, how many means each is made of; 0 = no anchor.
+      labeller: parameters of the network that labels the target.
+      labeller_state: its BatchNorm running statistics.
+    """
+
+    anchors: jax.Array
+    count: jax.Array
+    labeller: PyTree
+    labeller_state: PyTree
+
+
+PRESETS = {
+    "paper": {"distance_of": "cells"},
+    "released": {"distance_of": "image_means"},
+}
+TARGET_TERMS = ("anchor_labels", "probability_labels", "distance_target")
+
+
+def make(
+    *,
+    anchor_labels: float = 0.5,
+    probability_labels: float = 0.5,
+    distance_source: float = 0.7,
+    distance_target: float = 0.7,
+    distance_of: str = "image_means",
+    gap: float = 2.5,
+    probability: float = 0.95,
+    minimum: int = 10,
+    cap: float = 3000,
+    anchors: str = "",
+) -> Method:
+    """``L = CE(source) + (CE(target, y_a) + CE(target, y_p)) / 2 + 0.7 (D_s + D_t)``.
+
+    A frozen network of the stage before labels the target: ``y_a`` is the class of the
+    nearest anchor where it is nearest by ``gap``, ``y_p`` the arg-max where its
+    probability is above ``probability``. Both, and ``D`` towards the anchors, at the
+    resolution of the features (CAG_UDA ``models/adaptation_model.py``).
+
+    Args:
+      anchor_labels: weight of ``CE(target, y_a)``.
+      probability_labels: weight of ``CE(target, y_p)``.
+      distance_source: weight of ``D_s``, with the true labels.
+      distance_target: weight of ``D_t``, with ``y_a``.
+      distance_of: "image_means", the released `losses.anchor_distance` of the class
+        means of images; "cells", the poster's `losses.cell_anchor_distance`.
+      gap: see `pseudo_labels.nearest_anchor`.
+      probability: see `pseudo_labels.thresholded`.
+      minimum: cells of an image behind a class mean.
+      cap: images behind an anchor, see `prototypes.running_mean`.
+      anchors: file of anchors to use in place of those of the source images, see
+        `cag_anchors.read`.
+    """
+    if distance_of not in ("image_means", "cells"):
+        raise InputError(
+            "method.distance_of: expected 'image_means' or 'cells'; found "
+            f"{distance_of!r}"
+        )
+    weights = {
+        "segmentation": 1.0,
+        "anchor_labels": anchor_labels,
+        "probability_labels": probability_labels,
+        "distance_source": distance_source,
+        "distance_target": distance_target,
+    }
+
+    def init(key, params, model_state, spec):
+        del key
+        start = jnp.zeros((spec.num_classes, spec.feature_dim))
+        count = jnp.zeros(spec.num_classes)
+        return {}, CAGState(start, count, params, model_state)
+
+    def prepare(state, given):
+        if anchors:
+            found = cag_anchors.read(anchors, state.anchors.shape)
+        else:
+            found = cag_anchors.of_source(
+                given, state.anchors.shape[1], minimum=minimum, cap=cap
+            )
+        return CAGState(*found, given.params, given.model_state)
+
+    def labels(state, images, ctx):
+        outputs, _ = ctx.forward(state.labeller, state.labeller_state, images, False)
+        nearest = pseudo_labels.nearest_anchor(
+            outputs.features, state.anchors, state.count > 0, gap=gap
+        )
+        probabilities = jax.nn.softmax(outputs.logits)
+        return nearest, pseudo_labels.thresholded(probabilities, threshold=probability)
+
+    def distance(outputs, label, state):
+        if distance_of == "cells":
+            return losses.cell_anchor_distance(
+                outputs.features, label, state.anchors, state.count > 0
+            )
+        means, valid = losses.image_class_means(
+            outputs.features,
+            label,
+            outputs.logits.argmax(axis=-1).astype(label.dtype),
+            num_classes=len(state.anchors),
+            minimum=minimum,
+        )
+        return losses.anchor_distance(means, valid & (state.count > 0), state.anchors)
+
+    def loss(params, state, batch, ctx):
+        source, target, model_state = common.both_domains(params, batch, ctx)
+        if any(weights[term] != 0 for term in TARGET_TERMS):
+            by_anchor, by_probability = labels(state, batch.target.image, ctx)
+        size = source.features.shape[1:3]
+        terms = {
+            "segmentation": lambda: common.segmentation(source, batch.source),
+            "anchor_labels": lambda: losses.cross_entropy(target.logits, by_anchor),
+            "probability_labels": lambda: losses.cross_entropy(
+                target.logits, by_probability
+            ),
+            "distance_source": lambda: distance(
+                source, resample.nearest(batch.source.label, size, rule="torch"), state
+            ),
+            "distance_target": lambda: distance(target, by_anchor, state),
+        }
+        total, metrics = common.weighted(terms, weights)
+        return total, Aux(metrics, state, model_state)
+
+    return Method(init, loss, prepare)

@@ -1,0 +1,129 @@
+"""DeepLabV3+ (Chen et al., ECCV 2018) on a ResNet of output stride 16, as CAG runs it.
+
+The features are what the last convolution classifies: a quarter of the image's rows and
+columns, after a ReLU and, in training, a dropout of 0.1. As wide as layer1: 256 channels
+for ResNet-50 and ResNet-101.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lsr_jax import resample, types
+from lsr_jax.models import layers, resnet
+
+
+class Unit(nn.Module):
+    """Convolution without bias, BatchNorm, ReLU; the size stays."""
+
+    features: int
+    kernel_size: int
+    options: layers.Options
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """``[B, h, w, in] -> [B, h, w, features]``."""
+        x = layers.Conv(
+            self.features,
+            self.kernel_size,
+            padding=self.dilation * (self.kernel_size // 2),
+            dilation=self.dilation,
+            dtype=self.options.dtype,
+            name="conv",
+        )(x)
+        return nn.relu(layers.BatchNorm(self.options, name="bn")(x, train))
+
+
+class Head(nn.Module):
+    """ASPP, decoder and classifier; ``width`` channels, 3/16 of them for the details."""
+
+    num_classes: int
+    width: int
+    dilations: tuple[int, ...]
+    options: layers.Options
+
+    @nn.compact
+    def __call__(
+        self, details: jax.Array, context: jax.Array, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Features and logits at the resolution of ``details``.
+
+        Args:
+          details: ``[B, h, w, in]``, output of layer1.
+          context: ``[B, h/4, w/4, in]``, output of layer4.
+          train: BatchNorm of the batch; dropout where there is a key for it.
+        """
+        x = self._pyramid(context, train)
+        x = self._drop(self._unit("fused", 1)(x, train), 0.5, train)
+        x = resample.bilinear(x, details.shape[1:3]).astype(self.options.dtype)
+        details = self._unit("details", 1, 3 * self.width // 16)(details, train)
+        x = jnp.concatenate([x, details], axis=-1)
+        x = self._drop(self._unit("decoder1", 3)(x, train), 0.5, train)
+        x = self._drop(self._unit("decoder2", 3)(x, train), 0.1, train)
+        logits = layers.Conv(
+            self.num_classes,
+            1,
+            use_bias=True,
+            dtype=self.options.dtype,
+            name="classifier",
+        )(x)
+        return x.astype(self.options.wide), logits.astype(self.options.wide)
+
+    def _pyramid(self, x, train):
+        branches = [self._unit("aspp1", 1)(x, train)]
+        for number, dilation in enumerate(self.dilations, 2):
+            unit = self._unit(f"aspp{number}", 3, dilation=dilation)
+            branches.append(unit(x, train))
+        mean = x.astype(self.options.wide).mean((1, 2), keepdims=True)
+        pooled = self._unit("pooled", 1)(mean, train)
+        branches.append(jnp.broadcast_to(pooled, branches[0].shape))
+        return jnp.concatenate(branches, axis=-1)
+
+    def _unit(self, name, kernel_size, features=None, dilation=1):
+        return Unit(
+            features or self.width, kernel_size, self.options, dilation, name=name
+        )
+
+    def _drop(self, x, rate, train):
+        drops = train and self.has_rng("dropout")
+        return nn.Dropout(rate)(x, deterministic=not drops)
+
+
+class DeepLabV3Plus(nn.Module):
+    """Backbone, which returns layer1 and layer4, and head."""
+
+    backbone: nn.Module
+    head: Head
+
+    def __call__(self, images: jax.Array, train: bool) -> types.Outputs:
+        """``[B, H, W, 3]`` network input to float32 features and logits."""
+        details, context = self.backbone(images, train)
+        return types.Outputs(*self.head(details, context, train))
+
+
+def network(
+    architecture: resnet.Architecture,
+    options: layers.Options,
+    *,
+    num_classes: int,
+    dilations: tuple[int, ...],
+    freeze_stem_affine: bool,
+) -> DeepLabV3Plus:
+    """The module on a ResNet of these widths and depths."""
+    backbone = resnet.ResNet(
+        architecture,
+        options,
+        freeze_stem_affine,
+        variant=resnet.DEEPLABV3PLUS,
+        levels=(1, 4),
+    )
+    width = architecture.channels(1)
+    return DeepLabV3Plus(backbone, Head(num_classes, width, dilations, options))
+
+
+def feature_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the feature map: the stem and a pool that rounds down."""
+    return tuple(-(-side // 4) for side in image_size)
