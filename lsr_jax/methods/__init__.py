@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from lsr_jax.methods import (
     batchnorm_only,
+    class_mix,
     lsr,
     max_square,
+    oce,
     source_only,
+    swd,
     target_only,
 )
 
@@ -17,4 +20,7 @@ METHODS = {
     "target_only": target_only,
     "max_square": max_square,
     "lsr": lsr,
+    "oce": oce,
+    "class_mix": class_mix,
+    "swd": swd,
 }
