@@ -194,14 +194,14 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.
     """
     reach = math.floor((math.sqrt(4 * largest**2 + 1) - 1) / 2) + 1
     kernel = jax.vmap(_three_boxes, (0, None))(sigma, reach)
-    return jnp.clip(_filter(_filter(image, kernel, 1), kernel, 2), 0.0, 255.0)
+    return jnp.clip(correlate(correlate(image, kernel, 1), kernel, 2), 0.0, 255.0)
 
 
-def _filter(image, kernel, axis):
-    """Correlates each image with its own kernel ``[B, taps]`` along one axis."""
+def correlate(image, kernel, axis, *, border="edge"):
+    """Each image with its own kernel ``[B, taps]`` along one axis; border of jnp.pad."""
     taps = kernel.shape[1]
-    border = [(taps // 2 * (i == axis),) * 2 for i in range(4)]
-    padded = jnp.pad(image, border, mode="edge")
+    width = [(taps // 2 * (i == axis),) * 2 for i in range(4)]
+    padded = jnp.pad(image, width, mode=border)
 
     def add(k, total):
         shifted = jax.lax.dynamic_slice_in_dim(padded, k, image.shape[axis], axis)

@@ -6,10 +6,13 @@ from lsr_jax.methods import (
     batchnorm_only,
     bdl,
     cag,
+    class_mix,
     lsr,
     max_square,
+    oce,
     source_continued,
     source_only,
+    swd,
     target_only,
 )
 
@@ -19,7 +22,10 @@ METHODS = {
     "batchnorm_only": batchnorm_only,
     "target_only": target_only,
     "max_square": max_square,
-    "lsr": lsr,
+    "swd": swd,
     "cag": cag,
     "bdl": bdl,
+    "class_mix": class_mix,
+    "oce": oce,
+    "lsr": lsr,
 }

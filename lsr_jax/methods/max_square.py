@@ -1,30 +1,122 @@
-"""MaxSquare (ICCV 2019): sharpen target predictions by maximising squared probabilities."""
+"""MaxSquare (ICCV 2019): sharpen target predictions by maximising squared probabilities.
+
+    L = CE_s + lambda_seg CE_s(aux) + lambda_T L_T + lambda_seg lambda_T CE_t(aux, y)
+
+``L_T`` is the maximum squares loss or one of the entropies that its code offers for
+comparison, ``y`` the labels that both heads of a multi-level network produce together.
+"""
 
 from __future__ import annotations
 
+import jax
+
+from lsr_jax import losses, pseudo_labels, resample
+from lsr_jax.errors import InputError
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method
 
+KINDS = ("max_square", "entropy", "hard")
+PRESETS = {
+    # Sec. 4 of the paper: MaxSquare + IW + Multi. Its source model has both heads too.
+    "multi_level": {
+        "entropy": 0.09,
+        "image_weighting": 0.2,
+        "auxiliary": 0.1,
+        "guidance": 0.009,
+        "threshold": 0.95,
+    },
+}
 
-def make(*, entropy: float = 0.1, image_weighting: float | None = 0.2) -> Method:
-    """``L = CE(source) + entropy * MaxSquare(target)``.
+
+def make(
+    *,
+    kind: str = "max_square",
+    entropy: float = 0.1,
+    image_weighting: float | None = 0.2,
+    auxiliary: float = 0.0,
+    guidance: float = 0.0,
+    threshold: float = 0.95,
+) -> Method:
+    """``L = CE(source) + entropy * L_T(target)``, and what the second head adds.
 
     Args:
-      entropy: weight of the target term, `losses.max_squares` at image resolution.
+      kind: of ``L_T``, at image resolution: "max_square", `losses.max_squares`;
+        "entropy", `losses.entropy`; "hard", cross-entropy on the confident arg-max.
+      entropy: lambda_T, the weight of ``L_T``. The code divides by pixels and classes,
+        the paper's equation by pixels only: its weights belong to the code's form.
       image_weighting: exponent of the image-wise class weights; None gives the
-        unweighted term, which has a factor 1/2 more (MaxSquareLoss `utils/loss.py`).
+        unweighted mean, for MaxSquare with a factor 1/2 more (``utils/loss.py``).
+        There are none for "hard".
+      auxiliary: lambda_seg, weight of the source cross-entropy of the second head.
+      guidance: lambda_seg lambda_T, weight of the second head's cross-entropy on the
+        labels of `pseudo_labels.thresholded`. The second head has no ``L_T`` and the
+        main head no cross-entropy on these labels (``tools/solve_gta5.py``).
+      threshold: confidence of "hard" and of the guidance; 0.98 between real cities.
+
+    Raises:
+      InputError: unknown ``kind``, or image-wise weights for "hard".
     """
-    weights = {"segmentation": 1.0, "entropy": entropy}
+    _check(kind, image_weighting)
+    weights = {"segmentation": 1.0, "entropy": entropy, "guidance": guidance}
 
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
+        images = batch.target.image
+
+        def guide():
+            pair = (target.logits, target.aux_logits)
+            main, second = (common.upsampled_probabilities(z, images) for z in pair)
+            label = pseudo_labels.thresholded(main, second, threshold=threshold)
+            logits = resample.bilinear(target.aux_logits, images.shape[1:3])
+            return losses.cross_entropy(logits, label)
+
         terms = {
-            "segmentation": lambda: common.segmentation(source, batch.source),
-            "entropy": lambda: common.max_square_term(
-                target, batch.target.image, ratio=image_weighting
+            "segmentation": lambda: common.segmentation(
+                source, batch.source, auxiliary=auxiliary
             ),
+            "entropy": lambda: target_term(
+                target.logits,
+                images,
+                kind=kind,
+                ratio=image_weighting,
+                threshold=threshold,
+            ),
+            "guidance": guide,
         }
         total, metrics = common.weighted(terms, weights)
         return total, Aux(metrics, state, model_state)
 
-    return Method(common.stateless, loss)
+    return Method(common.stateless, loss, heads=common.heads(max(auxiliary, guidance)))
+
+
+def target_term(
+    logits: jax.Array,
+    images: jax.Array,
+    *,
+    kind: str,
+    ratio: float | None,
+    threshold: float,
+) -> jax.Array:
+    """``L_T`` of `make` from logits ``[B, h, w, C]`` on images ``[B, H, W, 3]``."""
+    probabilities = common.upsampled_probabilities(logits, images)
+    if kind == "hard":
+        label = pseudo_labels.thresholded(probabilities, threshold=threshold)
+        return losses.cross_entropy(resample.bilinear(logits, images.shape[1:3]), label)
+    sharpen = losses.max_squares if kind == "max_square" else losses.entropy
+    if ratio is None:
+        return sharpen(probabilities)
+    label = jax.lax.stop_gradient(probabilities).argmax(axis=-1)
+    weights = losses.image_weights(label, num_classes=logits.shape[-1], ratio=ratio)
+    return sharpen(probabilities, weights)
+
+
+def _check(kind: str, image_weighting: float | None) -> None:
+    if kind not in KINDS:
+        raise InputError(
+            f"method.kind: expected one of {', '.join(KINDS)}; found {kind!r}"
+        )
+    if kind == "hard" and image_weighting is not None:
+        raise InputError(
+            "method.image_weighting: kind 'hard' has no image-wise weights; found "
+            f"{image_weighting}, set it to None"
+        )

@@ -9,6 +9,7 @@ import pytest
 from held import widen
 
 from lsr_jax import losses, prototypes, pseudo_labels, resample
+from lsr_jax.methods import oce
 
 C = 19
 RULES = ("bilinear", "nearest")
@@ -19,20 +20,9 @@ NAMES = [f"order{p}__{name}" for p in (1, 2) for name in CLUSTERING]
 NAMES += ["ortho_loss", "sparse_loss", "sparse_loss_exp3"]
 
 
-def refreshed(features, labels, state, momentum):
-    means, counts = prototypes.joint_class_means(
-        *zip(features, labels, strict=True), num_classes=C
-    )
-    return prototypes.update(state, means, counts, momentum=momentum, initial="itself")
-
-
 def step(features, labels, state, momentum, temperature, threshold):
     """All terms of one step, in the order of `NAMES`, and the state after each pass."""
-    first = refreshed(features, labels[0], state, momentum)
-    # Without smoothing the second pass forgets the first.
-    met = (momentum > 0) & first.seen
-    again = prototypes.Prototypes(jnp.where(met[:, None], first.mean, 0), met)
-    second = refreshed(features, labels[1], again, momentum)
+    first, second = oce.refresh(state, features, labels, C, momentum)
     values = []
     for order in (1, 2):
         pull = functools.partial(losses.contraction, order=order)
@@ -44,13 +34,19 @@ def step(features, labels, state, momentum, temperature, threshold):
     return jnp.stack(values), (first, second)
 
 
-def pulled(features, cotangent, *inputs):
+def pulled(features, cotangent, labels, state, momentum, temperature, threshold):
     """Values, states, and the gradient of the weighted sum of the values."""
-    values, pull, states = jax.vjp(lambda f: step(f, *inputs), features, has_aux=True)
+
+    def of(features):
+        return step(features, labels, state, momentum, temperature, threshold)
+
+    values, pull, states = jax.vjp(of, features, has_aux=True)
     return values, states, pull(cotangent)[0]
 
 
-STEP, PULLED = jax.jit(step), jax.jit(pulled)
+STEP, PULLED = (
+    jax.jit(function, static_argnames="momentum") for function in (step, pulled)
+)
 EACH = np.eye(len(NAMES), dtype=np.float32)
 SHRUNKEN = jax.jit(pseudo_labels.shrunken, static_argnames=("size", "rule"))
 

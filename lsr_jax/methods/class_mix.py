@@ -1,0 +1,179 @@
+"""Self-training by class mixing, DACS (WACV 2021): half of the source onto the target.
+
+    L = CE_s + lambda_M CE_w(student(x_m), y_m)
+
+``x_m`` shows the pixels of half of the classes of a source image on a target image, with
+colour jitter and blur; ``y_m`` are the source's labels there and the teacher's predictions
+elsewhere, where ``w`` is the share of confident ones. The teacher is a moving average of
+the student's parameters.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lsr_jax import class_mix, losses, pseudo_labels, resample
+from lsr_jax.data import strong_effects
+from lsr_jax.methods import common
+from lsr_jax.types import Aux, Context, Method, PyTree
+
+PRESETS = {
+    # One network that labels for itself, and the whole loss of an image weighed.
+    "paper": {
+        "teacher_momentum": 0.0,
+        "share": "image",
+        "weigh_source": True,
+        "void": False,
+    },
+    "released": {
+        "teacher_momentum": 0.99,
+        "share": "batch",
+        "weigh_source": False,
+        "void": True,
+    },
+}
+
+
+class Teacher(NamedTuple):
+    """The averaged network, with BatchNorm statistics of target images alone."""
+
+    params: PyTree
+    model_state: PyTree
+
+
+def make(
+    *,
+    mixed: float = 1.0,
+    confidence: float = 0.968,
+    teacher_momentum: float = 0.99,
+    share: str = "batch",
+    weigh_source: bool = False,
+    void: bool = True,
+    jitter: float = 0.25,
+    jitter_probability: float = 0.8,
+    blur_sigma: tuple[float, float] = (0.15, 1.15),
+    blur_probability: float = 0.5,
+) -> Method:
+    """``L = CE(source) + mixed * CE(mixed image)``; defaults are the released code's.
+
+    Args:
+      mixed: lambda_M. At 0 the mixed image still passes through the network.
+      confidence: of the teacher, from which a pixel counts into the share.
+      teacher_momentum: ceiling of the weight of the old teacher, see `average`; 0 makes
+        the student its own teacher.
+      share: of confident pixels in the "batch", in each "image", or 1 and 0 for every
+        "pixel", see `class_mix.pixel_weights`.
+      weigh_source: whether the pasted pixels are weighed by it too; they count 1 else.
+      void: whether 255 counts as a class of the source, see `class_mix.draw_classes`.
+      jitter: strength of `strong_effects.colour_jitter`; 0 for none.
+      jitter_probability: of each mixed image.
+      blur_sigma: range of the deviation of `strong_effects.blur`, in pixels.
+      blur_probability: of each mixed image; 0 for none.
+    """
+    weights = {"segmentation": 1.0, "mixed": mixed}
+
+    def init(key, params, model_state, spec):
+        del key, spec
+        return {}, Teacher(params, model_state)
+
+    def augmented(key, image, ctx: Context):
+        image = ctx.pixels.restore(image)
+        jitter_key, blur_key = jax.random.split(key)
+        if jitter:
+            image = strong_effects.colour_jitter(
+                jitter_key, image, strength=jitter, probability=jitter_probability
+            )
+        if blur_probability:
+            image = strong_effects.blur(
+                blur_key, image, sigma=blur_sigma, probability=blur_probability
+            )
+        return ctx.pixels.normalise(image)
+
+    def loss(params, state, batch, ctx):
+        source, model_state = ctx.forward(
+            params["model"], ctx.model_state, batch.source.image, True
+        )
+        state = follow(state, params["model"], ctx.step, teacher_momentum)
+        label, confident, state = predict(state, batch.target.image, ctx)
+
+        # Not a bare split: the step folds its dropout key out of the same key.
+        keys = jax.random.split(jax.random.fold_in(ctx.rng, 1))
+        chosen = class_mix.draw_classes(
+            keys[0],
+            batch.source.label,
+            num_classes=source.logits.shape[-1],
+            void=void,
+        )
+        pasted = class_mix.mask(batch.source.label, chosen)
+        image = class_mix.mix(pasted, batch.source.image, batch.target.image)
+        label = class_mix.mix(pasted, batch.source.label, label)
+        pixel_weights = class_mix.pixel_weights(
+            jnp.zeros_like(pasted) if weigh_source else pasted,
+            confident,
+            threshold=confidence,
+            share=share,
+        )
+        student, model_state = ctx.forward(
+            params["model"], model_state, augmented(keys[1], image, ctx), True
+        )
+        terms = {
+            "segmentation": lambda: common.segmentation(source, batch.source),
+            "mixed": lambda: losses.weighted_cross_entropy(
+                resample.bilinear(student.logits, image.shape[1:3]),
+                label,
+                pixel_weights,
+            ),
+        }
+        total, metrics = common.weighted(terms, weights)
+        metrics["confident"] = (confident >= confidence).mean(dtype=jnp.float32)
+        return total, Aux(metrics, state, model_state)
+
+    return Method(init, loss)
+
+
+def follow(state: Teacher, student: PyTree, step: jax.Array, ceiling: float) -> Teacher:
+    """The teacher at the start of step ``i``: what the original has at the end of ``i - 1``.
+
+    The original averages after its optimiser's step, with the weights that this step has
+    just made. They are the parameters of our next step, in which the average is taken
+    before anything else; so it lags by one step in a checkpoint and nowhere else. In step
+    0 the weight of the teacher is 0, as in step 1: it starts as a copy.
+    """
+    student = jax.lax.stop_gradient(student)
+    params = average(state.params, student, jnp.maximum(step - 1, 0), ceiling)
+    return state._replace(params=params)
+
+
+def average(
+    teacher: PyTree, student: PyTree, step: jax.Array, ceiling: float
+) -> PyTree:
+    """``a T + (1 - a) S`` with ``a = min(1 - 1 / (step + 1), ceiling)``, step from 0.
+
+    ``trainUDA.py::update_ema_variables``; over parameters only: BatchNorm statistics are
+    neither copied nor averaged.
+    """
+    old = jnp.minimum(1 - 1 / (jnp.asarray(step, float) + 1), ceiling)
+
+    def leaf(before, now):
+        weight = old.astype(before.dtype)
+        return weight * before + (1 - weight) * now
+
+    return jax.tree.map(leaf, teacher, student)
+
+
+def predict(
+    state: Teacher, images: jax.Array, ctx: Context
+) -> tuple[jax.Array, jax.Array, Teacher]:
+    """Labels and confidences ``[B, H, W]`` of the teacher, and the teacher after them.
+
+    It stays in train mode: images are labelled with the statistics of their own batch.
+    """
+    outputs, model_state = ctx.forward(state.params, state.model_state, images, True)
+    probabilities = jax.lax.stop_gradient(
+        common.upsampled_probabilities(outputs.logits, images)
+    )
+    label = pseudo_labels.thresholded(probabilities, threshold=0.0)
+    return label, probabilities.max(axis=-1), Teacher(state.params, model_state)

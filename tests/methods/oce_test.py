@@ -1,0 +1,195 @@
+"""OCE: its composition by hand over two steps, its ablations and its state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from lsr_jax import losses, pseudo_labels, resample
+from lsr_jax.errors import InputError
+from lsr_jax.methods import common, oce
+from lsr_jax.types import BatchSpec, Context
+
+SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
+WEIGHTS = {
+    "clustering": 0.3,
+    "contraction_source": 1.0,
+    "contraction_target": 0.5,
+    "spacing": 2.0,
+    "orthogonality": 0.4,
+    "sparsity": 0.6,
+    "entropy": 0.7,
+}
+
+
+@pytest.fixture
+def start(key):
+    """Parameters, statistics and two batches, far enough apart to be told apart."""
+    model, model_state = toy.init(key)
+    method = oce.make()
+    batches = [toy.batch(jax.random.fold_in(key, i), 2, method) for i in range(2)]
+    return {"model": model}, model_state, batches
+
+
+def context(key, model_state):
+    return Context(toy.forward, model_state, jnp.int32(0), key, toy.PIXELS)
+
+
+def centroids(features, labels, old, momentum):
+    """``{class: centroid}`` of both domains; ``old`` are those of the pass before."""
+    found = dict(old)
+    rows = np.concatenate([f.reshape(-1, f.shape[-1]) for f in features])
+    label = np.concatenate([x.ravel() for x in labels])
+    for c in np.unique(label):
+        mean = rows[label == c].mean(0)
+        found[c] = momentum * found.get(c, mean) + (1 - momentum) * mean
+    return found
+
+
+def norm(x, order):
+    total = np.abs(x).sum() if order == 1 else np.sqrt((x**2).sum())
+    return total / x.size
+
+
+def by_hand(outputs, labels, old, *, order, momentum):
+    """Terms and centroids of one step; ``labels`` of every refreshing."""
+    features = [np.asarray(o.features, np.float64) for o in outputs]
+    passes = []
+    for pair in labels:
+        old = centroids(features, pair, old if momentum else {}, momentum)
+        passes.append(old)
+    first, last = passes[0], passes[-1]
+    terms = {}
+    for name, f, label in zip(("source", "target"), features, labels[0], strict=True):
+        terms[f"contraction_{name}"] = np.mean(
+            [norm(first[c] - f[label == c], order) for c in np.unique(label)]
+        )
+    terms["spacing"] = np.mean(
+        [
+            norm(np.array([a - b for k, b in first.items() if k != c]), order)
+            for c, a in first.items()
+        ]
+    )
+    table = np.array(list(last.values()))
+    rows = np.concatenate([f.reshape(-1, f.shape[-1]) for f in features])
+    q = np.exp(rows @ table.T / 2.0)
+    q /= q.sum(1, keepdims=True)
+    terms["orthogonality"] = -(q * np.log(q)).mean()
+    relative = table / table.max(1, keepdims=True)
+    terms["sparsity"] = -np.mean((relative - 0.5) ** 2)
+    return terms, last
+
+
+def labels_of(outputs, batch, rule, source_labels):
+    images = (batch.source.image, batch.target.image)
+    pair = []
+    for out, image in zip(outputs, images, strict=True):
+        probabilities = common.upsampled_probabilities(out.logits, image)
+        size = toy.FEATURE_SIZE
+        found = pseudo_labels.shrunken(probabilities, size=size, rule=rule)
+        pair.append(np.asarray(found))
+    if source_labels == "ground_truth":
+        truth = resample.nearest(batch.source.label, toy.FEATURE_SIZE, rule="torch")
+        pair[0] = np.asarray(truth)
+    return pair
+
+
+@pytest.mark.parametrize(
+    ("labels", "source_labels", "order", "momentum"),
+    [
+        ("both", "prediction", 1, 0.0),
+        ("both", "ground_truth", 1, 0.2),
+        ("nearest", "prediction", 2, 0.8),
+        ("bilinear", "ground_truth", 2, 0.0),
+    ],
+)
+def test_two_steps_by_hand(start, key, labels, source_labels, order, momentum):
+    params, model_state, batches = start
+    method = oce.make(
+        **WEIGHTS,
+        distance_order=order,
+        temperature=2.0,
+        labels=labels,
+        source_labels=source_labels,
+        prototype_momentum=momentum,
+    )
+    _, state = method.init(None, params["model"], model_state, SPEC)
+    old = {}
+    rules = ("bilinear", "nearest") if labels == "both" else (labels,)
+    for batch in batches:
+        ctx = context(key, model_state)
+        total, aux = method.loss(params, state, batch, ctx)
+        *outputs, model_state = common.both_domains(params, batch, ctx)
+        shrunk = [labels_of(outputs, batch, rule, source_labels) for rule in rules]
+        terms, old = by_hand(outputs, shrunk, old, order=order, momentum=momentum)
+        terms["segmentation"] = common.segmentation(outputs[0], batch.source)
+        terms["entropy"] = common.max_square_term(
+            outputs[1], batch.target.image, ratio=0.2
+        )
+        assert terms.keys() == aux.metrics.keys()
+        for name, value in terms.items():
+            np.testing.assert_allclose(
+                aux.metrics[name], value, rtol=2e-5, err_msg=name
+            )
+        expected = (
+            terms["segmentation"]
+            + 0.3 * terms["contraction_source"]
+            + 0.15 * terms["contraction_target"]
+            - 0.6 * terms["spacing"]
+            + 0.4 * terms["orthogonality"]
+            + 0.6 * terms["sparsity"]
+            + 0.7 * terms["entropy"]
+        )
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        jax.tree.map(np.testing.assert_array_equal, aux.model_state, model_state)
+        state = aux.method_state
+        if momentum:
+            seen = np.flatnonzero(state.seen)
+            np.testing.assert_array_equal(seen, sorted(old))
+            table = np.array([old[c] for c in seen])
+            np.testing.assert_allclose(state.mean[seen], table, rtol=1e-5, atol=1e-6)
+        else:
+            assert state == {}
+
+
+def test_weights_of_zero_leave_the_source(start, key):
+    params, model_state, (batch, _) = start
+    ctx = context(key, model_state)
+    nothing = dict.fromkeys(("clustering", "orthogonality", "sparsity", "entropy"), 0.0)
+    method = oce.make(**nothing)
+    grads, aux = jax.grad(method.loss, has_aux=True)(params, {}, batch, ctx)
+    assert set(aux.metrics) == {"segmentation"}
+
+    def source(params):
+        outputs, _, _ = common.both_domains(params, batch, ctx)
+        logits = resample.bilinear(outputs.logits, toy.SIZE)
+        return losses.cross_entropy(logits, batch.source.label)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        grads,
+        jax.grad(source)(params),
+    )
+    _, aux = oce.make(**nothing | {"sparsity": 1.0}).loss(params, {}, batch, ctx)
+    assert set(aux.metrics) == {"segmentation", "sparsity"}
+
+
+def test_centroids_are_pulled_by_both_domains(start, key):
+    """The spacing is a function of the centroids alone, yet moves all features."""
+    params, model_state, (batch, _) = start
+    outputs = common.both_domains(params, batch, context(key, model_state))[:2]
+    labels = [labels_of(outputs, batch, "nearest", "prediction")]
+
+    def spacing(features):
+        (found,) = oce.refresh({}, features, labels, toy.NUM_CLASSES, 0.0)
+        return losses.spacing(*found)
+
+    for gradient in jax.grad(spacing)([o.features for o in outputs]):
+        assert (np.abs(gradient).sum(-1) > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("key", oce.CHOICES)
+def test_an_unknown_choice_is_refused(key):
+    with pytest.raises(InputError, match=rf"method\.{key}: .* found 'other'"):
+        oce.make(**{key: "other"})
