@@ -26,7 +26,7 @@ def init(key, head="single"):
     if head != "single":
         params["aux_head"] = {
             "kernel": jax.random.normal(fourth, (FEATURES, NUM_CLASSES)),
-            "bias": jnp.full(NUM_CLASSES, 0.1),
+            "bias": jnp.full(NUM_CLASSES, 0.1, jnp.float32),
         }
     return params, {"mean": jnp.zeros(FEATURES), "var": jnp.ones(FEATURES)}
 

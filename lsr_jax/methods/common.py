@@ -11,14 +11,20 @@ from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyT
 
 
 def weighted(
-    terms: Mapping[str, Callable[[], jax.Array]], weights: Mapping[str, float]
+    terms: Mapping[str, Callable[[], jax.Array]],
+    weights: Mapping[str, float | jax.Array],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """``sum_k weights[k] * terms[k]()`` and the unweighted terms.
 
     A term whose weight is exactly 0 is never built, so every ablation is a config
-    override that also costs nothing.
+    override that also costs nothing. A weight may also be an array, such as one that
+    fades with the step; its term is always built.
     """
-    values = {name: terms[name]() for name in terms if weights[name] != 0}
+
+    def wanted(weight):
+        return isinstance(weight, jax.Array) or weight != 0
+
+    values = {name: terms[name]() for name in terms if wanted(weights[name])}
     total = sum(weights[name] * value for name, value in values.items())
     return total, values
 
