@@ -9,6 +9,8 @@ import jax
 from lsr_jax import losses, resample
 from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyTree
 
+FOCAL_CLAMP = 1e-9
+
 
 def weighted(
     terms: Mapping[str, Callable[[], jax.Array]],
@@ -53,15 +55,17 @@ def segmentation(
       images: labelled.
       auxiliary: weight of the second head; 0.1 for the multi-level networks of
         AdaptSegNet, ADVENT and MaxSquare, 1 for the two equal heads of CLAN.
-      gamma: exponent of the focal loss, 0 for cross-entropy, see
-        `losses.focal_cross_entropy`.
+      gamma: exponent of the focal loss of CLAN and Feature To Adapt, with their clamp,
+        see `losses.focal_cross_entropy`; 0 for cross-entropy.
     """
 
     def head(logits):
         logits = resample.bilinear(logits, images.label.shape[1:3])
         if gamma == 0:
             return losses.cross_entropy(logits, images.label)
-        return losses.focal_cross_entropy(logits, images.label, gamma=gamma)
+        return losses.focal_cross_entropy(
+            logits, images.label, gamma=gamma, smallest=FOCAL_CLAMP
+        )
 
     value = head(outputs.logits)
     if auxiliary != 0:
