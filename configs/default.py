@@ -73,6 +73,7 @@ def stage(method="source_only", preset=None, **overrides):
     """One stage; ``overrides`` are keywords of the method's ``make``."""
     c = ConfigDict()
     c.method = method_keywords(method, preset, overrides)
+    c.added_norm = added_norm()
     c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
     c.labeller = (
         "start"  # network of anchors and pseudo-labels: start, else as init_from
@@ -90,6 +91,15 @@ def stage(method="source_only", preset=None, **overrides):
     c.augment.target = keywords(augment.augment, augment.AUGMENTATION["none"])
     c.log_every = 50  # steps
     c.checkpoint_every = 1000  # steps
+    return c
+
+
+def added_norm():
+    c = ConfigDict()  # Feature To Adapt's norm loss, on top of any method
+    c.weight = 0.0  # 0: none
+    c.delta = 0.12  # growth, in units of the norm
+    c.rate = 1.5  # the weight has faded to 0 at horizon / rate, then turns negative
+    c.horizon = config_dict.placeholder(int)  # steps; None: those of the stage
     return c
 
 

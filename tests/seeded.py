@@ -18,7 +18,7 @@ LEAVES = {"running_mean": "mean", "running_var": "var"}
 def state_dict(name):
     """``{torch name: float64 array}`` of ``<name>_params.json``, as torch lays it out."""
     entries = json.loads((GOLDENS / f"{name}_params.json").read_text())
-    return {key: _draw(key, shape, kind) for key, shape, kind in entries}
+    return {key: draw(key, shape, kind) for key, shape, kind in entries}
 
 
 def trees(name, *, heads, branches, dtype=np.float32):
@@ -64,7 +64,7 @@ def groups(names, heads, choices):
     return found
 
 
-def _draw(name, shape, kind):
+def draw(name, shape, kind):
     draw = np.random.default_rng(zlib.crc32(name.encode()))
     if kind == "conv":
         return draw.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import jax
@@ -22,7 +23,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def focal_cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, gamma: float
+    logits: jax.Array, labels: jax.Array, *, gamma: float, smallest: float = 0.0
 ) -> jax.Array:
     """Mean of ``-(1 - p[label])^gamma log p[label]`` over the valid pixels.
 
@@ -34,10 +35,14 @@ def focal_cross_entropy(
       logits: ``[B, H, W, C]``.
       labels: ``[B, H, W]``; a label outside ``0..C-1`` (255 = ignore) is left out.
       gamma: 0, or 1 and above (between them the gradient is unbounded at ``p = 1``).
+      smallest: where ``p[label]`` is below it, the loss is that of ``smallest`` and the
+        gradient 0. The released code clamps at 1e-9, so it gives up on such pixels.
     """
     if gamma < 0 or 0 < gamma < 1:
         raise ValueError(f"gamma must be 0 or at least 1, got {gamma}")
     log_probability, valid = _log_probability(logits, labels)
+    if smallest > 0:
+        log_probability = jnp.maximum(log_probability, math.log(smallest))
     miss = -jnp.expm1(log_probability)
     return reduction.masked_mean(-(miss**gamma) * log_probability, valid)
 

@@ -9,16 +9,24 @@ import jax
 from lsr_jax import losses, resample
 from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyTree
 
+FOCAL_CLAMP = 1e-9
+
 
 def weighted(
-    terms: Mapping[str, Callable[[], jax.Array]], weights: Mapping[str, float]
+    terms: Mapping[str, Callable[[], jax.Array]],
+    weights: Mapping[str, float | jax.Array],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """``sum_k weights[k] * terms[k]()`` and the unweighted terms.
 
     A term whose weight is exactly 0 is never built, so every ablation is a config
-    override that also costs nothing.
+    override that also costs nothing. A weight may also be an array, such as one that
+    fades with the step; its term is always built.
     """
-    values = {name: terms[name]() for name in terms if weights[name] != 0}
+
+    def wanted(weight):
+        return isinstance(weight, jax.Array) or weight != 0
+
+    values = {name: terms[name]() for name in terms if wanted(weights[name])}
     total = sum(weights[name] * value for name, value in values.items())
     return total, values
 
@@ -47,15 +55,17 @@ def segmentation(
       images: labelled.
       auxiliary: weight of the second head; 0.1 for the multi-level networks of
         AdaptSegNet, ADVENT and MaxSquare, 1 for the two equal heads of CLAN.
-      gamma: exponent of the focal loss, 0 for cross-entropy, see
-        `losses.focal_cross_entropy`.
+      gamma: exponent of the focal loss of CLAN and Feature To Adapt, with their clamp,
+        see `losses.focal_cross_entropy`; 0 for cross-entropy.
     """
 
     def head(logits):
         logits = resample.bilinear(logits, images.label.shape[1:3])
         if gamma == 0:
             return losses.cross_entropy(logits, images.label)
-        return losses.focal_cross_entropy(logits, images.label, gamma=gamma)
+        return losses.focal_cross_entropy(
+            logits, images.label, gamma=gamma, smallest=FOCAL_CLAMP
+        )
 
     value = head(outputs.logits)
     if auxiliary != 0:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lsr_jax import resample
 from lsr_jax.models import initialise, layers
 
 WIDTHS = {"conv1": 64, "conv2": 128, "conv3": 256, "conv4": 512, "classifier": 1}
@@ -27,6 +28,7 @@ class Discriminator(nn.Module):
                 use_bias=True,
                 stride=2,
                 padding=1,
+                dtype=resample.at_least_float32(x).dtype.name,
                 name=name,
             )(x)
             if name != "classifier":
@@ -45,7 +47,8 @@ def discriminator(in_channels: int) -> tuple[Callable, Callable]:
 
     Returns:
       ``init(key) -> params`` and ``apply(params, maps) -> logits`` with maps
-      ``[B, H, W, in_channels]`` and logits ``[B, H//32, W//32, 1]``.
+      ``[B, H, W, in_channels]`` and logits ``[B, H//32, W//32, 1]``. It computes in
+      float32; for float64 maps in float64, for comparisons.
     """
     module = Discriminator()
     shape = jax.ShapeDtypeStruct((1, 32, 32, in_channels), jnp.float32)

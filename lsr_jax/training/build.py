@@ -10,14 +10,14 @@ import optax
 from lsr_jax import models
 from lsr_jax.data import augment
 from lsr_jax.errors import InputError
-from lsr_jax.methods import METHODS
+from lsr_jax.methods import METHODS, added
 from lsr_jax.training import optimizer as optimizers
 from lsr_jax.training.step import Preprocess
 from lsr_jax.types import Method, PyTree
 
 
 def method(config: Mapping, stage: str) -> Method:
-    """The method of a stage.
+    """The method of a stage, with the norm loss on top if that has a weight.
 
     Raises:
       InputError: it cannot use the heads of the network.
@@ -31,7 +31,9 @@ def method(config: Mapping, stage: str) -> Method:
             f"model.head: {name} in stage {stage!r} needs {' or '.join(method.heads)}; "
             f"found {head}"
         )
-    return method
+    terms = dict(config[stage]["added_norm"])
+    terms["horizon"] = terms["horizon"] or config[stage]["steps"]
+    return added.norm(method, **terms)
 
 
 def optimizer(

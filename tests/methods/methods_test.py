@@ -1,5 +1,7 @@
 """What holds for every method; the list is `METHODS` itself."""
 
+import inspect
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,25 @@ from lsr_jax.types import IGNORE, BatchSpec
 # float32 sums over a batch in another order, after three steps.
 DEVICE_TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 
+
+def presets(module):
+    """None for the defaults, and the presets that build another loss: not only numbers."""
+    defaults = inspect.signature(module.make).parameters
+
+    def built(key, value):
+        return value != 0 if isinstance(value, float | int) else value
+
+    return [None] + [
+        preset
+        for preset, values in getattr(module, "PRESETS", {}).items()
+        if any(built(k, v) != built(k, defaults[k].default) for k, v in values.items())
+    ]
+
+
 VARIANTS = [
     pytest.param(name, preset, id=f"{name}-{preset or 'default'}")
     for name, module in METHODS.items()
-    for preset in (None, *getattr(module, "PRESETS", {}))
+    for preset in presets(module)
 ]
 
 

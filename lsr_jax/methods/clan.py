@@ -1,0 +1,110 @@
+"""CLAN (CVPR 2019): adversarial alignment, stronger where two classifiers disagree.
+
+    L = L_seg(z1_s) + L_seg(z2_s)
+        + adversarial damp mean(omega BCE(D(p_t), source))
+        + weight_discrepancy damp (cos(W1, W2) + 1)
+        + mean BCE(D(p_s), source) + mean(omega BCE(D(p_t), target)),
+
+with ``p = softmax(z1 + z2)``, ``omega = epsilon + strength (1 - cos(p1_t, p2_t))`` once
+the preheating is over and 1 before, and ``damp = 1 - step / horizon``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+
+from lsr_jax import losses, resample
+from lsr_jax.methods import common, game
+from lsr_jax.types import Aux, Method, Outputs
+
+PRESETS = {
+    "paper": {"gamma": 0.0, "weight_discrepancy": 0.01},
+    "released": {"gamma": 2.0, "weight_discrepancy": 0.02},
+}
+
+
+def make(
+    *,
+    adversarial: float = 0.001,
+    weight_discrepancy: float = 0.01,
+    strength: float = 40.0,
+    epsilon: float = 0.4,
+    gamma: float = 0.0,
+    preheat: int = 5000,
+    discriminator_preheat: int = 5000,
+    horizon: int | None = 100_000,
+) -> Method:
+    """The objective on two equal heads; defaults are the paper's terms and weights.
+
+    Preheating and damping are those of ``CLAN_train.py`` in both presets.
+
+    Args:
+      adversarial: weight of the network's adversarial loss. With 0 there is no
+        discriminator.
+      weight_discrepancy: weight of `losses.weight_discrepancy` of the heads; the
+        released code doubles the paper's 0.01.
+      strength: lambda_local, 40 for GTA5, 10 for SYNTHIA.
+      epsilon: the weight where the heads agree.
+      gamma: exponent of the focal loss of both heads; 0, cross-entropy, is the paper,
+        2 the released ``utils/loss.py``.
+      preheat: the network's adversarial loss has ``omega = 1`` up to and with this
+        step. After it the gradient also flows through ``omega``.
+      discriminator_preheat: the same of the discriminator's loss, where ``omega`` is
+        constant.
+      horizon: steps to a damping of 0; None: no damping.
+    """
+
+    def init(key, params, model_state, spec):
+        del params, model_state
+        levels = {"main": adversarial} if adversarial != 0 else {}
+        return game.init(key, levels, spec.num_classes, spec), {}
+
+    def loss(params, state, batch, ctx):
+        source, target, model_state = common.both_domains(params, batch, ctx)
+        images, model = batch.target.image, params["model"]
+
+        def both(outputs: Outputs, images: jax.Array) -> jax.Array:
+            logits = outputs.logits + outputs.aux_logits
+            return jax.nn.softmax(resample.bilinear(logits, images.shape[1:3]))
+
+        omega = partial(
+            losses.local_weights,
+            common.upsampled_probabilities(target.logits, images),
+            common.upsampled_probabilities(target.aux_logits, images),
+            epsilon=epsilon,
+            strength=strength,
+        )
+        fade = 1 if horizon is None else losses.damping(ctx.step, horizon=horizon)
+        weights = {
+            "segmentation": 1.0,
+            "adversarial": adversarial and adversarial * fade,
+            "weight_discrepancy": weight_discrepancy and weight_discrepancy * fade,
+            "discriminator": float(adversarial != 0),
+        }
+        terms = {
+            "segmentation": lambda: common.segmentation(
+                source, batch.source, auxiliary=1.0, gamma=gamma
+            ),
+            "adversarial": lambda: game.network_loss(
+                params["disc"]["main"],
+                both(target, images),
+                omega(detached=False, active=ctx.step > preheat),
+                enlarge=True,
+            ),
+            "weight_discrepancy": lambda: losses.weight_discrepancy(
+                model["head"], model["aux_head"]
+            ),
+            "discriminator": lambda: game.discriminator_loss(
+                params["disc"]["main"],
+                both(source, batch.source.image),
+                both(target, images),
+                omega(detached=True, active=ctx.step > discriminator_preheat),
+                enlarge=True,
+            ),
+        }
+        total, metrics = common.weighted(terms, weights)
+        return total, Aux(metrics, state, model_state)
+
+    return Method(init, loss, heads=("two_heads",))

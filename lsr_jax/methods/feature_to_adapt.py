@@ -1,0 +1,89 @@
+"""Feature To Adapt: longer features make a network transfer; alone, or on top of CLAN.
+
+    L = L_CLAN + norm damp_n (N_s + N_t),    damp_n = 1 - norm_rate step / horizon
+
+The terms of CLAN and their damping are those of `clan.make`.
+"""
+
+from __future__ import annotations
+
+from lsr_jax.methods import added, clan
+from lsr_jax.types import Method
+
+PRESETS = {
+    "paper": {
+        "norm_reference": "previous",
+        "gamma": 0.0,
+        "weight_discrepancy": 0.01,
+        "preheat": 7500,
+        "discriminator_preheat": 7500,
+    },
+    "released": {
+        "norm_reference": "current",
+        "gamma": 2.0,
+        "weight_discrepancy": 0.018,
+        "preheat": 0,
+        "discriminator_preheat": 7500,
+    },
+    "norm_only": {"adversarial": 0.0, "weight_discrepancy": 0.0},
+}
+
+
+def make(
+    *,
+    norm: float = 0.00015,
+    norm_delta: float = 0.12,
+    norm_rate: float = 1.5,
+    norm_reference: str = "current",
+    adversarial: float = 0.001,
+    weight_discrepancy: float = 0.018,
+    strength: float = 40.0,
+    epsilon: float = 0.4,
+    gamma: float = 2.0,
+    preheat: int = 0,
+    discriminator_preheat: int = 7500,
+    horizon: int = 150_000,
+) -> Method:
+    """CLAN with the norm loss; defaults are the released ``train.py``.
+
+    The preset "paper" takes the equations of the paper with the weights of the code,
+    which alone are known: earlier features from the earlier network, cross-entropy, and
+    a weight discrepancy that is not doubled. "norm_only" has no adversary: the
+    segmentation loss of two heads and the norm loss.
+
+    Args:
+      norm: lambda_norm.
+      norm_delta: Delta_r, in units of the norm.
+      norm_rate: its damping, see `added.norm`: negative from step 100,000 on.
+      norm_reference: "current" or "previous", see `added.norm`.
+      adversarial: see `clan.make`, as are the others.
+      weight_discrepancy: twice 0.009 in the code.
+      strength: lambda_local.
+      epsilon: the adversarial weight where the heads agree.
+      gamma: exponent of the focal loss.
+      preheat: the released code weighs the network's loss from step 1 on.
+      discriminator_preheat: and the discriminator's only after this step.
+      horizon: steps of both dampings.
+
+    Raises:
+      InputError: an unknown reference.
+    """
+    method = clan.make(
+        adversarial=adversarial,
+        weight_discrepancy=weight_discrepancy,
+        strength=strength,
+        epsilon=epsilon,
+        gamma=gamma,
+        preheat=preheat,
+        discriminator_preheat=discriminator_preheat,
+        horizon=horizon,
+    )
+    return added.norm(
+        method,
+        weight=norm,
+        delta=norm_delta,
+        rate=norm_rate,
+        horizon=horizon,
+        reference=norm_reference,
+        name="norm",
+    )

@@ -1,0 +1,239 @@
+"""Whole iterations of AdaptSegNet, ADVENT, CLAN and Feature To Adapt against ours.
+
+Every loss, learning rate and parameter of the tiny network after every iteration, and
+sums and norms of the discriminators' parameters.
+"""
+
+import jax
+import jax.numpy as jnp
+import loops
+import numpy as np
+import pytest
+
+from lsr_jax.methods import adapt_seg_net, adv_ent, clan, feature_to_adapt, min_ent
+from lsr_jax.training import optimizer
+
+# Those of tests/goldens/README.md. Adam makes whole steps of the noise of small
+# gradients, so single parameters of a discriminator differ, and their sums.
+LOSS, PARAMETER, NORM = 1e-4, 1e-5, 1e-4
+UNIT = ("1", np.float64(1))
+
+
+def hold_parameters(golden, stem, found, network):
+    for name in network:
+        for leaf in ("weight", "bias"):
+            key = f"{name}.{leaf}"
+            golden.holds(f"{stem}{key}", found[key], PARAMETER, scale=UNIT)
+
+
+def hold_judge(golden, key, found, *, sums):
+    scale = np.ones_like(golden[key]) * [sums / NORM, 1.0]
+    scale[..., 1] = golden[key][..., 1]
+    golden.holds(key, found, NORM, scale=("norm, allowed sum", scale))
+
+
+def hold_losses(golden, stem, found):
+    for key, value in found.items():
+        golden.holds(f"{stem}{key}", np.float32(value), LOSS)
+
+
+def hold_rates(golden, key, rates, **keywords):
+    with jax.enable_x64(True):
+        schedules = [optimizer.poly(rate, **keywords) for rate in rates]
+        steps = range(len(golden[key]))
+        found = [[schedule(jnp.asarray(t)) for schedule in schedules] for t in steps]
+        golden.holds(key, np.array(found), 1e-12)
+
+
+@pytest.mark.parametrize("gan", ["vanilla", "ls"])
+@pytest.mark.golden("adaptsegnet", "loop__.*")
+def test_golden_adapt_seg_net(golden, gan):
+    golden.only(f"loop__({gan}__.*|(?!vanilla|ls__).*)")
+    rate, horizon = float(golden["loop__learning_rate"]), int(golden["loop__num_steps"])
+    keywords = {"horizon": horizon, "power": float(golden["loop__power"])}
+    judge_rate = float(golden["loop__learning_rate_D"])
+    method = adapt_seg_net.make(
+        adversarial=float(golden["loop__lambda_adv_target2"]),
+        auxiliary_adversarial=float(golden["loop__lambda_adv_target1"]),
+        auxiliary=float(golden["loop__lambda_seg"]),
+        kind={"vanilla": "cross_entropy", "ls": "least_squares"}[gan],
+    )
+    found = loops.replay(
+        golden,
+        method,
+        loops.ONE_LAYER,
+        {"main": "fc_discriminator", "aux": "fc_discriminator"},
+        learning_rate=rate,
+        discriminator_rate=judge_rate,
+        momentum=float(golden["loop__momentum"]),
+        weight_decay=float(golden["loop__weight_decay"]),
+        warmup_steps=0,
+        **keywords,
+    )
+    stem = f"loop__{gan}__"
+    hold_losses(
+        golden,
+        stem,
+        {
+            "loss_seg_value1": found["cross_entropy.1"],
+            "loss_seg_value2": found["cross_entropy.0"],
+            "loss_adv_target_value1": found["adversarial_aux"],
+            "loss_adv_target_value2": found["adversarial_main"],
+            "loss_D_value1": found["discriminator_aux"] / 2,
+            "loss_D_value2": found["discriminator_main"] / 2,
+        },
+    )
+    hold_parameters(golden, stem, found, loops.ONE_LAYER)
+    for name, level in (("model_D1", "aux"), ("model_D2", "main")):
+        hold_judge(golden, f"{stem}{name}_sum_l2", found[level], sums=2e-2)
+    hold_rates(golden, f"{stem}lr", [rate, 10 * rate, judge_rate], **keywords)
+
+
+def advent(golden, method, judges):
+    return loops.replay(
+        golden,
+        method,
+        loops.HEADS_ONLY,
+        judges,
+        learning_rate=float(golden["loop__LEARNING_RATE"]),
+        discriminator_rate=float(golden["loop__LEARNING_RATE_D"]),
+        momentum=float(golden["loop__MOMENTUM"]),
+        weight_decay=float(golden["loop__WEIGHT_DECAY"]),
+        horizon=int(golden["loop__MAX_ITERS"]),
+        power=float(golden["loop__POWER"]),
+        head_multiplier=1.0,
+        warmup_steps=0,
+    )
+
+
+ADVENT_INPUTS = "loop__((source|target)_.*|[A-KM-Z].*|LEARNING.*|LAMBDA_SEG.*)"
+
+
+@pytest.mark.golden("advent", ADVENT_INPUTS, "loop__(advent__.*|LAMBDA_ADV.*)")
+def test_golden_adv_ent(golden):
+    assert golden["loop__LAMBDA_SEG_MAIN"] == 1
+    method = adv_ent.make(
+        adversarial=float(golden["loop__LAMBDA_ADV_MAIN"]),
+        auxiliary_adversarial=float(golden["loop__LAMBDA_ADV_AUX"]),
+        auxiliary=float(golden["loop__LAMBDA_SEG_AUX"]),
+    )
+    names = dict.fromkeys(("main", "aux"), "advent_discriminator")
+    found = advent(golden, method, names)
+    stem = "loop__advent__"
+    hold_losses(
+        golden,
+        stem,
+        {
+            "loss_seg_src_main": found["cross_entropy.0"],
+            "loss_seg_src_aux": found["cross_entropy.1"],
+            "loss_adv_trg_main": found["adversarial_main"],
+            "loss_adv_trg_aux": found["adversarial_aux"],
+            # The original logs the target's half.
+            "loss_d_main": found["domain_loss.2"] / 2,
+            "loss_d_aux": found["domain_loss.5"] / 2,
+        },
+    )
+    hold_parameters(golden, stem, found, loops.HEADS_ONLY)
+    for level in names:
+        hold_judge(golden, f"{stem}d_{level}_sum_l2", found[level], sums=1e-2)
+
+
+@pytest.mark.golden("advent", ADVENT_INPUTS, "loop__(minent__.*|LAMBDA_ENT.*)")
+def test_golden_min_ent(golden):
+    assert golden["loop__LAMBDA_SEG_MAIN"] == 1
+    method = min_ent.make(
+        entropy=float(golden["loop__LAMBDA_ENT_MAIN"]),
+        auxiliary_entropy=float(golden["loop__LAMBDA_ENT_AUX"]),
+        auxiliary=float(golden["loop__LAMBDA_SEG_AUX"]),
+    )
+    found = advent(golden, method, {})
+    stem = "loop__minent__"
+    hold_losses(
+        golden,
+        stem,
+        {
+            "loss_seg_src_main": found["cross_entropy.0"],
+            "loss_seg_src_aux": found["cross_entropy.1"],
+            "loss_ent_main": found["entropy_main"],
+            "loss_ent_aux": found["entropy_aux"],
+        },
+    )
+    hold_parameters(golden, stem, found, loops.HEADS_ONLY)
+
+
+def clan_keywords(golden):
+    """Of `clan.make`, from the constants of the script."""
+    return {
+        "adversarial": float(golden["loop__Lambda_adv"]),
+        "weight_discrepancy": 2 * float(golden["loop__Lambda_weight"]),
+        "strength": float(golden["loop__Lambda_local"]),
+        "epsilon": float(golden["loop__Epsilon"]),
+        "horizon": int(golden["loop__NUM_STEPS"]),
+        "discriminator_preheat": int(golden["loop__PREHEAT_STEPS"]),
+        "gamma": 2.0,
+    }
+
+
+def hold_clan(golden, method, keywords):
+    """Everything that the loops of CLAN and Feature To Adapt have in common."""
+    rate, judge_rate = (
+        float(golden[f"loop__learning_rate{end}"]) for end in ("", "_D")
+    )
+    schedule = {
+        "horizon": int(golden["loop__num_steps"]),
+        "power": float(golden["loop__power"]),
+        "warmup_steps": int(golden["loop__PREHEAT_STEPS"]),
+    }
+    found = loops.replay(
+        golden,
+        method,
+        loops.ONE_LAYER,
+        {"main": "fc_discriminator"},
+        learning_rate=rate,
+        discriminator_rate=judge_rate,
+        momentum=float(golden["loop__momentum"]),
+        weight_decay=float(golden["loop__weight_decay"]),
+        **schedule,
+    )
+    damping = 1 - np.arange(len(found["total"])) / keywords["horizon"]
+    hold_losses(
+        golden,
+        "loop__",
+        {
+            "loss_seg": found["segmentation"],
+            "loss_adv": keywords["adversarial"] * damping * found["adversarial"],
+            "loss_weight": keywords["weight_discrepancy"]
+            * damping
+            * found["weight_discrepancy"],
+            "loss_D_s": found["domain_loss.1"],
+            "loss_D_t": found["domain_loss.2"],
+        },
+    )
+    hold_parameters(golden, "loop__", found, loops.ONE_LAYER)
+    hold_judge(golden, "loop__model_D_sum_l2", found["main"], sums=2e-2)
+    hold_rates(golden, "loop__lr", [rate, 10 * rate, judge_rate], **schedule)
+    golden.holds("loop__damping", damping.astype(np.float32))
+    return found
+
+
+@pytest.mark.golden("clan", "loop__.*")
+def test_golden_clan(golden):
+    keywords = clan_keywords(golden)
+    keywords["preheat"] = keywords["discriminator_preheat"]
+    hold_clan(golden, clan.make(**keywords), keywords)
+
+
+@pytest.mark.golden("f2a", "loop__.*")
+def test_golden_feature_to_adapt(golden):
+    norm = float(golden["loop__lambda_norm"])
+    keywords = {
+        **clan_keywords(golden),
+        "norm": norm,
+        "norm_delta": float(golden["loop__delta_r"]),
+    }
+    found = hold_clan(golden, feature_to_adapt.make(**keywords), keywords)
+    fading = 1 - 1.5 * np.arange(len(found["total"])) / keywords["horizon"]
+    golden.holds("loop__damping_norm", fading.astype(np.float32))
+    for key, domain in (("src", "source"), ("target", "target")):
+        term = np.float32(norm * fading * found[f"norm_{domain}"])
+        golden.holds(f"loop__loss_norm_{key}", term, LOSS)
