@@ -1,6 +1,7 @@
 """What the files of the domain pairs share: reading ``:method,backbone,tiny``."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lsr_jax.methods import METHODS
@@ -44,80 +45,73 @@ def parse(argument, presets=()):
 
 
 class Link(NamedTuple):
-    """One stage of a method that has several.
+    """One of the stages of a method.
 
     Attributes:
-      init_from: the stage whose network it starts from.
+      init_from: the stage whose network it starts from; "source" stands for the initial
+        weights where a run has no source stage.
       labeller: the stage whose network labels for it; "start": the one it starts from.
       keywords: of the method's ``make``, over those of the benchmark.
     """
 
-    init_from: str
+    init_from: str = "source"
     labeller: str = "start"
-    keywords: Mapping[str, object] = {}
+    keywords: Mapping[str, object] = MappingProxyType({})
 
 
 CHAINS = {
     # Each stage starts from the one before and recomputes the anchors with it.
     "cag": {
-        "stage_1": Link("source"),
+        "stage_1": Link(),
         "stage_2": Link("stage_1"),
         "stage_3": Link("stage_2"),
     },
     # Every round starts anew, with labels of the network of the stage before.
     "bdl": {
-        "adversarial": Link("source", keywords={"self_training": 0.0}),
-        "round_1": Link("source", labeller="adversarial"),
-        "round_2": Link("source", labeller="round_1"),
+        "adversarial": Link(keywords={"self_training": 0.0}),
+        "round_1": Link(labeller="adversarial"),
+        "round_2": Link(labeller="round_1"),
     },
 }
+# Weight of the second head's cross-entropy in the source stage: AdaptSegNet and
+# MaxSquare's multi-level networks; the equal heads of CLAN.
+AUXILIARY = {"single": 0.0, "multi_level": 0.1, "two_heads": 1.0}
 
 
-def set_stages(config, method, *, study, pretrain, adapt):
+def set_stages(config, method, *, study=(), pretrain, adapt, initial=None):
     """Write ``config.stages`` and a section for each.
 
     Args:
-      config: gets the stages.
+      config: gets the stages; its network is set.
       method: one method to run, or None for all of ``study`` from one pre-training.
       study: methods and controls that share the ``source`` stage.
-      pretrain: ``method -> stage`` of a network's first stage.
-      adapt: ``method -> stage`` of what starts from the ``source`` stage.
+      pretrain: ``(method, keywords) -> stage`` of a network's first stage.
+      adapt: ``method -> stage`` of what follows.
+      initial: what a method without a source stage starts from; None for a source
+        stage.
     """
+    keywords = {"auxiliary": AUXILIARY[config.model.head]}
     if method == "target_only":
         config.stages = ("target",)
-        config.target = pretrain("target_only")
+        config.target = pretrain(method, keywords)
         return
-    config.source = pretrain("source_only")
-    if method == "source_only":
+    config.stages = ()
+    if initial is None:
         config.stages = ("source",)
+        config.source = pretrain("source_only", keywords)
+    if method == "source_only":
         return
-    if method in CHAINS:
-        set_chain(config, method, adapt)
-        return
-    names = {"adapt": method} if method else {name: name for name in study}
-    config.stages = ("source", *names)
-    for stage, name in names.items():
-        config[stage] = adapt(name)
-        config[stage].init_from = "source"
-
-
-def set_chain(config, method, adapt):
-    """Write the ``source`` stage's followers of a method of `CHAINS`."""
-    chain = CHAINS[method]
-    config.stages = ("source", *chain)
-    for stage, link in chain.items():
-        config[stage] = adapt(method)
-        config[stage].init_from = link.init_from
-        config[stage].labeller = link.labeller
-        config[stage].method.update(link.keywords)
-
-
-def set_deeplabv3plus(config, dilations=(6, 12, 18)):
-    """CAG's network: output stride 16, a decoder, one learning rate for all of it."""
-    config.model.architecture = "deeplabv3plus"
-    config.model.aspp_dilations = dilations
-    for stage in config.stages:
-        config[stage].optimizer.head_multiplier = 1.0
+    chains = [(method, CHAINS.get(method, {"adapt": Link()}))]
+    if method is None:
+        chains = [(name, {name: Link()}) for name in study]
+    for name, chain in chains:
+        config.stages += tuple(chain)
+        for stage, link in chain.items():
+            config[stage] = adapt(name)
+            anew = initial is not None and link.init_from == "source"
+            config[stage].init_from = initial if anew else link.init_from
+            config[stage].labeller = link.labeller
+            config[stage].method.update(link.keywords)
 
 
 def shorten(config, steps=20):

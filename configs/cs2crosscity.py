@@ -18,7 +18,10 @@ from configs import common, default, gta2cs
 
 CITIES = ("rome", "rio", "tokyo", "taipei")
 # The weights of the released README (LSR) and of the paper (MaxSquare) are those of GTA5.
-WEIGHTS = gta2cs.WEIGHTS
+WEIGHTS = {
+    **gta2cs.WEIGHTS,
+    "max_square": {**gta2cs.WEIGHTS["max_square"], "threshold": 0.98},
+}
 
 
 def get_config(argument=None):
@@ -36,5 +39,7 @@ def get_config(argument=None):
     config.data.target.train = f"{city}_train"
     config.data.target.val = f"{city}_test"
     config.model.num_classes = 13
-    gta2cs.complete(config, chosen, weights=WEIGHTS, class_frequency="cityscapes13")
+    gta2cs.complete(
+        config, chosen, weights=WEIGHTS, vgg16={}, class_frequency="cityscapes13"
+    )
     return config

@@ -16,11 +16,21 @@ Published mIoU on Cityscapes val with ResNet101: source only 36.9, MaxSquare+IW 
 """
 
 from configs import common, default
+from configs.recipes import INITIAL, RECIPES
 from lsr_jax.data.augment import AUGMENTATION
 
-# Weights of the released README (LSR) and of the paper (MaxSquare, Sec. 4).
+# The weights of this pair with ResNet101; a method that is not here has its defaults.
 WEIGHTS = {
+    "clan": {"strength": 40.0},
+    "feature_to_adapt": {"strength": 40.0},
     "max_square": {"entropy": 0.1, "image_weighting": 0.2},
+    "oce": {
+        "clustering": 0.02,
+        "orthogonality": 2.0,
+        "sparsity": 0.5,
+        "entropy": 0.1,
+        "entropy_ratio": 0.2,
+    },
     "lsr": {
         "clustering": 0.1,
         "perpendicularity": 0.2,
@@ -29,14 +39,16 @@ WEIGHTS = {
         "entropy_ratio": 0.2,
     },
 }
-IMAGENET = {
-    "resnet50": "weights/resnet50-19c8e357.pth",
-    "resnet101": "weights/resnet101-5d3b4d8f.pth",
-    "vgg13": "weights/vgg13-c768596a.pth",
-    "vgg16": "weights/vgg16-397923af.pth",
+VGG16 = {
+    "oce": {
+        "clustering": 0.1,
+        "orthogonality": 0.02,
+        "sparsity": 0.02,
+        "entropy": 0.02,
+        "entropy_ratio": 0.2,
+    },
+    "lsr": {"clustering": 0.2, "perpendicularity": 0.4, "norm": 0.01},
 }
-VGG16 = {"lsr": {"clustering": 0.2, "perpendicularity": 0.4, "norm": 0.01}}
-PRESETS = {"lsr": "released"}
 
 
 def get_config(argument=None):
@@ -46,53 +58,64 @@ def get_config(argument=None):
     config.data.source.root = "data/gta5"
     config.data.source.space = "cityscapes"
     config.data.source.size = (720, 1280)
-    # LSR trains on 6 of 7 GTA5 images and 5 of 6 of Cityscapes; it holds out the rest.
-    config.data.source.train = "train_lsr"
     config.data.source.val = "val_lsr"
     config.data.source.on_bad_example = "skip"  # GTA5 has pairs of different sizes
     config.data.target.name = "cityscapes"
     config.data.target.root = "data/cityscapes"
     config.data.target.space = "cityscapes"
     config.data.target.size = (512, 1024)
-    config.data.target.train = "train_lsr"
-    vgg = VGG16 if (chosen.backbone or "").startswith("vgg") else {}
-    weights = {method: {**WEIGHTS[method], **vgg.get(method, {})} for method in WEIGHTS}
-    complete(config, chosen, weights=weights)
+    complete(config, chosen, weights=WEIGHTS, vgg16=VGG16)
     return config
 
 
-def complete(config, chosen, *, weights, class_frequency="gta5"):
+def complete(config, chosen, *, weights, vgg16, class_frequency="gta5"):
     """What all pairs of real data sets share: network, stages, the tiny version.
 
     Args:
-      config: with its data set.
+      config: with its data sets.
       chosen: the argument of the config file.
-      weights: method -> keywords of its ``make`` in this benchmark.
+      weights: method -> keywords of its ``make`` in this benchmark, with ResNet101.
+      vgg16: the same with VGG16, over the others.
       class_frequency: of LSR's released histogram, a key of the class count.
     """
+    method = chosen.method or "lsr"
+    recipe = RECIPES[method]
+    vgg = (chosen.backbone or "").startswith("vgg")
     config.data.workers = 4
+    config.model.update(recipe.network)
     config.model.backbone = chosen.backbone or "resnet101"
+    if vgg and config.model.head == "multi_level":  # VGG16 has one level
+        recipe = recipe._replace(preset="single")
+        config.model.head = "single"
+    for domain in (config.data.source, config.data.target):
+        if domain.train == "train" and recipe.held_out:
+            domain.train = f"train_{recipe.held_out}"
 
-    def adaptation(method):
-        keywords = dict(weights.get(method, {}))
-        if method == "lsr":
-            keywords["class_frequency"] = class_frequency
-        return adapt(method, keywords)
-
+    keywords = {**weights.get(method, {}), **(vgg16.get(method, {}) if vgg else {})}
+    if method == "lsr":
+        keywords["class_frequency"] = class_frequency
+    files = INITIAL[recipe.initial]
+    initial = files.get(config.model.backbone, "scratch")
     common.set_stages(
-        config, chosen.method or "lsr", study=(), pretrain=pretrain, adapt=adaptation
+        config,
+        method,
+        pretrain=pretrain,
+        adapt=lambda name: adapt(name, recipe, keywords),
+        initial=None if recipe.pretrained else initial,
     )
-    first = config[config.stages[0]]
-    first.init_from = IMAGENET.get(config.model.backbone, "scratch")
-    # LSR feeds BGR minus mean to weights that were trained on normalised RGB.
-    first.weights.allow_other_preprocessing = True
+    if recipe.pretrained:
+        config[config.stages[0]].init_from = initial
+    for stage in config.stages:
+        # LSR feeds BGR minus mean to weights that were trained on normalised RGB.
+        config[stage].weights.allow_other_preprocessing = True
+    if method == "cag":
+        set_cag_images(config)
     if chosen.tiny:
-        first.init_from = "scratch"
         shrink(config, chosen.backbone)
 
 
-def pretrain(method):
-    c = default.stage(method)
+def pretrain(method, keywords):
+    c = default.stage(method, **keywords)
     c.steps = 80_000
     c.optimizer.horizon = 200_000
     c.augment.source.update(AUGMENTATION["released"])
@@ -100,14 +123,25 @@ def pretrain(method):
     return c
 
 
-def adapt(method, weights):
-    c = default.stage(method, PRESETS.get(method), **weights)
-    c.steps = 27_450
-    c.optimizer.horizon = 50_000
-    c.optimizer.duplicate_updates = "sequential"
-    c.augment.source.update(AUGMENTATION["released"])
-    c.augment.target.update(AUGMENTATION["flip_blur"])
+def adapt(method, recipe, keywords):
+    c = default.stage(method, recipe.preset, **keywords)
+    for domain, name in zip(("source", "target"), recipe.augment, strict=True):
+        c.augment[domain].update(AUGMENTATION[name])
+    c.update_from_flattened_dict(recipe.stage)
     return c
+
+
+def set_cag_images(config):
+    """CAG: RGB in 0..1, widths of 2200 times 0.5 to 1.5, crops of 896x512."""
+    config.data.preprocessing = "unit"
+    config.data.target.size = (1024, 2048)
+    if config.data.source.name == "gta5":
+        config.data.source.size = (1052, 1914)
+    for stage in config.stages:
+        for domain in ("source", "target"):
+            width = config.data[domain].size[1]
+            config[stage].augment[domain].crop = (512, 896)
+            config[stage].augment[domain].scale = (1100 / width, 3300 / width)
 
 
 def shrink(config, backbone=None, size=(64, 128), steps=6):
@@ -115,10 +149,16 @@ def shrink(config, backbone=None, size=(64, 128), steps=6):
     common.shorten(config, steps=steps)
     for domain in (config.data.source, config.data.target):
         domain.size = size
+    for stage in config.stages:
+        if "/" in config[stage].init_from:
+            config[stage].init_from = "scratch"
+        for domain in ("source", "target"):
+            config[stage].augment[domain].update({"crop": None, "scale": None})
     config.data.workers = 0
     config.model.backbone = backbone or "mini"
     config.model.initialisation = "scratch"
     config.model.freeze_stem_affine = False
-    config.model.aspp_dilations = (2, 4, 6, 8)
+    two = config.model.architecture == "deeplabv2"
+    config.model.aspp_dilations = (2, 4, 6, 8) if two else (1, 2, 3)
     config.evaluation.batch_size = 2
     config.evaluation.panel_images = 2

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from lsr_jax.data.augment import AUGMENTATION
-
 # Files that `init_from` of the first stage names; they are not part of this project.
 INITIAL = {
     "torchvision": {
@@ -31,7 +29,7 @@ ASPP_4 = (6, 12, 18, 24)  # ADVENT, CLAN, Feature To Adapt and BDL
 TRAINED_AFFINE = {"batch_norm": "train", "freeze_stem_affine": True}
 FROZEN_AFFINE = {"batch_norm": "frozen_affine", "freeze_stem_affine": False}
 SINGLE = {"head": "single", "aspp_dilations": ASPP_2, **TRAINED_AFFINE}
-LEVELS = {"head": "multi_level", "aspp_dilations": ASPP_2, **TRAINED_AFFINE}
+DUPLICATED = {"optimizer.duplicate_updates": "sequential"}
 
 
 class Recipe(NamedTuple):
@@ -40,110 +38,88 @@ class Recipe(NamedTuple):
     Attributes:
       network: keys of ``config.model``.
       initial: key of `INITIAL`, the weights of the first stage.
-      pretrain: keywords of `source_only.make` for the source stage before it; None
-        where the method starts from the initial weights.
+      pretrained: whether a source stage comes first; else the method starts from the
+        initial weights.
       stage: flattened keys of its own stages.
-      augment: keys of `AUGMENTATION`, or keywords, for source and target images.
-      held_out: the split of this name is left out of the training images: "lsr",
-        "oce"; "" trains on all of them.
+      augment: keys of `AUGMENTATION`, of source and target images.
+      held_out: this part of the training images is left out: "lsr", "oce"; "": none.
       preset: of the method.
     """
 
-    network: dict = SINGLE
+    network: Mapping = MappingProxyType(SINGLE)
     initial: str = "deeplab"
-    pretrain: dict | None = None
-    stage: Mapping = MappingProxyType({})
-    augment: tuple = ("none", "none")
+    pretrained: bool = False
+    stage: Mapping = MappingProxyType(DUPLICATED)
+    augment: tuple[str, str] = ("none", "none")
     held_out: str = ""
     preset: str | None = None
 
 
-DUPLICATED = {"optimizer.duplicate_updates": "sequential"}
+def steps(number, horizon=None, warmup=0, **more):
+    """Keys of a stage of ``number`` steps in an optimiser of duplicated parameters."""
+    return {
+        "steps": number,
+        "optimizer.horizon": horizon or number,
+        "optimizer.warmup_steps": warmup,
+        **DUPLICATED,
+        **more,
+    }
+
+
 LSR = Recipe(
     initial="torchvision",
-    pretrain={},
-    stage={"steps": 27_450, "optimizer.horizon": 50_000, **DUPLICATED},
+    pretrained=True,
+    stage=steps(27_450, 50_000),
     augment=("released", "flip_blur"),
     held_out="lsr",
     preset="released",
 )
 CONTROL = LSR._replace(preset=None)
-MAX_SQUARE = Recipe(
-    pretrain={},
-    stage={"steps": 29_750, "optimizer.horizon": 29_760, **DUPLICATED},
-    augment=("flip_blur", "flip_blur"),
-)
 ADAPT_SEG_NET = Recipe(
     network={"head": "multi_level", "aspp_dilations": ASPP_2, **FROZEN_AFFINE},
-    stage={"steps": 150_000, "optimizer.horizon": 250_000, **DUPLICATED},
+    stage=steps(150_000, 250_000),
 )
-ADVENT = ADAPT_SEG_NET._replace(
+ADVENT = Recipe(
     network={"head": "multi_level", "aspp_dilations": ASPP_4, **FROZEN_AFFINE},
-    stage={"steps": 120_000, "optimizer.horizon": 250_000, **DUPLICATED},
+    stage=steps(120_000, 250_000),
 )
-# CLAN also resizes its images to 0.8 or 1.1 of their size, without their labels.
+# CLAN also resizes its images to 0.8 or 1.1 of their size, but not their labels.
 CLAN = Recipe(
     network={"head": "two_heads", "aspp_dilations": ASPP_4, **FROZEN_AFFINE},
-    stage={
-        "steps": 100_000,
-        "optimizer.horizon": 100_000,
-        "optimizer.warmup_steps": 5_000,
-        **DUPLICATED,
-    },
+    stage=steps(100_000, warmup=5_000),
     augment=("flip", "flip"),
+    preset="released",
 )
-CROP_512 = {**AUGMENTATION["none"], "crop": (512, 512)}
-CAG_CROP = {**AUGMENTATION["flip"], "crop": (512, 896)}
 
 RECIPES = {
     "source_only": CONTROL,
     "source_continued": CONTROL,
     "batchnorm_only": CONTROL,
     "target_only": CONTROL,
-    "max_square": MAX_SQUARE,
-    "lsr": LSR,
-    "oce": Recipe(
-        pretrain={},
-        stage={"steps": 24_750, "optimizer.horizon": 24_760, **DUPLICATED},
-        augment=("flip_blur", "flip_blur"),
-        held_out="oce",
-        preset="released",
-    ),
+    "adapt_seg_net": ADAPT_SEG_NET,
     "min_ent": ADVENT,
     "adv_ent": ADVENT,
-    "adapt_seg_net": ADAPT_SEG_NET,
     "clan": CLAN,
-    "feature_to_adapt": CLAN._replace(
-        stage={
-            "steps": 150_000,
-            "optimizer.horizon": 150_000,
-            "optimizer.warmup_steps": 7_500,
-            **DUPLICATED,
-        },
-    ),
-    "class_mix": Recipe(
-        network={"head": "single", "aspp_dilations": ASPP_2, **FROZEN_AFFINE},
-        initial="coco",
-        stage={
-            "steps": 250_000,
-            "optimizer.horizon": 250_000,
-            "batch_size": 2,
-            "weights.skip_head": True,
-            **DUPLICATED,
-        },
-        augment=(CROP_512, CROP_512),
-        preset="released",
-    ),
-    # Published for classification; network and schedule are those of CLAN.
-    "swd": CLAN._replace(pretrain={"auxiliary": 1.0}),
+    # Published for classification; network and augmentation are those of CLAN.
+    "swd": CLAN._replace(pretrained=True, stage=steps(27_450, 50_000), preset=None),
     "bdl": Recipe(
         network={"head": "single", "aspp_dilations": ASPP_4, **FROZEN_AFFINE},
-        stage={"steps": 80_000, "optimizer.horizon": 250_000, **DUPLICATED},
+        stage=steps(80_000, 250_000),
+    ),
+    "max_square": Recipe(
+        pretrained=True,
+        stage=steps(29_750, 29_760),
+        augment=("flip_blur", "flip_blur"),
     ),
     "cag": Recipe(
-        network={"architecture": "deeplabv3plus", "batch_norm": "train"},
+        network={
+            "architecture": "deeplabv3plus",
+            "aspp_dilations": (6, 12, 18),
+            "batch_norm": "train",
+            "freeze_stem_affine": False,
+        },
         initial="torchvision",
-        pretrain={},
+        pretrained=True,
         stage={
             "steps": 62_412,
             "batch_size": 4,
@@ -151,7 +127,32 @@ RECIPES = {
             "optimizer.head_multiplier": 1.0,
             "optimizer.weight_decay": 2e-4,
             "optimizer.horizon": 90_000,
+            "optimizer.offset": 1,
         },
-        augment=(CAG_CROP, CAG_CROP),
+        augment=("flip", "flip"),
+        preset="released",
     ),
+    "feature_to_adapt": CLAN._replace(stage=steps(150_000, warmup=7_500)),
+    "class_mix": Recipe(
+        network={"head": "single", "aspp_dilations": ASPP_2, **FROZEN_AFFINE},
+        initial="coco",
+        stage=steps(
+            250_000,
+            **{
+                "batch_size": 2,
+                "weights.skip_head": True,
+                "augment.source.crop": (512, 512),
+                "augment.target.crop": (512, 512),
+            },
+        ),
+        preset="released",
+    ),
+    "oce": Recipe(
+        pretrained=True,
+        stage=steps(24_750, 24_760),
+        augment=("flip_blur", "flip_blur"),
+        held_out="oce",
+        preset="released",
+    ),
+    "lsr": LSR,
 }

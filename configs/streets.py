@@ -18,12 +18,24 @@ Results, with command, machine and spread: docs/results/streets.md.
 from typing import NamedTuple
 
 from configs import common, default
+from configs.recipes import RECIPES
 from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.data.streets import PRESETS
 
 # The weights of the terms here; the papers' weights belong to ImageNet networks.
 WEIGHTS = {
+    "min_ent": {"entropy": 0.1, "auxiliary_entropy": 0.02},
+    "clan": {"preheat": 0, "discriminator_preheat": 0, "horizon": None},
+    "feature_to_adapt": {"discriminator_preheat": 0},
+    "swd": {"discrepancy": 10.0},
     "max_square": {"entropy": 1.0, "image_weighting": 0.2},
+    "oce": {
+        "clustering": 0.02,
+        "orthogonality": 0.1,
+        "sparsity": 0.02,
+        "entropy": 1.0,
+        "entropy_ratio": 0.2,
+    },
     "lsr": {
         "clustering": 6e-4,
         "perpendicularity": 0.2,
@@ -70,22 +82,30 @@ def get_config(argument=None):
     config.model.initialisation = "scratch"
     config.model.freeze_stem_affine = False
     config.model.aspp_dilations = (2, 4, 6, 8)
+    if chosen.method:
+        set_network(config.model, RECIPES[chosen.method].network)
 
     common.set_stages(
         config,
         chosen.method,
         study=STUDY,
-        pretrain=lambda method: pretrain(method, SCHEDULES[preset]),
+        pretrain=lambda *words: pretrain(*words, SCHEDULES[preset]),
         adapt=lambda method: adapt(method, SCHEDULES[preset]),
     )
-    if chosen.method == "cag":
-        # Half of DeepLabV2's dilations above, at half of its resolution.
-        common.set_deeplabv3plus(config, dilations=(1, 2, 3))
     return config
 
 
-def pretrain(method, schedule):
-    c = default.stage(method)
+def set_network(model, network):
+    """Heads and architecture as the method's own network has them."""
+    model.head = network.get("head", "single")
+    if network.get("architecture") == "deeplabv3plus":
+        # Half of the dilations of DeepLabV2, at half of its resolution.
+        model.architecture = "deeplabv3plus"
+        model.aspp_dilations = (1, 2, 3)
+
+
+def pretrain(method, keywords, schedule):
+    c = default.stage(method, **keywords)
     c.steps = schedule.pretrain_steps
     c.log_every = min(c.log_every, c.steps // 4)
     c.batch_size = schedule.batch_size

@@ -15,16 +15,34 @@ MaxSquare+IW 39.4 / 45.2, LSR 41.7 / not readable (LSR, CVPRW 2021, Table 1).
 
 from configs import common, default, gta2cs
 
-# Weights of the released README (LSR); the paper of MaxSquare states none for SYNTHIA,
-# OCE and LSR run its entropy term here without image-wise weighting.
+# The paper of MaxSquare states no weights for SYNTHIA; OCE and LSR run its entropy term
+# here without image-wise weighting.
 WEIGHTS = {
+    "clan": {"strength": 10.0},
+    "feature_to_adapt": {"strength": 10.0},
     "max_square": {"entropy": 0.1, "image_weighting": 0.0},
+    "oce": {
+        "clustering": 0.02,
+        "orthogonality": 0.1,
+        "sparsity": 1.0,
+        "entropy": 0.05,
+        "entropy_ratio": 0.0,
+    },
     "lsr": {
         "clustering": 0.05,
         "perpendicularity": 0.2,
         "norm": 0.1,
         "entropy": 0.1,
         "entropy_ratio": 0.0,
+    },
+}
+VGG16 = {
+    "oce": {
+        "clustering": 0.05,
+        "orthogonality": 0.05,
+        "sparsity": 0.02,
+        "entropy": 0.01,
+        "entropy_ratio": 0.2,
     },
 }
 
@@ -36,13 +54,13 @@ def get_config(argument=None):
     config.data.source.root = "data/synthia"
     config.data.source.space = "synthia16"
     config.data.source.size = (760, 1280)
-    config.data.source.train = "train_lsr"
     config.data.source.val = "val_lsr"
     config.data.target.name = "cityscapes"
     config.data.target.root = "data/cityscapes"
     config.data.target.space = "cityscapes16"
     config.data.target.size = (512, 1024)
-    config.data.target.train = "train_lsr"
     config.model.num_classes = 16
-    gta2cs.complete(config, chosen, weights=WEIGHTS, class_frequency="synthia")
+    gta2cs.complete(
+        config, chosen, weights=WEIGHTS, vgg16=VGG16, class_frequency="synthia"
+    )
     return config

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 FILES = [
     path.stem
     for path in sorted((ROOT / "configs").glob("*.py"))
-    if path.stem not in ("common", "default")
+    if path.stem not in ("common", "default", "recipes")
 ]
 
 

@@ -5,10 +5,7 @@ Without its image translation, which is a data set and not a loss.
 
 from __future__ import annotations
 
-import jax
-
-from lsr_jax import losses, models
-from lsr_jax.methods import bdl_labels, common
+from lsr_jax.methods import bdl_labels, common, game
 from lsr_jax.types import Aux, Method
 
 
@@ -35,16 +32,14 @@ def make(
     weights = {
         "segmentation": 1.0,
         "adversarial": adversarial,
-        "discriminator": float(adversarial != 0),
+        "discriminator": 0.5 if adversarial != 0 else 0.0,
         "self_training": self_training,
     }
 
     def init(key, params, model_state, spec):
         del params, model_state
-        if adversarial == 0:
-            return {}, {}
-        create, _ = models.discriminator(spec.num_classes)
-        return {"disc": create(key)}, {}
+        levels = {"main": adversarial} if adversarial != 0 else {}
+        return game.init(key, levels, spec.num_classes, spec), {}
 
     def prepare(state, given):
         bdl_labels.write(given, portion=portion, cap=cap)
@@ -53,27 +48,19 @@ def make(
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
 
-        def judged(disc, outputs, images):
-            maps = common.upsampled_probabilities(outputs.logits, images.image)
-            _, apply = models.discriminator(maps.shape[-1])
-            return apply(disc, maps)
-
-        def fooling():
-            disc = jax.lax.stop_gradient(params["disc"])
-            logits = judged(disc, target, batch.target)
-            return losses.domain_loss(logits, domain="source")
-
-        def telling():
-            known, new = jax.lax.stop_gradient((source, target))
-            known = judged(params["disc"], known, batch.source)
-            new = judged(params["disc"], new, batch.target)
-            right = losses.domain_loss(known, domain="source")
-            return (right + losses.domain_loss(new, domain="target")) / 2
+        def view(outputs, images):
+            return common.upsampled_probabilities(outputs.logits, images.image)
 
         terms = {
             "segmentation": lambda: common.segmentation(source, batch.source),
-            "adversarial": fooling,
-            "discriminator": telling,
+            "adversarial": lambda: game.network_loss(
+                params["disc"]["main"], view(target, batch.target)
+            ),
+            "discriminator": lambda: game.discriminator_loss(
+                params["disc"]["main"],
+                view(source, batch.source),
+                view(target, batch.target),
+            ),
             "self_training": lambda: common.segmentation(target, batch.target),
         }
         total, metrics = common.weighted(terms, weights)
