@@ -15,8 +15,7 @@ Published mIoU on Cityscapes val with ResNet101: source only 36.9, MaxSquare+IW 
 (ICCV 2019), LSR 46.0 (CVPRW 2021, Table 1).
 """
 
-from configs import common, default
-from configs.recipes import INITIAL, RECIPES
+from configs import common, default, recipes
 from lsr_jax.data.augment import AUGMENTATION
 
 # The weights of this pair with ResNet101; a method that is not here has its defaults.
@@ -79,7 +78,7 @@ def complete(config, chosen, *, weights, vgg16, class_frequency="gta5"):
       class_frequency: of LSR's released histogram, a key of the class count.
     """
     method = chosen.method or "lsr"
-    recipe = RECIPES[method]
+    recipe = recipes.recipe(method)
     vgg = (chosen.backbone or "").startswith("vgg")
     config.data.workers = 4
     config.model.update(recipe.network)
@@ -94,7 +93,7 @@ def complete(config, chosen, *, weights, vgg16, class_frequency="gta5"):
     keywords = {**weights.get(method, {}), **(vgg16.get(method, {}) if vgg else {})}
     if method == "lsr":
         keywords["class_frequency"] = class_frequency
-    files = INITIAL[recipe.initial]
+    files = recipes.INITIAL[recipe.initial]
     initial = files.get(config.model.backbone, "scratch")
     common.set_stages(
         config,

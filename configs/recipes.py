@@ -156,3 +156,8 @@ RECIPES = {
     ),
     "lsr": LSR,
 }
+
+
+def recipe(method):
+    """How ``method`` is trained; one without a recipe of its own as the controls are."""
+    return RECIPES.get(method, CONTROL)

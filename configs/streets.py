@@ -17,8 +17,7 @@ Results, with command, machine and spread: docs/results/streets.md.
 
 from typing import NamedTuple
 
-from configs import common, default
-from configs.recipes import RECIPES
+from configs import common, default, recipes
 from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.data.streets import PRESETS
 
@@ -83,7 +82,7 @@ def get_config(argument=None):
     config.model.freeze_stem_affine = False
     config.model.aspp_dilations = (2, 4, 6, 8)
     if chosen.method:
-        set_network(config.model, RECIPES[chosen.method].network)
+        set_network(config.model, recipes.recipe(chosen.method).network)
 
     common.set_stages(
         config,
