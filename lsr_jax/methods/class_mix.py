@@ -172,8 +172,6 @@ def predict(
     It stays in train mode: images are labelled with the statistics of their own batch.
     """
     outputs, model_state = ctx.forward(state.params, state.model_state, images, True)
-    probabilities = jax.lax.stop_gradient(
-        common.upsampled_probabilities(outputs.logits, images)
-    )
+    probabilities = common.upsampled_probabilities(outputs.logits, images)
     label = pseudo_labels.thresholded(probabilities, threshold=0.0)
     return label, probabilities.max(axis=-1), Teacher(state.params, model_state)

@@ -46,7 +46,7 @@ def make(
         the paper's equation by pixels only: its weights belong to the code's form.
       image_weighting: exponent of the image-wise class weights; None gives the
         unweighted mean, for MaxSquare with a factor 1/2 more (``utils/loss.py``).
-        There are none for "hard".
+        "hard" has none, here as there, and does not read it.
       auxiliary: lambda_seg, weight of the source cross-entropy of the second head.
       guidance: lambda_seg lambda_T, weight of the second head's cross-entropy on the
         labels of `pseudo_labels.thresholded`. The second head has no ``L_T`` and the
@@ -54,9 +54,12 @@ def make(
       threshold: confidence of "hard" and of the guidance; 0.98 between real cities.
 
     Raises:
-      InputError: unknown ``kind``, or image-wise weights for "hard".
+      InputError: unknown ``kind``.
     """
-    _check(kind, image_weighting)
+    if kind not in KINDS:
+        raise InputError(
+            f"method.kind: expected one of {', '.join(KINDS)}; found {kind!r}"
+        )
     weights = {"segmentation": 1.0, "entropy": entropy, "guidance": guidance}
 
     def loss(params, state, batch, ctx):
@@ -108,15 +111,3 @@ def target_term(
     label = jax.lax.stop_gradient(probabilities).argmax(axis=-1)
     weights = losses.image_weights(label, num_classes=logits.shape[-1], ratio=ratio)
     return sharpen(probabilities, weights)
-
-
-def _check(kind: str, image_weighting: float | None) -> None:
-    if kind not in KINDS:
-        raise InputError(
-            f"method.kind: expected one of {', '.join(KINDS)}; found {kind!r}"
-        )
-    if kind == "hard" and image_weighting is not None:
-        raise InputError(
-            "method.image_weighting: kind 'hard' has no image-wise weights; found "
-            f"{image_weighting}, set it to None"
-        )
