@@ -104,6 +104,37 @@ def test_bad_arguments_are_named(name, argument, message, load_config):
         load_config(name, argument)
 
 
+@pytest.mark.parametrize(
+    ("method", "stages", "origins", "labellers"),
+    [
+        (
+            "cag",
+            ("stage_1", "stage_2", "stage_3"),
+            ("source", "stage_1", "stage_2"),
+            ("start",) * 3,
+        ),
+        (
+            "bdl",
+            ("adversarial", "round_1", "round_2"),
+            ("source",) * 3,
+            ("start", "adversarial", "round_1"),
+        ),
+    ],
+)
+def test_methods_of_several_stages(method, stages, origins, labellers, load_config):
+    config = load_config("streets", f"{method},tiny")
+    assert config["stages"] == ("source", *stages)
+    assert tuple(config[s]["init_from"] for s in stages) == origins
+    assert tuple(config[s]["labeller"] for s in stages) == labellers
+    prepared = [build.method(config, s).prepare is not None for s in stages]
+    if method == "cag":
+        assert config["model"]["architecture"] == "deeplabv3plus"
+        assert all(prepared)
+    else:
+        assert config["model"]["architecture"] == "deeplabv2"
+        assert prepared == [False, True, True]
+
+
 def test_controls_share_the_source_stage(load_config):
     config = load_config("streets")
     assert config["stages"] == ("source", "batchnorm_only", "max_square", "lsr")

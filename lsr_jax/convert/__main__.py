@@ -5,7 +5,7 @@ import collections
 import sys
 
 from lsr_jax import errors
-from lsr_jax.convert import exporting, folder, importing, layouts
+from lsr_jax.convert import anchors, exporting, folder, importing, layouts
 
 MODELS = {
     f"{architecture}_{name}": (architecture, name)
@@ -51,6 +51,10 @@ def _parser():
     writer.add_argument("--layout", required=True, choices=sorted(layouts.LAYOUTS))
     writer.add_argument("--out", required=True, help=".pth or .safetensors to create")
     writer.set_defaults(run=_to_torch)
+    taker = commands.add_parser("anchors", help="CAG's anchors for method.anchors")
+    taker.add_argument("file", help="as CAG saved them; needs PyTorch")
+    taker.add_argument("--out", required=True, help=".npz to create")
+    taker.set_defaults(run=_anchors)
     return parser
 
 
@@ -74,6 +78,12 @@ def _to_torch(options):
     imported = importing.load(options.folder)
     exporting.export(imported, options.out, layout=options.layout)
     print(f"{options.folder}: written to {options.out} in the layout {options.layout}")
+
+
+def _anchors(options):
+    vectors, count = anchors.convert(options.file, options.out)
+    found = f"{(count > 0).sum()} of {len(count)} classes, {vectors.shape[1]} channels"
+    print(f"{options.file}: anchors of {found}; written to {options.out}")
 
 
 def _report(info, options):

@@ -55,7 +55,7 @@ def read(path: str | pathlib.Path) -> Raw:
     if path.suffix == ".safetensors":
         content = _read_safetensors(path)
     else:
-        content = _read_torch(path)
+        content = read_torch(path)
     arrays, wrapped = _unwrap(content, path)
     return Raw(arrays, wrapped, _sha256(path))
 
@@ -94,12 +94,17 @@ def _read_safetensors(path):
         ) from error
 
 
-def _read_torch(path):
+def read_torch(path: pathlib.Path):
+    """What `torch.save` wrote: tensors, numpy arrays and plain containers.
+
+    Raises:
+      InputError: PyTorch missing, a damaged file, or one that asks for more.
+    """
     torch = _torch(path)
     try:
         with (
             warnings.catch_warnings(action="ignore"),
-            torch.serialization.safe_globals(_numpy_scalars()),
+            torch.serialization.safe_globals(_numpy_globals()),
         ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -131,11 +136,16 @@ def _torch(path):
     return torch
 
 
-def _numpy_scalars():
-    """What a best mIoU kept as a numpy scalar needs: no more than numbers."""
+def _numpy_globals():
+    """What a best mIoU or anchors kept by numpy need: no more than numbers."""
     scalar = np.float64(0).__reduce__()[0]
+    array = np.zeros(0).__reduce__()[0]
     kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+    older = [
+        (function, f"numpy.core.multiarray.{function.__name__}")
+        for function in (scalar, array)
+    ]
+    return [scalar, array, *older, np.ndarray, np.dtype, *kinds]
 
 
 def _unwrap(content, path):
@@ -147,7 +157,7 @@ def _unwrap(content, path):
     arrays = {}
     if isinstance(state, Mapping):
         arrays = {
-            str(name): _array(value)
+            str(name): to_numpy(value)
             for name, value in state.items()
             if hasattr(value, "shape")
         }
@@ -156,7 +166,8 @@ def _unwrap(content, path):
     return arrays, tuple(wrapped)
 
 
-def _array(value):
+def to_numpy(value) -> np.ndarray:
+    """A tensor or array as an array, bfloat16 as float32."""
     if isinstance(value, np.ndarray):
         return value
     value = value.detach()

@@ -165,6 +165,44 @@ def test_evaluation_without_labels():
     assert names == ("city/0", "city/1")
 
 
+def test_training_records_once_and_in_order_without_labels_or_with_them():
+    broken = {f"at_{i}": {"label": b"no png"} for i in range(5)}
+    options = {"batch_size": 2, "labelled": False}
+    with pipeline.ordered_batches(Records("t", 5, **broken), **options) as batches:
+        taken = list(batches)
+    numbers = np.concatenate([images.image[:, 1, 1, 0] for images, _, _ in taken])
+    np.testing.assert_array_equal(numbers, [0, 1, 2, 3, 4, 4])
+    assert [list(valid) for _, valid, _ in taken] == [[True] * 2] * 2 + [[True, False]]
+    assert all(images.label is None for images, _, _ in taken)
+    options["labelled"] = True
+    with pipeline.ordered_batches(Records("t", 5), **options) as batches:
+        for images, _, _ in batches:
+            np.testing.assert_array_equal(
+                images.label[:, 1, 1], images.image[:, 1, 1, 0]
+            )
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_bad_training_record_is_skipped_in_its_place_or_ends_it(labelled, capfd):
+    bad = Records("bad", 5, at_2={"image": b"no png"}, at_4={"label": OTHER[..., 0]})
+    options = {"batch_size": 3, "labelled": labelled}
+    with (
+        pytest.raises(errors.InputError, match=r"^bad/2: image"),
+        pipeline.ordered_batches(bad, **options) as batches,
+    ):
+        list(batches)
+    bad.on_bad_example = "skip"
+    with pipeline.ordered_batches(bad, **options) as batches:
+        (first, valid, _), (second, last_valid, _) = batches
+    assert list(valid) == [True, True, False]
+    # The last place fills up; before it a label of another size.
+    assert list(last_valid) == [True, not labelled, False]
+    numbers = np.concatenate([first.image, second.image])[:, 1, 1, 0]
+    np.testing.assert_array_equal(numbers[[0, 1, 3]], [0, 1, 3])
+    assert numbers[2] == 3
+    assert "in this process): bad/2: image" in capfd.readouterr().err
+
+
 OTHER = np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8)
 BAD = {
     "grey image": ({"image": np.zeros((4, 6), np.uint8)}, r"RGB image.*\(4, 6\)"),

@@ -105,6 +105,19 @@ def test_by_hand():
     np.testing.assert_allclose(DISTANCE(*far, limit=jnp.inf), 6000)
 
 
+def test_distance_of_cells_against_loops(data):
+    features, labels, _, anchors = data
+    seen = np.array([True, False, True, True, True])
+    own = [
+        np.linalg.norm(features[place] - anchors[labels[place]])
+        for place in np.ndindex(labels.shape)
+        if labels[place] != 255 and seen[labels[place]]
+    ]
+    assert 0 < len(own) < (labels != 255).sum()
+    found = jax.jit(losses.cell_anchor_distance)(features, labels, anchors, seen)
+    np.testing.assert_allclose(found, np.mean(own), rtol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e18])
 def test_nothing_valid_and_extreme_features_stay_finite(data, scale):
     features, labels, predictions, anchors = data

@@ -1,0 +1,41 @@
+"""Where stages start and who labels for them: refused before anything is trained."""
+
+import pytest
+
+from lsr_jax.errors import InputError
+from lsr_jax.training import origins
+
+
+def config(**stages):
+    sections = {
+        name: {"method": {}, "init_from": "previous", "labeller": "start", **section}
+        for name, section in stages.items()
+    }
+    return {"stages": tuple(stages), **sections}
+
+
+def test_an_earlier_stage_may_label():
+    chain = config(source={}, one={}, two={"init_from": "source", "labeller": "one"})
+    origins.check(chain)
+    assert origins.origin(chain, "two") == "source"
+    assert origins.origin(chain, "one") == "source"
+    assert [origins.generation(chain, s) for s in chain["stages"]] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"labeller": "two"}, "one.labeller: 'two' is not trained before 'one'"),
+        ({"labeller": "one"}, "one.labeller: 'one' is not trained before 'one'"),
+        ({"init_from": "two"}, "one.init_from: 'two' is not trained before 'one'"),
+        ({"labeller": "nobody"}, "one.labeller nobody: expected a workdir"),
+        (
+            {"init_from": "nobody"},
+            "one.init_from nobody: expected a weight file, a work",
+        ),
+    ],
+)
+def test_who_does_not_exist_yet_is_named(section, message):
+    with pytest.raises(InputError, match=message) as caught:
+        origins.check(config(source={}, one=section, two={}))
+    assert "\n" not in str(caught.value)
