@@ -10,9 +10,13 @@ BACKBONES = ("mini", "resnet50", "resnet101", "vgg13", "vgg16")
 
 
 class Arguments(NamedTuple):
-    """What stands behind the colon of ``--config configs/x.py:...``."""
+    """What stands behind the colon of ``--config configs/x.py:...``.
+
+    ``variant`` is one of the method's ``PRESETS``, ``preset`` one of the benchmark's.
+    """
 
     method: str | None
+    variant: str | None
     backbone: str | None
     preset: str | None
     tiny: bool
@@ -24,13 +28,15 @@ def parse(argument, presets=()):
     Raises:
       ValueError: a word that is no method, backbone or preset, or two of a kind.
     """
-    found = {"method": None, "backbone": None, "preset": None, "tiny": None}
+    variants = {name: getattr(METHODS[name], "PRESETS", {}) for name in METHODS}
     kinds = {
         "method": tuple(METHODS),
+        "variant": tuple(dict.fromkeys(word for v in variants.values() for word in v)),
         "backbone": BACKBONES,
         "preset": tuple(presets),
         "tiny": ("tiny",),
     }
+    found = dict.fromkeys(kinds)
     for word in filter(None, (argument or "").split(",")):
         kind = next((kind for kind, words in kinds.items() if word in words), None)
         if kind is None:
@@ -41,7 +47,38 @@ def parse(argument, presets=()):
                 f"config argument: two of a kind: {found[kind]!r} and {word!r}"
             )
         found[kind] = word
+    known = variants.get(found["method"], {})
+    if found["variant"] is not None and found["variant"] not in known:
+        raise ValueError(
+            f"config argument: {found['variant']!r} is no preset of "
+            f"{found['method'] or 'a method, which must be named beside it'}; known: "
+            f"{', '.join(known) or 'none'}"
+        )
     return Arguments(**{**found, "tiny": found["tiny"] is not None})
+
+
+def keywords(chosen, method, weights, preset=None):
+    """Keywords of a method's ``make``: a preset that is asked for has the last word.
+
+    Args:
+      chosen: the argument of the config file.
+      method: a key of `METHODS`.
+      weights: those of the benchmark.
+      preset: what the benchmark's weights belong to, where no preset is asked for.
+    """
+    presets = getattr(METHODS[method], "PRESETS", {})
+    if chosen.variant is not None:
+        return {**weights, **presets[chosen.variant]}
+    found = {**(presets[preset] if preset else {}), **weights}
+    vgg = (chosen.backbone or "").startswith("vgg")
+    if vgg and head(method, found) == "multi_level":  # VGG has one level
+        found |= presets["single"]
+    return found
+
+
+def head(method, keywords):
+    """The heads of the network that a method needs; one where it can use any."""
+    return METHODS[method].make(**keywords).heads[0]
 
 
 class Link(NamedTuple):

@@ -69,10 +69,10 @@ def evaluation():
     return c
 
 
-def stage(method="source_only", preset=None, **overrides):
+def stage(method="source_only", **overrides):
     """One stage; ``overrides`` are keywords of the method's ``make``."""
     c = ConfigDict()
-    c.method = method_keywords(method, preset, overrides)
+    c.method = method_keywords(method, overrides)
     c.added_norm = added_norm()
     c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
     c.labeller = (
@@ -122,11 +122,9 @@ def optimizer():
     return c
 
 
-def method_keywords(name, preset, overrides):
-    """All keywords of a method's ``make``: signature, then preset, then overrides."""
-    module = METHODS[name]
-    values = {**(module.PRESETS[preset] if preset else {}), **overrides}
-    config = keywords(module.make, values)
+def method_keywords(name, overrides):
+    """All keywords of a method's ``make``: its defaults, then ``overrides``."""
+    config = keywords(METHODS[name].make, overrides)
     config.name = name
     return config
 

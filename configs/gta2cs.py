@@ -2,17 +2,36 @@
 
     python train.py --config configs/gta2cs.py              LSR
     python train.py --config configs/gta2cs.py:max_square   any name in METHODS
+    python train.py --config configs/gta2cs.py:lsr,paper    a preset of the method
     python train.py --config configs/gta2cs.py:lsr,vgg16    another backbone
     python train.py --config configs/gta2cs.py:lsr,tiny     small and short, to try things
 
+Networks, initial weights, schedules and augmentation of each method: configs/recipes.py.
 Expects data/gta5 and data/cityscapes as downloaded or prepared (1280x720 and 1024x512);
---config.data.source.root=DIR and --config.data.target.root=DIR name others. Starts from
-torchvision's ImageNet weights in weights/ as LSR does; --config.source.init_from=FILE
-names others, "scratch" none. Needs a GPU; LSR used one Titan RTX. Time and accuracy have
-not been measured here.
+--config.data.source.root=DIR and --config.data.target.root=DIR name others, and weights
+in weights/, see `recipes.INITIAL`; the key init_from of the first stage names others,
+"scratch" none. Needs a GPU; LSR used one Titan RTX. Time and accuracy have not been
+measured here.
 
-Published mIoU on Cityscapes val with ResNet101: source only 36.9, MaxSquare+IW 45.2
-(ICCV 2019), LSR 46.0 (CVPRW 2021, Table 1).
+Published mIoU on Cityscapes val with ResNet101:
+
+    source only         36.6 AdaptSegNet family, 36.9 MaxSquare and LSR, 37.0 OCE
+    target only         64.8 (LSR), 65.1 (AdaptSegNet)
+    adapt_seg_net       42.4; one level 41.4, least squares 44.1, feature level 39.0
+    min_ent             42.3
+    adv_ent             43.8
+    clan                43.2
+    swd                 44.5, as quoted by Feature To Adapt
+    bdl                 48.5, on source images translated by a CycleGAN, which are not made here
+    max_square          44.3; image-wise 45.2; and multi-level 46.4 (preset "multi_level")
+    cag                 50.2 (the mean of its printed row is 50.1), after a warm-up that is
+                        aligned adversarially; here it is trained on the source alone
+    feature_to_adapt    norm only 43.3, with CLAN 44.8; flipped images averaged 44.0, 45.7
+    class_mix           52.1 (DACS), on 512x512 crops and shrunken labels
+    oce                 45.9; without its entropy term 45.3
+    lsr                 46.0 (Table 1)
+
+With VGG16: AdaptSegNet 35.0.
 """
 
 from configs import common, default, recipes
@@ -80,19 +99,18 @@ def complete(config, chosen, *, weights, vgg16, class_frequency="gta5"):
     method = chosen.method or "lsr"
     recipe = recipes.recipe(method)
     vgg = (chosen.backbone or "").startswith("vgg")
+    own = {**weights.get(method, {}), **(vgg16.get(method, {}) if vgg else {})}
+    keywords = common.keywords(chosen, method, own, recipe.preset)
+    if keywords.get("class_frequency", "none") != "none":
+        keywords["class_frequency"] = class_frequency
     config.data.workers = 4
     config.model.update(recipe.network)
     config.model.backbone = chosen.backbone or "resnet101"
-    if vgg and config.model.head == "multi_level":  # VGG16 has one level
-        recipe = recipe._replace(preset="single")
-        config.model.head = "single"
+    config.model.head = common.head(method, keywords)
     for domain in (config.data.source, config.data.target):
         if domain.train == "train" and recipe.held_out:
             domain.train = f"train_{recipe.held_out}"
 
-    keywords = {**weights.get(method, {}), **(vgg16.get(method, {}) if vgg else {})}
-    if method == "lsr":
-        keywords["class_frequency"] = class_frequency
     files = recipes.INITIAL[recipe.initial]
     initial = files.get(config.model.backbone, "scratch")
     common.set_stages(
@@ -123,7 +141,7 @@ def pretrain(method, keywords):
 
 
 def adapt(method, recipe, keywords):
-    c = default.stage(method, recipe.preset, **keywords)
+    c = default.stage(method, **keywords)
     for domain, name in zip(("source", "target"), recipe.augment, strict=True):
         c.augment[domain].update(AUGMENTATION[name])
     c.update_from_flattened_dict(recipe.stage)

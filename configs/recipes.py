@@ -28,7 +28,7 @@ ASPP_2 = (6, 12)  # the branches that AdaptSegNet, MaxSquare, OCE, LSR and DACS 
 ASPP_4 = (6, 12, 18, 24)  # ADVENT, CLAN, Feature To Adapt and BDL
 TRAINED_AFFINE = {"batch_norm": "train", "freeze_stem_affine": True}
 FROZEN_AFFINE = {"batch_norm": "frozen_affine", "freeze_stem_affine": False}
-SINGLE = {"head": "single", "aspp_dilations": ASPP_2, **TRAINED_AFFINE}
+MAX_SQUARE = {"aspp_dilations": ASPP_2, **TRAINED_AFFINE}
 DUPLICATED = {"optimizer.duplicate_updates": "sequential"}
 
 
@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
     """How a method is trained.
 
     Attributes:
-      network: keys of ``config.model``.
+      network: keys of ``config.model``; the heads follow from the method.
       initial: key of `INITIAL`, the weights of the first stage.
       pretrained: whether a source stage comes first; else the method starts from the
         initial weights.
@@ -46,7 +46,7 @@ class Recipe(NamedTuple):
       preset: of the method.
     """
 
-    network: Mapping = MappingProxyType(SINGLE)
+    network: Mapping = MappingProxyType(MAX_SQUARE)
     initial: str = "deeplab"
     pretrained: bool = False
     stage: Mapping = MappingProxyType(DUPLICATED)
@@ -76,16 +76,16 @@ LSR = Recipe(
 )
 CONTROL = LSR._replace(preset=None)
 ADAPT_SEG_NET = Recipe(
-    network={"head": "multi_level", "aspp_dilations": ASPP_2, **FROZEN_AFFINE},
+    network={"aspp_dilations": ASPP_2, **FROZEN_AFFINE},
     stage=steps(150_000, 250_000),
 )
 ADVENT = Recipe(
-    network={"head": "multi_level", "aspp_dilations": ASPP_4, **FROZEN_AFFINE},
+    network={"aspp_dilations": ASPP_4, **FROZEN_AFFINE},
     stage=steps(120_000, 250_000),
 )
 # CLAN also resizes its images to 0.8 or 1.1 of their size, but not their labels.
 CLAN = Recipe(
-    network={"head": "two_heads", "aspp_dilations": ASPP_4, **FROZEN_AFFINE},
+    network={"aspp_dilations": ASPP_4, **FROZEN_AFFINE},
     stage=steps(100_000, warmup=5_000),
     augment=("flip", "flip"),
     preset="released",
@@ -103,7 +103,7 @@ RECIPES = {
     # Published for classification; network and augmentation are those of CLAN.
     "swd": CLAN._replace(pretrained=True, stage=steps(27_450, 50_000), preset=None),
     "bdl": Recipe(
-        network={"head": "single", "aspp_dilations": ASPP_4, **FROZEN_AFFINE},
+        network={"aspp_dilations": ASPP_4, **FROZEN_AFFINE},
         stage=steps(80_000, 250_000),
     ),
     "max_square": Recipe(
@@ -134,7 +134,7 @@ RECIPES = {
     ),
     "feature_to_adapt": CLAN._replace(stage=steps(150_000, warmup=7_500)),
     "class_mix": Recipe(
-        network={"head": "single", "aspp_dilations": ASPP_2, **FROZEN_AFFINE},
+        network={"aspp_dilations": ASPP_2, **FROZEN_AFFINE},
         initial="coco",
         stage=steps(
             250_000,

@@ -7,6 +7,7 @@
     python train.py --config configs/streets.py:cag              source-only, three stages
     python train.py --config configs/streets.py:bdl              source-only, adversary,
                                                                  two rounds of labels
+    python train.py --config configs/streets.py:lsr,released     a preset of the method
     python train.py --config configs/streets.py:target_only      the oracle
     python train.py --config configs/streets.py:lsr,photometric  a shift that BatchNorm
                                                                  statistics alone repair
@@ -81,26 +82,26 @@ def get_config(argument=None):
     config.model.initialisation = "scratch"
     config.model.freeze_stem_affine = False
     config.model.aspp_dilations = (2, 4, 6, 8)
+    keywords = {
+        name: common.keywords(chosen, name, WEIGHTS.get(name, {}))
+        for name in ([chosen.method] if chosen.method else STUDY)
+    }
     if chosen.method:
-        set_network(config.model, recipes.recipe(chosen.method).network)
+        config.model.head = common.head(chosen.method, keywords[chosen.method])
+        network = recipes.recipe(chosen.method).network
+        if network.get("architecture") == "deeplabv3plus":
+            # Half of the dilations of DeepLabV2, at half of its resolution.
+            config.model.architecture = "deeplabv3plus"
+            config.model.aspp_dilations = (1, 2, 3)
 
     common.set_stages(
         config,
         chosen.method,
         study=STUDY,
         pretrain=lambda *words: pretrain(*words, SCHEDULES[preset]),
-        adapt=lambda method: adapt(method, SCHEDULES[preset]),
+        adapt=lambda method: adapt(method, keywords[method], SCHEDULES[preset]),
     )
     return config
-
-
-def set_network(model, network):
-    """Heads and architecture as the method's own network has them."""
-    model.head = network.get("head", "single")
-    if network.get("architecture") == "deeplabv3plus":
-        # Half of the dilations of DeepLabV2, at half of its resolution.
-        model.architecture = "deeplabv3plus"
-        model.aspp_dilations = (1, 2, 3)
 
 
 def pretrain(method, keywords, schedule):
@@ -118,8 +119,8 @@ def pretrain(method, keywords, schedule):
     return c
 
 
-def adapt(method, schedule):
-    c = default.stage(method, **WEIGHTS.get(method, {}))
+def adapt(method, keywords, schedule):
+    c = default.stage(method, **keywords)
     c.steps = schedule.adapt_steps
     c.log_every = min(c.log_every, c.steps // 4)
     c.batch_size = schedule.batch_size // 2

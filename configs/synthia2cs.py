@@ -2,6 +2,7 @@
 
     python train.py --config configs/synthia2cs.py              LSR
     python train.py --config configs/synthia2cs.py:max_square   any name in METHODS
+    python train.py --config configs/synthia2cs.py:lsr,paper    a preset of the method
     python train.py --config configs/synthia2cs.py:lsr,tiny     small and short
 
 The head has 16 classes; the table also reports the mean of the 13 without wall, fence
@@ -9,8 +10,18 @@ and pole. Expects data/synthia (or RAND_CITYSCAPES in it) and data/cityscapes as
 downloaded or prepared (1280x760 and 1024x512). Needs a GPU; LSR used one Titan RTX.
 Time and accuracy have not been measured here.
 
-Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes: source only 30.1 / 34.3,
-MaxSquare+IW 39.4 / 45.2, LSR 41.7 / not readable (LSR, CVPRW 2021, Table 1).
+Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes:
+
+    source only         30.1 / 34.3 (LSR)
+    adapt_seg_net       - / 45.9; feature level - / 40.8
+    min_ent             38.1 / 44.2
+    clan                - / 47.8, 19-way head; so has bdl
+    bdl                 - / 51.4, on translated source images, which are not made here
+    max_square          39.4 / 45.2 with image-wise weighting (LSR)
+    cag                 - / 52.6; its code has no SYNTHIA
+    class_mix           48.3 / - (DACS), 19-way head
+    oce                 41.1 / 48.2; without its entropy term - / 44.2
+    lsr                 41.7 / not readable (Table 1)
 """
 
 from configs import common, default, gta2cs

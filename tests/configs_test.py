@@ -97,7 +97,12 @@ def test_tiny_is_the_same_run_in_seconds(name, load_config):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("lrs", "'lrs' is unknown"), ("lsr,max_square", "two of a kind")],
+    [
+        ("lrs", "'lrs' is unknown"),
+        ("lsr,max_square", "two of a kind"),
+        ("lsr,single", "'single' is no preset of lsr; known: paper, released"),
+        ("paper", "must be named beside it"),
+    ],
 )
 def test_bad_arguments_are_named(name, argument, message, load_config):
     with pytest.raises(ValueError, match=message):
@@ -133,6 +138,25 @@ def test_methods_of_several_stages(method, stages, origins, labellers, load_conf
     else:
         assert config["model"]["architecture"] == "deeplabv2"
         assert prepared == [False, True, True]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_preset_of_the_method_and_its_heads(name, load_config):
+    paper = load_config(name, "lsr,paper")
+    assert paper["adapt"]["method"]["clustering_distance"] == "squared_l2"
+    assert paper["model"]["head"] == "single"
+    guided = load_config(name, "max_square,multi_level")
+    assert guided["adapt"]["method"]["guidance"] == 0.009
+    assert guided["model"]["head"] == "multi_level"
+    source = guided["stages"][0]
+    assert guided[source]["method"]["auxiliary"] == 0.1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_vgg16_has_one_level(name, load_config):
+    config = load_config(name, "adv_ent,vgg16,tiny")
+    assert models.build(**config["model"]).arguments["backbone"] == "vgg16"
+    assert config["model"]["head"] == "single"
 
 
 def test_controls_share_the_source_stage(load_config):
