@@ -10,6 +10,7 @@ MODULE = importlib.import_module("lsr_jax.models.discriminator")
 
 @pytest.fixture(autouse=True)
 def _narrow_discriminators(request, monkeypatch):
-    if request.node.get_closest_marker("golden") is None:
+    wanted = (request.node.get_closest_marker(name) for name in ("golden", "full_size"))
+    if not any(wanted):
         narrow = {name: min(width, 4) for name, width in MODULE.WIDTHS.items()}
         monkeypatch.setattr(MODULE, "WIDTHS", narrow)

@@ -1,10 +1,13 @@
 from pathlib import Path
 
+import pytest
+
 from lsr_jax.methods import METHODS, listing
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
+@pytest.mark.full_size
 def test_the_page_is_what_the_command_prints():
     assert PAGE.read_text().endswith(listing.markdown(listing.all_facts()))
 
