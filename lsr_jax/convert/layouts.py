@@ -28,8 +28,7 @@ class Layout:
       prefix: what stands before every name.
       wrapped: the entries of a training checkpoint under which the arrays lie.
       architecture: the ``models.build`` argument that fits the repository.
-      batch_norm: likewise.
-      freeze_stem_affine: likewise.
+      batch_norm, freeze_stem_affine: likewise.
       preprocessing: "caffe": BGR, 0 to 255, minus the mean. "imagenet": RGB, 0 to 1,
         standardised. "unit": RGB, 0 to 1.
       backbones: "resnet", "vgg".
@@ -194,11 +193,8 @@ def candidates(facts: Facts) -> list[str]:
 
 
 def _without(prefix, arrays):
-    return {
-        name[len(prefix) :]: value
-        for name, value in arrays.items()
-        if name.startswith(prefix)
-    }
+    owned = [name for name in arrays if name.startswith(prefix)]
+    return {name.removeprefix(prefix): arrays[name] for name in owned}
 
 
 def is_vgg(backbone: object) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from lsr_jax.data import pipeline
 from lsr_jax.training import sharding
@@ -29,7 +30,7 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
     def batches(domain: str, labelled: bool):
         if labelled and domain not in method.labelled:
             raise ValueError(f"the method of {stage} has no right to {domain} labels")
-        return read(experiment, domain, labelled)
+        return read(experiment, stage, domain, labelled)
 
     method_state = method.prepare(
         state.method_state,
@@ -49,18 +50,30 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
 
 
 def read(
-    experiment: Experiment, domain: str, labelled: bool
+    experiment: Experiment, stage: str, domain: str, labelled: bool
 ) -> Iterator[tuple[Images, np.ndarray, tuple[str, ...]]]:
-    """A domain's training images, once and in order; see `types.Preparation`."""
+    """A domain's training images, once and in order; see `types.Preparation`.
+
+    A bar shows how far it is: a pass over a real data set takes minutes.
+    """
     normalise = jax.jit(experiment.normalise)
     size = experiment.config["evaluation"]["batch_size"]
     size += -size % experiment.mesh.devices.size
-    with pipeline.ordered_batches(
-        experiment.open(domain, "train"), batch_size=size, labelled=labelled
-    ) as loaded:
+    source = experiment.open(domain, "train")
+    with (
+        pipeline.ordered_batches(source, batch_size=size, labelled=labelled) as loaded,
+        tqdm(
+            total=len(source),
+            desc=f"{stage} prepares from {domain}",
+            unit="image",
+            disable=jax.process_index() != 0,
+            mininterval=1.0,
+        ) as bar,
+    ):
         for images, valid, ids in loaded:
             images = jax.device_put(images, sharding.split(experiment.mesh))
             yield images._replace(image=normalise(images.image)), valid, ids
+            bar.update(int(valid.sum()))
 
 
 def labeller(
