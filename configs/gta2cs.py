@@ -126,7 +126,7 @@ def complete(config, chosen, *, weights, vgg16, class_frequency="gta5"):
         # LSR feeds BGR minus mean to weights that were trained on normalised RGB.
         config[stage].weights.allow_other_preprocessing = True
     if method == "cag":
-        set_cag_images(config)
+        set_cag(config)
     if chosen.tiny:
         shrink(config, chosen.backbone)
 
@@ -148,8 +148,14 @@ def adapt(method, recipe, keywords):
     return c
 
 
-def set_cag_images(config):
-    """CAG: RGB in 0..1, widths of 2200 times 0.5 to 1.5, crops of 896x512."""
+def set_cag(config):
+    """CAG: RGB in 0..1, widths of 2200 times 0.5 to 1.5, crops of 896x512.
+
+    Its warm-up has no published settings: the source stage has those of the others.
+    """
+    config.source.batch_size = config.stage_1.batch_size
+    for key in ("learning_rate", "head_multiplier", "weight_decay"):
+        config.source.optimizer[key] = config.stage_1.optimizer[key]
     config.data.preprocessing = "unit"
     config.data.target.size = (1024, 2048)
     if config.data.source.name == "gta5":

@@ -43,8 +43,7 @@ def by_hand(model, disc, model_state, batch):
     return {
         "segmentation": losses.cross_entropy(full[0], batch.source.label),
         "adversarial": jax.nn.softplus(other).mean(),
-        "discriminator": 0.5 * jax.nn.softplus(own).mean()
-        + 0.5 * jax.nn.softplus(-other).mean(),
+        "discriminator": jax.nn.softplus(own).mean() + jax.nn.softplus(-other).mean(),
         "self_training": losses.cross_entropy(full[1], batch.target.label),
     }
 
@@ -56,12 +55,13 @@ def test_each_player_follows_its_own_loss(key):
     (total, aux), gradient = step(params)
 
     def network(model):
-        terms = by_hand(model, params["disc"], model_state, batch)
+        terms = by_hand(model, params["disc"]["main"], model_state, batch)
         rest = terms["segmentation"] + terms["self_training"]
         return rest + STRONG * terms["adversarial"], terms
 
     def discriminator(disc):
-        return by_hand(params["model"], disc, model_state, batch)["discriminator"]
+        terms = by_hand(params["model"], disc["main"], model_state, batch)
+        return terms["discriminator"] / 2
 
     @jax.jit
     def both(params):
@@ -73,7 +73,7 @@ def test_each_player_follows_its_own_loss(key):
 
     (value, terms), expected = both(params)
     chex.assert_trees_all_close(dict(aux.metrics), terms, rtol=1e-5)
-    np.testing.assert_allclose(total, value + terms["discriminator"], rtol=1e-5)
+    np.testing.assert_allclose(total, value + terms["discriminator"] / 2, rtol=1e-5)
     chex.assert_trees_all_close(gradient, expected, rtol=1e-3, atol=1e-6)
 
 

@@ -137,15 +137,16 @@ def test_jit_equals_eager(name, preset, key, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_restored_state_goes_on_bit_for_bit(name, key, tmp_path):
     method = build(name, None)
-    whole, train_step = start(method, key)
+    whole, train_step = start(method, key, tmp_path / "stage")
     compiled = jax.jit(train_step)
     batches = [toy.batch(jax.random.fold_in(key, i), 2, method) for i in range(3)]
     for batch in batches[:2]:
         whole, _ = compiled(whole, batch)
-    with checkpoint.Checkpointer(tmp_path) as checkpoints:
+    with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(2, whole, {})
-    with checkpoint.Checkpointer(tmp_path) as checkpoints:
-        restored = checkpoints.restore(2, start(method, jax.random.key(1))[0])
+    other, _ = start(method, jax.random.key(1), tmp_path / "other")
+    with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
+        restored = checkpoints.restore(2, other)
     unbroken, resumed = compiled(whole, batches[2]), compiled(restored, batches[2])
     assert int(resumed[0].step) == 3
     chex.assert_trees_all_equal(comparable(unbroken), comparable(resumed))

@@ -14,9 +14,14 @@ def config(**stages):
     return {"stages": tuple(stages), **sections}
 
 
+def check(config):
+    origins.check_order(config)
+    origins.check_paths(config)
+
+
 def test_an_earlier_stage_may_label():
     chain = config(source={}, one={}, two={"init_from": "source", "labeller": "one"})
-    origins.check(chain)
+    check(chain)
     assert origins.origin(chain, "two") == "source"
     assert origins.origin(chain, "one") == "source"
     assert [origins.generation(chain, s) for s in chain["stages"]] == [0, 1, 1]
@@ -37,5 +42,5 @@ def test_an_earlier_stage_may_label():
 )
 def test_who_does_not_exist_yet_is_named(section, message):
     with pytest.raises(InputError, match=message) as caught:
-        origins.check(config(source={}, one=section, two={}))
+        check(config(source={}, one=section, two={}))
     assert "\n" not in str(caught.value)
