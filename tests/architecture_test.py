@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 # A room imports its own level only inside itself, and any level above.
 LEVELS = [
     {"errors", "types"},
-    {"resample"},
+    {"resample", "placement", "commands"},
     {
         "losses",
         "prototypes",
@@ -35,9 +35,11 @@ LEVELS = [
         "training.metrics_log",
     },
     {"training.experiment"},
+    {"networks"},
     {"training.loop"},
     {"analysis"},
     {"command_line"},
+    {"predict"},
 ]
 # Libraries that live in one room only.
 KEEPERS = {
