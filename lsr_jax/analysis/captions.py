@@ -1,0 +1,60 @@
+"""What has to stand beside a number: the facts of a row, in captions and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lsr_jax.analysis.rows import Row
+
+FACTS = ("seed", "step", "selection", "averaging", "weights")
+LINE = ("stage", "method", *FACTS, "recorded")
+# What a row says that was written before there were views to choose.
+UNSAID = {"averaging": "one view"}
+ABSENT = "-"
+DIGITS = 8  # of a fingerprint
+
+
+def facts(lines: Iterable[tuple]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """What lines share, and what differs between them.
+
+    Args:
+      lines: the values of `LINE` of each.
+
+    Returns:
+      ``{fact: text}`` of those that all share, ``{fact: a text for each line}``.
+    """
+    found = [dict(zip(LINE, line, strict=True)) for line in lines]
+    shared, differing = {}, {}
+    for key in FACTS:
+        cells = tuple(_text(key, facts[key]) for facts in found)
+        if len(set(cells)) > 1:
+            differing[key] = cells
+        elif cells[0] != ABSENT:
+            shared[key] = cells[0]
+    return shared, differing
+
+
+def phrase(protocol: str, rows: Sequence[Row], shared: Mapping[str, str]) -> str:
+    """The protocol, what lines share, and the fingerprints of the data."""
+    same = dict.fromkeys(row["same_as"] for row in rows if "same_as" in row)
+    words = [f"protocol {protocol}" + "".join(f" (= {other})" for other in same)]
+    words += [f"{key} {value}" for key, value in shared.items() if key not in UNSAID]
+    words += [value for key, value in shared.items() if key in UNSAID]
+    prints = {}
+    for row in rows:
+        if "data" in row:
+            prints.setdefault(row["data"][:DIGITS], {})[row["domain"]] = None
+    words += [f"data {short} ({', '.join(of)})" for short, of in prints.items()]
+    return ", ".join(words)
+
+
+def against(rows: Sequence[Row]) -> str:
+    """Which oracles ratios are taken to, as the end of a caption."""
+    oracles = dict.fromkeys(row["oracle"] for row in rows if "oracle" in row)
+    return "".join(f"; ASR: ratio to {oracle}" for oracle in oracles)
+
+
+def _text(key, value):
+    if value is None:
+        return UNSAID.get(key, ABSENT)
+    return value[:DIGITS] if key == "weights" else str(value)
