@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from lsr_jax import networks
 from lsr_jax.analysis import report
 from lsr_jax.analysis.measuring import Entry, Options
 from lsr_jax.errors import InputError
+from lsr_jax.evaluation import scoring
 from lsr_jax.evaluation.predictor import PROTOCOLS
 from lsr_jax.evaluation.scoring import Averaging
 from lsr_jax.training import sharding
@@ -46,16 +48,18 @@ def carry_out(request: Request) -> list[dict]:
       InputError: flags that contradict each other, or unusable files.
     """
     check(request)
+    averaging = scoring.parse(request.flip, request.scales, request.average)
     places = [networks.find(name, step=request.step) for name, _ in named(request)]
     config = networks.finished(data_config(request, places))
     sharding.share_cpu(config["cpu_devices"])
     if request.split:
         config["data"]["target"]["val"] = request.split
-    folder = output(request, places)
+    folder = output(request, places, averaging)
+    check_writable(folder)
     experiment = Experiment(config, Path(request.workdir or folder))
     options = Options(
         PROTOCOLS if request.protocol == BOTH else (request.protocol,),
-        averaging(request),
+        averaging,
     )
     return report.write(
         experiment,
@@ -132,24 +136,6 @@ def data_config(request: Request, places: Sequence[networks.Place]) -> Mapping:
     )
 
 
-def averaging(request: Request) -> Averaging:
-    """The views of an image; of several, probabilities are averaged by default.
-
-    Raises:
-      InputError: scales that are no numbers, or see `Averaging.check`.
-    """
-    try:
-        scales = tuple(float(scale) for scale in request.scales)
-    except ValueError:
-        raise InputError(
-            f"--scales: expected numbers such as 0.75,1,1.25, found "
-            f"{','.join(request.scales)!r}"
-        ) from None
-    several = request.flip or len(scales) > 1
-    default = "probabilities" if several else "logits"
-    return Averaging(request.flip, scales, request.average or default).check()
-
-
 def entries(
     request: Request,
     places: Sequence[networks.Place],
@@ -164,7 +150,9 @@ def entries(
     return [Entry(network.stage, (network,)) for network in loaded]
 
 
-def output(request: Request, places: Sequence[networks.Place]) -> Path:
+def output(
+    request: Request, places: Sequence[networks.Place], averaging: Averaging
+) -> Path:
     """The folder to write: --out, or ``report`` in the run with a suffix for each choice.
 
     Raises:
@@ -179,7 +167,7 @@ def output(request: Request, places: Sequence[networks.Place]) -> Path:
     if any(place.step is not None for place in places):
         words.append(f"step{places[0].step}")
     words += [request.protocol if request.protocol != BOTH else ""]
-    words += [averaging(request).words().replace(",", "").replace(" ", "-")]
+    words += [averaging.words().replace(",", "").replace(" ", "-")]
     words = [word for word in words if word not in ("", "one-view")]
     runs = [place.path.parents[1] for place in places if place.config]
     if not request.workdir and not runs:
@@ -187,3 +175,10 @@ def output(request: Request, places: Sequence[networks.Place]) -> Path:
             f"{places[0].path}: expected --out, the folder to write, found no run around it"
         )
     return Path(request.workdir or runs[0]) / "-".join(["report", *words])
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError where ``folder`` cannot be made; nothing is made yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(f"{folder}: cannot be written; choose another --out")

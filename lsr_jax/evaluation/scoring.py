@@ -89,6 +89,22 @@ class Scores(NamedTuple):
     merge: Callable[[PyTree, Size], jax.Array]
 
 
+def parse(flip: bool, scales: Sequence[str], average: str | None) -> Averaging:
+    """The averaging that flags ask for; of several views, by default probabilities.
+
+    Raises:
+      InputError: scales that are no numbers, or see `Averaging.check`.
+    """
+    try:
+        numbers = tuple(float(scale) for scale in scales)
+    except ValueError:
+        raise InputError(
+            f"scales: expected numbers such as 0.75,1,1.25, found {','.join(scales)!r}"
+        ) from None
+    default = "probabilities" if flip or len(numbers) > 1 else "logits"
+    return Averaging(flip, numbers, average or default).check()
+
+
 def main_head(outputs: Outputs) -> jax.Array:
     """The logits of the main head."""
     return outputs.logits
