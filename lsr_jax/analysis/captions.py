@@ -54,6 +54,12 @@ def against(rows: Sequence[Row]) -> str:
     return "".join(f"; ASR: ratio to {oracle}" for oracle in oracles)
 
 
+def member(facts: Mapping) -> str:
+    """A network of an ensemble in words."""
+    words = [f"{key} {_text(key, facts[key])}" for key in FACTS if key in facts]
+    return ", ".join([facts["method"], *words])
+
+
 def _text(key, value):
     if value is None:
         return UNSAID.get(key, ABSENT)

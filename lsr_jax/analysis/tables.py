@@ -77,7 +77,7 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
         if any(column.heading == "diff" for column in columns):
             caption += f"; diff: points above {control}"
         caption += captions.against(part)
-        tables.append(Table(caption, columns, _recorded(lines)))
+        tables.append(Table(caption, columns, _notes(lines)))
     return tables
 
 
@@ -118,7 +118,7 @@ def _by_class(kind, part, *, key, title, means):
     caption = f"{title} in percent on {domain} {split}, {bn} BN, "
     caption += captions.phrase(protocol, part, shared) + captions.against(part)
     rules = sorted({0, len(facts), len(facts) + len(classes)})
-    return Table(caption, tuple(columns), _recorded(lines), tuple(rules))
+    return Table(caption, tuple(columns), _notes(lines), tuple(rules))
 
 
 def _benchmarks(rows):
@@ -171,12 +171,16 @@ def _label(line):
     return f"{label} *" if recorded else label
 
 
-def _recorded(lines):
-    commands = {_label(line): line[-1] for line, _ in lines if line[-1]}
-    return tuple(
-        (f"{label} recorded by an earlier run of", command)
-        for label, command in commands.items()
-    )
+def _notes(lines):
+    """Commands of recorded lines, and the members of ensembles."""
+    notes = {}
+    for line, part in lines:
+        if line[-1]:
+            notes[f"{_label(line)} recorded by an earlier run of"] = line[-1]
+        for member in part[0].get("members", ()):
+            remark = f"{_label(line)}: {member['weight']:g} of"
+            notes[f"{remark} {member['stage']}"] = captions.member(member)
+    return tuple(notes.items())
 
 
 def _only(rows, **wanted):

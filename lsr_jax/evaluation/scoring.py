@@ -20,6 +20,7 @@ Enlarging is linear, so views of one size are added before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ class Averaging(NamedTuple):
         Raises:
           InputError: no scale, one that is not positive, or an unknown average.
         """
-        if not self.scales or any(scale <= 0 for scale in self.scales):
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise InputError(
                 f"scales: expected positive numbers such as 0.75,1,1.25, found "
                 f"{','.join(map(str, self.scales)) or 'none'}"
@@ -171,7 +172,7 @@ def ensemble(members: Sequence[Scores], weights: Sequence[float]) -> Scores:
     Raises:
       InputError: a weight that is not positive.
     """
-    if not weights or any(weight <= 0 for weight in weights):
+    if not weights or not all(0 < weight < math.inf for weight in weights):
         raise InputError(f"ensemble: expected positive weights, found {list(weights)}")
 
     def views(params, model_states, images):
