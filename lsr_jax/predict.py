@@ -84,6 +84,7 @@ def carry_out(request: Request) -> list[Path]:
       InputError: wrong flags, no images, one that cannot be read, a folder that cannot
         be written.
     """
+    views = averaging(request)
     if not 0 <= request.overlap < 1:
         raise InputError(f"--overlap: expected 0 to below 1, found {request.overlap:g}")
     place = networks.find(request.workdir, step=request.step)
@@ -100,7 +101,7 @@ def carry_out(request: Request) -> list[Path]:
     picture_files.prepare_folder(Path(request.out), kinds)
 
     sharding.share_cpu(config["cpu_devices"])
-    network = load(place, config, averaging(request))
+    network = load(place, config, views)
     written = []
     for path, image, label in predictions(network, outputs, size, request):
         for kind in kinds:
