@@ -1,6 +1,8 @@
 """`python -m lsr_jax.predict` on a fresh network and a few pictures."""
 
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -116,3 +118,12 @@ def test_sizes_come_from_the_config_or_the_flag(load_config):
 def test_classes_come_from_the_config_without_data(load_config, tmp_path):
     for name, classes in (("gta2cs", 19), ("synthia2cs", 16), ("cs2crosscity", 13)):
         assert predict.label_space(load_config(name)).num_classes == classes
+
+
+def test_the_command_says_what_is_wrong_on_one_line(tmp_path):
+    command = [sys.executable, "-m", "lsr_jax.predict", "--images=x", "--out=y"]
+    command.append(f"--workdir={tmp_path / 'nothing'}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: expected a workdir")
+    assert done.stderr.count("\n") == 1

@@ -116,7 +116,7 @@ class Evaluation:
         predictor, params = self.predictor(entry)
         facts = entry.facts()
         data = self.experiment.config["data"]
-        for bn, model_state in self._statistics(entry).items():
+        for bn, model_state in self.statistics(entry).items():
             for domain in ("target", "source"):
                 with self.batches(self.experiment.open(domain, "val")) as batches:
                     found = predictor.confusions(
@@ -150,6 +150,15 @@ class Evaluation:
         mesh = self.experiment.mesh
         predictor = Predictor(scores, num_classes=self.space.num_classes, mesh=mesh)
         return predictor, tuple(member.params for member in entry.members)
+
+    def statistics(self, entry: Entry) -> dict[str, PyTree]:
+        """``{bn: model_state}``, "target" where all networks can re-estimate theirs."""
+        found = {"running": _joined([m.model_state for m in entry.members])}
+        if all(m.model.arguments.get("batch_norm") != "eval" for m in entry.members):
+            found["target"] = _joined(
+                [self.target_statistics(m) for m in entry.members]
+            )
+        return found
 
     def target_statistics(self, network: Trained) -> PyTree:
         """BatchNorm statistics of the first unlabelled target training images."""
@@ -187,15 +196,6 @@ class Evaluation:
             self.space.colors,
             path,
         )
-
-    def _statistics(self, entry):
-        """``{bn: model_state}``; "target" where the networks can re-estimate theirs."""
-        found = {"running": _joined([m.model_state for m in entry.members])}
-        if all(m.model.arguments["batch_norm"] != "eval" for m in entry.members):
-            found["target"] = _joined(
-                [self.target_statistics(m) for m in entry.members]
-            )
-        return found
 
     def _of(self, network):
         return self._evaluator(network.model, network.preprocessing)
