@@ -36,8 +36,11 @@ def facts(lines: Iterable[tuple]) -> tuple[dict[str, str], dict[str, tuple[str, 
 
 def phrase(protocol: str, rows: Sequence[Row], shared: Mapping[str, str]) -> str:
     """The protocol, what lines share, and the fingerprints of the data."""
-    same = dict.fromkeys(row["same_as"] for row in rows if "same_as" in row)
-    words = [f"protocol {protocol}" + "".join(f" (= {other})" for other in same)]
+    own = [row for row in rows if row["protocol"] == protocol and "recorded" not in row]
+    same = {row.get("same_as") for row in own}
+    words = [f"protocol {protocol}"]
+    if len(same) == 1 and None not in same:
+        words = [f"protocol {protocol} (= {same.pop()})"]
     words += [f"{key} {value}" for key, value in shared.items() if key not in UNSAID]
     words += [value for key, value in shared.items() if key in UNSAID]
     prints = {}
@@ -52,6 +55,11 @@ def against(rows: Sequence[Row]) -> str:
     """Which oracles ratios are taken to, as the end of a caption."""
     oracles = dict.fromkeys(row["oracle"] for row in rows if "oracle" in row)
     return "".join(f"; ASR: ratio to {oracle}" for oracle in oracles)
+
+
+def protocols(row: Row) -> tuple[str, ...]:
+    """The protocols whose number a row holds."""
+    return (row["protocol"], *row.get("same_as", "").split())
 
 
 def member(facts: Mapping) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lsr_jax.analysis import rows
+from lsr_jax.analysis import captions, rows
 from lsr_jax.analysis.rows import Row
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import oracle
@@ -73,7 +73,7 @@ def _known(found):
         words = f"{METHOD}, seed {row['seed']}, step {row['step']}"
         if "recorded" in row:
             words += " (recorded)"
-        for protocol in _protocols(row):
+        for protocol in captions.protocols(row):
             known.setdefault((row["split"], protocol), (row["iou"], words))
     return known
 
@@ -81,11 +81,7 @@ def _known(found):
 def _match(row, known, origin):
     if origin == PUBLISHED:
         return oracle.PUBLISHED, oracle.SOURCE
-    for protocol in _protocols(row):
+    for protocol in captions.protocols(row):
         if (row["split"], protocol) in known:
             return known[row["split"], protocol]
     return None
-
-
-def _protocols(row):
-    return (row["protocol"], *row.get("same_as", "").split())

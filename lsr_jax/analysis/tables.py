@@ -1,7 +1,7 @@
 """Tables of rows: which numbers stand beside each other. ``formats`` prints them.
 
 What all rows of a table share stands in its caption; what differs between its lines
-(seed, step, selection rule, views, weights) gets a column. Numbers of different protocols
+(seed, step, selection rule, views, weights) gets a column or a note. Numbers of different protocols
 or target splits never share a table. Absent values print as ``-``, fingerprints by their
 first eight digits.
 """
@@ -54,6 +54,8 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
     for protocol, target_split, source_split, part in _benchmarks(rows):
         lines = _grouped(part, LINE)
         shared, columns = _facts(lines)
+        weights = [column.cells for column in columns if column.heading == "weights"]
+        columns = [column for column in columns if column.heading != "weights"]
         columns.insert(0, Column("", "stage", tuple(_label(line) for line, _ in lines)))
         for bn in ("running", "target"):
             group = f"target {target_split}, {bn} BN"
@@ -77,7 +79,8 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
         if any(column.heading == "diff" for column in columns):
             caption += f"; diff: points above {control}"
         caption += captions.against(part)
-        tables.append(Table(caption, columns, _notes(lines)))
+        notes = [*_weights(columns[0].cells, *weights), *_notes(lines)]
+        tables.append(Table(caption, columns, tuple(notes)))
     return tables
 
 
@@ -125,10 +128,12 @@ def _benchmarks(rows):
     """``(protocol, target split, source split, rows)`` of each summary.
 
     A target split stands beside the source split of the same name, else beside the only
-    one that no target split claims: GTA5's "val_lsr" beside Cityscapes' "val".
+    one that no target split claims: GTA5's "val_lsr" beside Cityscapes' "val". Rows for
+    which the protocols are the same stand under each that there is.
     """
     found = []
-    for (protocol,), part in _grouped(rows, ("protocol",)):
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        part = [row for row in rows if protocol in captions.protocols(row)]
         splits = {
             domain: list(
                 dict.fromkeys(row["split"] for row in part if row["domain"] == domain)
@@ -181,6 +186,16 @@ def _notes(lines):
             remark = f"{_label(line)}: {member['weight']:g} of"
             notes[f"{remark} {member['stage']}"] = captions.member(member)
     return tuple(notes.items())
+
+
+def _weights(labels, cells=()):
+    """Fingerprints that differ between the lines; as a column they would be too wide."""
+    pairs = [
+        f"{label} {cell}"
+        for label, cell in zip(labels, cells, strict=False)
+        if cell != ABSENT
+    ]
+    return [("weights", ", ".join(pairs))] if pairs else []
 
 
 def _only(rows, **wanted):

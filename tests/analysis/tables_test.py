@@ -183,7 +183,9 @@ def test_every_choice_that_moves_the_number_stands_beside_it(rows):
         assert "data dddddddd (target)" in found[0].caption
     (table,) = tables.summary(rows)
     assert "eeeeeeee (source)" in table.caption
-    assert cells(table, "weights") == ("0" * 8, "1" * 8, "2" * 8, "-")
+    weights = "source (source_only) 00000000, batchnorm_only 11111111, lsr 22222222"
+    assert table.notes[0] == ("weights", weights)
+    assert "weights" not in [column.heading for column in table.columns]
     assert cells(table, "averaging") == (*["flip, logits"] * 3, "one view")
     assert cells(tables.per_class(rows)[0], "lsr")[2] == "2" * 8
 
@@ -206,3 +208,19 @@ def test_members_of_an_ensemble_are_named(rows):
     assert notes["batchnorm_only: 0.7 of adapt"] == (
         "clan, seed 0, step 9, selection last, weights aaaaaaaa"
     )
+
+
+def test_a_domain_without_native_labels_stands_under_both_protocols(rows):
+    """Cityscapes has labels of its own size, GTA5's were prepared at the input's."""
+    for row in rows:
+        if row["domain"] == "source":
+            row["same_as"] = "resized"
+    resized = [r | {"protocol": "resized", "miou": 0.5} for r in rows[:2]]
+    native, other = tables.summary([*rows, *resized])
+    assert (
+        "protocol native, seed 0" in native.caption
+    )  # of the target it is not the same
+    assert "protocol resized, seed 0" in other.caption
+    assert cells(other, "mIoU", RUNNING) == ("50.0", "-", "-")
+    assert cells(native, "running BN", "source val")[:3] == ("60.2", "63.2", "63.1")
+    assert cells(other, "running BN", "source val") == ("60.2", "63.2", "63.1")
