@@ -1,6 +1,8 @@
 """What the flags of evaluate.py mean, and evaluations of two fresh networks."""
 
+import contextlib
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -38,19 +40,29 @@ def run(load_config, tmp_path_factory):
     return saved.run(folder, config, {"source": (1, 2), "adapt": (3,)})
 
 
-@pytest.fixture(autouse=True)
-def _preset(monkeypatch):
-    monkeypatch.setitem(streets.PRESETS, PRESET.name, PRESET)
-    # JAX is already in use here.
-    monkeypatch.setattr(request.sharding, "share_cpu", lambda count: None)
+@pytest.fixture(scope="module", autouse=True)
+def _preset():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(streets.PRESETS, PRESET.name, PRESET)
+        # JAX is already in use here.
+        patch.setattr(request.sharding, "share_cpu", lambda count: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def evaluated(run):
+    """The rows of both stages, and what was printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        found = request.carry_out(Request(workdir=str(run), oracle="published"))
+    return found, printed.getvalue()
 
 
 def by_kind(found):
     return {(row["stage"], row["domain"], row["bn"]): row for row in found}
 
 
-def test_stages_of_a_run(run, capsys):
-    found = request.carry_out(Request(workdir=str(run), oracle="published"))
+def test_stages_of_a_run(run, evaluated):
+    found, printed = evaluated
     assert len(by_kind(found)) == len(found) == 8
     assert {row["same_as"] for row in found} == {"resized"}
     row = by_kind(found)["adapt", "target", "running"]
@@ -62,7 +74,6 @@ def test_stages_of_a_run(run, capsys):
     assert {p.name for p in (run / "report").iterdir()} == {
         *("metrics.json", "metrics.csv", "table.md", "table.tex", "panel.png")
     }
-    printed = capsys.readouterr().out
     assert "protocol native (= resized), seed 0" in printed
     assert row["weights"][:8] in printed
     assert row["data"][:8] in printed
@@ -78,9 +89,9 @@ def test_a_step_and_a_checkpoint_are_that_network(run):
         np.testing.assert_equal(rows.read(run / name / "metrics.json"), by_step)
 
 
-def test_an_ensemble_of_one_network_twice_is_that_network(run, tmp_path):
+def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_path):
     name = f"{run}:source"
-    alone = request.carry_out(Request(checkpoint=name, out=str(tmp_path / "alone")))
+    alone = [row for row in evaluated[0] if row["stage"] == "source"]
     found = request.carry_out(
         Request(ensemble=[f"{name}=0.7", f"{name}=0.3"], out=str(tmp_path / "twice"))
     )
@@ -94,16 +105,15 @@ def test_an_ensemble_of_one_network_twice_is_that_network(run, tmp_path):
     assert "0.7 of source" in (tmp_path / "twice" / "table.md").read_text()
 
 
-def test_views_reach_the_network(run):
-    plain = request.carry_out(Request(checkpoint=str(run), protocol="native"))
+def test_views_reach_the_network(run, evaluated):
     flipped = request.carry_out(
         Request(checkpoint=str(run), protocol="native", flip=True, split="test")
     )
     assert {row["averaging"] for row in flipped} == {"flip, probabilities"}
     assert {row["split"] for row in flipped} == {"test", "val"}
-    assert not any("same_as" in row for row in plain)
-    source = [by_kind(f)["adapt", "source", "running"]["iou"] for f in (plain, flipped)]
-    assert source[0] != source[1]
+    assert not any("same_as" in row for row in flipped)
+    kind = "adapt", "source", "running"
+    assert by_kind(flipped)[kind]["iou"] != by_kind(evaluated[0])[kind]["iou"]
     assert (run / "report-test-adapt-native-flip-probabilities").is_dir()
 
 
