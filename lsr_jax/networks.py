@@ -157,42 +157,42 @@ def load(place: Place, *, mesh: Mesh, config: Mapping | None = None) -> Trained:
             "config.json of a run"
         )
     model = models.build(**known["model"])
-    fresh = model.init(jax.random.key(0), ANY_SIZE)
+    fresh = placement.put_replicated(model.init(jax.random.key(0), ANY_SIZE), mesh)
     preprocessing = known["data"]["preprocessing"]
-    selection, method, seed, step = "file", "-", None, None
+    method, seed = "-", None
     if place.path.is_file() or (place.path / convert.INFO).is_file():
-        imported = convert.load(place.path)
-        convert.check_preprocessing(imported.info, preprocessing)
-        params, model_state = convert.overlay(*fresh, imported)
-        if set(imported.info["fresh"]) or "head" not in imported.params:
-            raise InputError(
-                f"{place.path}: expected a whole network, found one without head; "
-                "evaluate a trained one"
-            )
-        params, model_state = placement.put_replicated((params, model_state), mesh)
+        network = _imported(place.path, fresh, preprocessing)
+        network = placement.put_replicated(network, mesh)
+        step, selection = None, "file"
     else:
-        fresh = placement.put_replicated(fresh, mesh)
-        wanted = dict(zip(("params", "model_state"), fresh, strict=True))
+        network, step = _restored(place, fresh)
         selection = "last" if place.step is None else "named"
-        with checkpoint.Checkpointer(place.path) as checkpoints:
-            step = checkpoints.latest() if place.step is None else place.step
-            found = checkpoints.restore_model(step, wanted)
-        params, model_state = found["params"], found["model_state"]
         if place.config:
             seed = place.config["seed"]
             method = place.config[place.stage]["method"]["name"]
-    return Trained(
-        params,
-        model_state,
-        step,
-        place.stage,
-        method,
-        seed,
-        selection,
-        fingerprint(params, model_state),
-        model,
-        preprocessing,
-    )
+    facts = (step, place.stage, method, seed, selection, fingerprint(*network))
+    return Trained(*network, *facts, model, preprocessing)
+
+
+def _restored(place: Place, fresh: tuple[PyTree, PyTree]):
+    """``(params, model_state), step`` of a checkpoint; ``fresh`` has their shapes."""
+    wanted = dict(zip(("params", "model_state"), fresh, strict=True))
+    with checkpoint.Checkpointer(place.path) as checkpoints:
+        step = checkpoints.latest() if place.step is None else place.step
+        found = checkpoints.restore_model(step, wanted)
+    return (found["params"], found["model_state"]), step
+
+
+def _imported(path: Path, fresh: tuple[PyTree, PyTree], preprocessing: str):
+    """``(params, model_state)`` of a weight file, which has to own all of them."""
+    imported = convert.load(path)
+    convert.check_preprocessing(imported.info, preprocessing)
+    if imported.info["fresh"] or "head" not in imported.params:
+        raise InputError(
+            f"{path}: expected a whole network, found one without head; evaluate a "
+            "trained one"
+        )
+    return convert.overlay(*fresh, imported)
 
 
 def finished(config: Mapping) -> dict:

@@ -98,6 +98,17 @@ def test_a_weight_folder_is_a_network(config, weights, mesh):
         networks.load(networks.find(str(weights)), mesh=mesh, config=other)
 
 
+def test_weights_without_head_are_refused(config, mesh, tmp_path):
+    params, model_state = jax.device_get(saved.network(config, 7))
+    info = {"file": "body", "preprocessing": "imagenet", "fresh": ["params/head"]}
+    body = {"backbone": params["backbone"]}
+    info["arguments"] = config["model"]
+    convert.save(tmp_path / "body", convert.Imported(body, model_state, info))
+    place = networks.find(str(tmp_path / "body"))
+    with pytest.raises(InputError, match="body: expected a whole network"):
+        networks.load(place, mesh=mesh, config=config)
+
+
 def test_the_fingerprint_is_that_of_every_array(config):
     params, state = jax.device_get(saved.network(config, 1))
     print_ = networks.fingerprint(params, state)

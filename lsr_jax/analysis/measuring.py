@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from lsr_jax import networks
-from lsr_jax.analysis import figures, rows
+from lsr_jax.analysis import rows
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import scoring
@@ -175,7 +174,7 @@ class Evaluation:
         size = -(-self.config["batch_size"] // devices) * devices
         return pipeline.eval_batches(source, batch_size=size)
 
-    def panel(self, entries: Sequence[Entry], path: Path) -> None:
+    def pictures(self, entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray, dict]:
         """Target validation images, their truth and the prediction of every entry."""
         source = self.experiment.open("target", "val")
         decode = partial(records.decode, labelled=True, same_size=False)
@@ -188,14 +187,8 @@ class Evaluation:
             predictor, params = self.predictor(entry)
             state = _joined([member.model_state for member in entry.members])
             predictions[entry.name] = predictor.predict(params, state, images)
-        figures.panel(
-            images,
-            np.stack([example["label"] for example in chosen]),
-            predictions,
-            self.space.classes,
-            self.space.colors,
-            path,
-        )
+        truth = np.stack([example["label"] for example in chosen])
+        return images, truth, predictions
 
     def _of(self, network):
         return self._evaluator(network.model, network.preprocessing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lsr_jax.analysis import formats, measuring, oracles, rows, tables
+from lsr_jax.analysis import figures, formats, measuring, oracles, rows, tables
 from lsr_jax.analysis.measuring import Entry, Evaluation, Options
 from lsr_jax.errors import InputError
 from lsr_jax.training.experiment import Experiment
@@ -52,13 +52,15 @@ def write(
     found = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
         found += rows.read(ROOT / path)
-    found = oracles.attach(found, subsets=evaluation.space.subsets(), origin=oracle)
+    pictures = evaluation.pictures(chosen)
+    space = evaluation.space
+    found = oracles.attach(found, subsets=space.subsets(), origin=oracle)
 
     folder = experiment.workdir / folder
     summary = tables.summary(found, control=config["evaluation"]["control"])
     classes = [*tables.per_class(found), *tables.ratios(found)]
     save(folder, found, [*summary, *classes])
-    evaluation.panel(chosen, folder / "panel.png")
+    figures.panel(*pictures, space.classes, space.colors, folder / "panel.png")
     print(formats.terminal([*summary, *classes] if per_class else summary))
     print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
     return found

@@ -39,11 +39,13 @@ class Predictor:
         """
         self.num_classes = num_classes
         self._mesh = mesh
-        self._views = jax.jit(scores.views)
         self._merge = scores.merge
-        self._count = jax.jit(self._count, static_argnames="sizes")
-        self._label = jax.jit(self._label, static_argnames="size")
-        self._score = jax.jit(scores.merge, static_argnums=1)
+        self._views = jax.jit(scores.views)
+        # Whole on every device, so that every process can read the results.
+        whole = None if mesh is None else placement.replicated(mesh)
+        self._count = jax.jit(self._count, static_argnames="sizes", out_shardings=whole)
+        self._label = jax.jit(self._label, static_argnames="size", out_shardings=whole)
+        self._score = jax.jit(scores.merge, static_argnums=1, out_shardings=whole)
 
     def confusion(
         self,
