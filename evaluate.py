@@ -1,46 +1,66 @@
-"""Evaluate a run: tables for all of its stages, pictures, report/.
+"""Evaluate networks: tables of every class under both protocols, pictures, report/.
 
 python evaluate.py --workdir runs/streets
 python evaluate.py --workdir runs/streets --stages source,lsr --split test
+python evaluate.py --workdir runs/gta2cs --flip --scales 0.75,1,1.25
+python evaluate.py --checkpoint runs/gta2cs/adapt/checkpoints/20000
+python evaluate.py --checkpoint lsr.pth --config configs/gta2cs.py --out reports/lsr
+python evaluate.py --ensemble runs/a:clan=0.7,runs/b:max_square=0.3 --flip
+
+Protocols: "native" enlarges predictions to the labels as stored (AdaptSegNet, CLAN),
+"resized" shrinks labels to the network input (MaxSquare, OCE, LSR); both are printed.
 
 Exit codes: 0 done, 2 bad input.
 """
-
-from pathlib import Path
 
 from absl import flags
 
 from lsr_jax import command_line
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-STAGES = flags.DEFINE_list("stages", None, "Stages to evaluate; default: all.")
-SPLIT = flags.DEFINE_string(
-    "split",
-    None,
-    "Split of the target domain, reported in report-SPLIT/; default: the config's.",
-)
+
+def define() -> None:
+    """Define the flags; `request.Request` has a field for each."""
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "Instead of stages: WORKDIR:STAGE, a folder of checkpoints or one of them, or a "
+        "weight file (.pth, .safetensors, lsr_jax.convert).",
+    )
+    flags.DEFINE_list("ensemble", [], "Instead of stages: NAME=WEIGHT,NAME=WEIGHT.")
+    flags.DEFINE_list("stages", [], "Stages to evaluate; default: all.")
+    flags.DEFINE_integer("step", None, "A kept step; default: the newest.")
+    flags.DEFINE_string("split", None, "Split of the target; default: the config's.")
+    flags.DEFINE_enum("protocol", "both", ("both", "native", "resized"), "See above.")
+    flags.DEFINE_boolean("flip", False, "Average with the mirrored image.")
+    flags.DEFINE_list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
+    flags.DEFINE_enum(
+        "average",
+        None,
+        ("logits", "probabilities", "pixel_probabilities"),
+        "What is averaged over views and runs: see lsr_jax/evaluation/scoring.py. "
+        "Default: probabilities of several views, logits of one.",
+    )
+    flags.DEFINE_string(
+        "oracle",
+        None,
+        "Ratios (mASR) to: a workdir with target_only, a JSON file of rows, or published "
+        "(LSR, Table 1); default: target_only among the rows.",
+    )
+    flags.DEFINE_string("out", None, "Folder to write; default: report in the run.")
 
 
 def main() -> None:
-    """Restore each stage's newest checkpoint and report."""
+    """Restore networks and report."""
     # Imported here: bad flags are answered without waiting for JAX.
-    from lsr_jax.analysis import report
-    from lsr_jax.training import sharding
-    from lsr_jax.training.experiment import Experiment
-    from lsr_jax.training.workdir import read_config
+    from lsr_jax.analysis import request
 
-    folder = Path(WORKDIR.value)
-    config = read_config(folder)
-    sharding.share_cpu(config["cpu_devices"])
-    if SPLIT.value:
-        config["data"]["target"]["val"] = SPLIT.value
-    report.write(
-        Experiment(config, folder),
-        STAGES.value,
-        per_class=True,
-        folder=f"report-{SPLIT.value}" if SPLIT.value else "report",
-    )
+    fields = [name for name in request.Request._fields if name != "config"]
+    given = {name: flags.FLAGS[name].value for name in fields}
+    request.carry_out(request.Request(**given, config=read_config()))
 
 
 if __name__ == "__main__":
+    define()
+    read_config = command_line.define_data_config()
     command_line.run(main)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.parity_rows import FAMILIES, Family
+from lsr_jax import commands
 from lsr_jax.analysis import pages
 from lsr_jax.errors import InputError
 
@@ -178,7 +179,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        sys.exit(f"parity: {error}")
+    sys.exit(commands.guarded(main))

@@ -72,22 +72,44 @@ def last_line(error: Exception) -> str:
 
 def define_config() -> Callable[[], tuple[ConfigDict, Path]]:
     """Define ``--config`` and ``--workdir``; returns their reader for after parsing."""
-    config = config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "configs/NAME.py or configs/NAME.py:METHOD; --config.KEY=VALUE overrides a key.",
-        lock_config=True,
-    )
+    read_config = _define_config_file()
     workdir = flags.DEFINE_string(
         "workdir", None, "Folder of the run; default: runs/NAME."
     )
     flags.mark_flag_as_required("config")
 
     def read() -> tuple[ConfigDict, Path]:
+        name, config = read_config()
+        return config, Path(workdir.value or default_workdir(name))
+
+    return read
+
+
+def define_data_config() -> Callable[[], dict | None]:
+    """Define ``--config`` for weights outside of a run; returns its reader."""
+    read_config = _define_config_file()
+
+    def read() -> dict | None:
+        if flags.FLAGS["config"].value is None:
+            return None
+        return read_config()[1].to_dict()
+
+    return read
+
+
+def _define_config_file():
+    config = config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "configs/NAME.py or configs/NAME.py:METHOD; --config.KEY=VALUE overrides a key.",
+        lock_config=True,
+    )
+
+    def read() -> tuple[str, ConfigDict]:
         name = config_flags.get_config_filename(flags.FLAGS["config"])
         if not Path(name.partition(":")[0]).is_file():
             raise InputError(f"--config {name}: no such file; see configs/")
-        return config.value, Path(workdir.value or default_workdir(name))
+        return name, config.value
 
     return read
 

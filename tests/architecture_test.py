@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 # A room imports its own level only inside itself, and any level above.
 LEVELS = [
     {"errors", "types"},
-    {"resample"},
+    {"resample", "placement", "commands"},
     {
         "losses",
         "prototypes",
@@ -36,10 +36,11 @@ LEVELS = [
     },
     {"training.origins"},
     {"training.experiment"},
-    {"training.preparation"},
+    {"training.preparation", "networks"},
     {"training.loop"},
     {"analysis"},
     {"command_line"},
+    {"predict"},
 ]
 # Libraries that live in one room only.
 KEEPERS = {

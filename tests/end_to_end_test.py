@@ -95,6 +95,8 @@ def bad_inputs(folder):
         "data/gta5",
     )
     yield "evaluate.py", (f"--workdir={folder / 'none'}",), "no run found"
+    yield "evaluate.py", (), "expected --workdir, --checkpoint or --ensemble"
+    yield "evaluate.py", ("--workdir=x", "--protocol=both_of_them"), "<both|native"
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, data):

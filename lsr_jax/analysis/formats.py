@@ -85,10 +85,11 @@ def _line(columns, cells):
         for number, (column, cell) in enumerate(zip(columns, cells, strict=True))
     ]
     pairs = zip(columns, padded, strict=True)
-    groups = itertools.groupby(pairs, key=lambda pair: pair[0].group)
-    return " | ".join(
-        "  ".join(cell for _, cell in part) for _, part in groups
-    ).rstrip()
+    texts = []
+    for _, part in itertools.groupby(pairs, key=lambda pair: pair[0].group):
+        group, cells = zip(*part, strict=True)
+        texts.append("  ".join(cells).ljust(_group_width(group)))
+    return " | ".join(texts).rstrip()
 
 
 def _heading(column):
@@ -106,7 +107,9 @@ def _width(column):
 
 
 def _group_width(columns):
-    return sum(map(_width, columns)) + 2 * (len(columns) - 1)
+    return max(
+        len(columns[0].group), sum(map(_width, columns)) + 2 * (len(columns) - 1)
+    )
 
 
 def _total_width(columns):

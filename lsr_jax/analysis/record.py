@@ -5,12 +5,11 @@ python -m lsr_jax.analysis.record runs/streets-target_only --out docs/results/st
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from lsr_jax import commands
 from lsr_jax.analysis import rows, seeds
-from lsr_jax.errors import InputError
 
 
 def record(folder: Path) -> list[rows.Row]:
@@ -23,18 +22,15 @@ def record(folder: Path) -> list[rows.Row]:
     return [{**row, "recorded": seeds.command(folder)} for row in found]
 
 
-def main() -> None:
-    """Write the rows."""
-    parser = argparse.ArgumentParser(prog="python -m lsr_jax.analysis.record")
+def main() -> int:
+    """Write the rows; returns the exit code."""
+    parser = commands.Parser(prog="python -m lsr_jax.analysis.record")
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     arguments = parser.parse_args()
-    try:
-        rows.write(arguments.out, record(arguments.workdir))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    rows.write(arguments.out, record(arguments.workdir))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(commands.guarded(main))

@@ -3,8 +3,13 @@
 A row is a plain dict. Its identity: ``stage, method, seed, step, domain, split`` (which
 images), ``bn`` ("running", or "target": statistics re-estimated on unlabelled target
 images), ``protocol`` ("native" or "resized") and ``selection`` (how the checkpoint was
-chosen). Its measures are fractions in 0..1: ``miou``, ``iou`` by class name, and
-``miou_NAME`` for subsets of the classes. NaN (absent class) is null in the file.
+chosen). Its measures are fractions in 0..1: ``miou``, ``iou`` by class name (likewise
+``accuracy`` and ``precision``), and ``miou_NAME`` for subsets of the classes. With an
+oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent class) is null in
+the file. Further facts of a measured row: ``averaging`` (views of an image), ``data``
+(fingerprint of the domain), ``weights`` (sha256 of the network), ``same_as`` (the other
+protocol, where labels have the size of the images), ``oracle`` (what ``asr`` compares
+with), ``members`` (of an ensemble).
 
 A row that was not measured by this run has ``recorded``: the command that made it.
 """
@@ -38,8 +43,10 @@ IDENTITY = (
     "protocol",
     "selection",
 )
+BY_CLASS = ("iou", "accuracy", "precision", "asr")
 MEASURES = (
     "miou",
+    "masr",
     "pixel_accuracy",
     "mean_accuracy",
     "mean_precision",
@@ -83,6 +90,10 @@ def make(
       **more: further facts that can be written as JSON.
     """
     iou = metrics.iou(matrix)
+
+    def by_class(values):
+        return dict(zip(classes, values.tolist(), strict=True))
+
     return {
         "stage": stage,
         "method": method,
@@ -94,14 +105,45 @@ def make(
         "protocol": protocol,
         "selection": selection,
         "miou": metrics.mean_iou(iou),
-        "iou": dict(zip(classes, iou.tolist(), strict=True)),
+        "iou": by_class(iou),
         **{f"miou_{name}": metrics.mean_iou(iou, s) for name, s in subsets.items()},
         "pixel_accuracy": metrics.pixel_accuracy(matrix),
         "mean_accuracy": metrics.mean_accuracy(matrix),
         "mean_precision": metrics.mean_precision(matrix),
         "frequency_weighted_iou": metrics.frequency_weighted_iou(matrix),
         "iou_std": metrics.population_std(iou),
+        "accuracy": by_class(metrics.class_accuracy(matrix)),
+        "precision": by_class(metrics.precision(matrix)),
         **more,
+    }
+
+
+def with_asr(
+    row: Row,
+    oracle_iou: Mapping[str, float],
+    *,
+    oracle: str,
+    subsets: Mapping[str, Sequence[int]],
+) -> Row:
+    """The row with ``asr``, ``masr``, ``masr_NAME`` and ``oracle``.
+
+    ``asr`` is the IoU over the oracle's IoU of the same class (LSR, section 5).
+
+    Args:
+      row: measured.
+      oracle_iou: by class name; a class that it lacks has no ratio.
+      oracle: in words.
+      subsets: as for `make`; the large and small classes are left out.
+    """
+    supervised = np.array([oracle_iou.get(name, math.nan) for name in row["iou"]])
+    ratios = metrics.asr(np.array(list(row["iou"].values())), supervised)
+    chosen = {name: s for name, s in subsets.items() if name.isdecimal()}
+    return {
+        **row,
+        "masr": metrics.mean(ratios),
+        **{f"masr_{name}": metrics.mean(ratios, s) for name, s in chosen.items()},
+        "asr": dict(zip(row["iou"], ratios.tolist(), strict=True)),
+        "oracle": oracle,
     }
 
 
@@ -147,11 +189,19 @@ def read(path: str | os.PathLike) -> list[Row]:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """One line a row, ``iou`` spread over columns ``iou_CLASS``; NaN is empty."""
+    """One line a row, ``iou`` spread over columns ``iou_CLASS``; NaN is empty.
+
+    The other measures by class likewise; members of an ensemble stay JSON.
+    """
     flat = []
     for row in map(_without_nan, rows):
-        by_class = {f"iou_{name}": value for name, value in row["iou"].items()}
-        flat.append({k: v for k, v in row.items() if k != "iou"} | by_class)
+        line = {k: v for k, v in row.items() if k not in BY_CLASS}
+        if "members" in line:
+            line["members"] = json.dumps(line["members"])
+        for key in BY_CLASS:
+            values = row.get(key, {}).items()
+            line |= {f"{key}_{name}": value for name, value in values}
+        flat.append(line)
     text = io.StringIO()
     columns = list(dict.fromkeys(name for row in flat for name in row))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -162,7 +212,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def is_measure(name: str) -> bool:
     """Whether a key of a row holds a measured fraction."""
-    return name in MEASURES or name.startswith("miou_")
+    return name in MEASURES or name.startswith(("miou_", "masr_"))
 
 
 def _without_nan(value: Any) -> Any:
@@ -178,7 +228,9 @@ def _with_nan(row: Row) -> Row:
         name: math.nan if value is None and is_measure(name) else value
         for name, value in row.items()
     }
-    filled["iou"] = {
-        name: math.nan if value is None else value for name, value in row["iou"].items()
-    }
+    for key in set(BY_CLASS) & set(row):
+        filled[key] = {
+            name: math.nan if value is None else value
+            for name, value in row[key].items()
+        }
     return filled

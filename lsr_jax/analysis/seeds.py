@@ -5,16 +5,17 @@ python -m lsr_jax.analysis.seeds runs/a runs/b runs/c --write docs/results/stree
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lsr_jax import commands
 from lsr_jax.analysis import formats, pages, rows, tables
 from lsr_jax.analysis.tables import Column, Table
 from lsr_jax.errors import InputError
+from lsr_jax.evaluation.predictor import PROTOCOLS
 
 PART = "seeds"
 # What the page averages: heading, domain, statistics, measure.
@@ -29,20 +30,34 @@ PAIRED = (("running BN", "running"), ("target BN", "target"))
 
 
 def page(
-    folders: Sequence[Path], *, control: str, recorded: Sequence[rows.Row] = ()
+    folders: Sequence[Path],
+    *,
+    control: str,
+    protocol: str = "native",
+    recorded: Sequence[rows.Row] = (),
 ) -> str:
     """The generated part of the page, as Markdown.
 
     Args:
       folders: workdirs whose ``report/metrics.json`` is written.
       control: method to which differences are taken, within each seed.
+      protocol: of the rows that are averaged and listed.
       recorded: rows to quote beside the runs, as `record` keeps them.
 
     Raises:
-      InputError: a workdir without report, or the same seed twice.
+      InputError: a workdir without report or rows, or the same seed twice.
     """
     found = [rows.read(folder / "report" / "metrics.json") for folder in folders]
-    measured = [[row for row in part if "recorded" not in row] for part in found]
+    measured = [
+        [row for row in part if "recorded" not in row and row["protocol"] == protocol]
+        for part in found
+    ]
+    for folder, part in zip(folders, measured, strict=True):
+        if not part:
+            raise InputError(
+                f"{folder}: expected rows of protocol {protocol} in report/metrics.json, "
+                "found none; run evaluate.py"
+            )
     seeds = [part[0]["seed"] for part in measured]
     if len(set(seeds)) != len(seeds):
         raise InputError(f"seeds: expected one run for each seed, found {seeds}")
@@ -129,24 +144,28 @@ def spread(values, sign: str = "") -> str:
     return f"{statistics.fmean(percent):{sign}.1f} ± {deviation:.1f}"
 
 
-def main() -> None:
-    """Write the part of the page."""
-    parser = argparse.ArgumentParser(prog="python -m lsr_jax.analysis.seeds")
+def main() -> int:
+    """Write the part of the page; returns the exit code."""
+    parser = commands.Parser(prog="python -m lsr_jax.analysis.seeds")
     parser.add_argument("workdirs", nargs="+", type=Path)
     parser.add_argument("--control", default="batchnorm_only", help="a method")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default="native", help="of the averaged rows"
+    )
     parser.add_argument(
         "--write", type=Path, required=True, help="page with the markers of its part"
     )
     parser.add_argument("--recorded", type=Path, help="JSON file of recorded rows")
     arguments = parser.parse_args()
-    try:
-        recorded = rows.read(arguments.recorded) if arguments.recorded else ()
-        text = page(arguments.workdirs, control=arguments.control, recorded=recorded)
-        pages.replace(arguments.write, PART, text)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    text = page(
+        arguments.workdirs,
+        control=arguments.control,
+        protocol=arguments.protocol,
+        recorded=rows.read(arguments.recorded) if arguments.recorded else (),
+    )
+    pages.replace(arguments.write, PART, text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(commands.guarded(main))

@@ -1,10 +1,9 @@
 """``python -m lsr_jax.convert from-torch FILE --model deeplabv2_resnet101 --out DIR``."""
 
-import argparse
 import collections
 import sys
 
-from lsr_jax import errors
+from lsr_jax import commands
 from lsr_jax.convert import anchors, exporting, folder, importing, layouts
 
 MODELS = {
@@ -19,22 +18,22 @@ MODELS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
+        options = _parser().parse_args(arguments)
         options.run(options)
-    except errors.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return commands.guarded(command)
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = commands.Parser(
         prog="python -m lsr_jax.convert",
         description="PyTorch weight files to lsr_jax weight folders and back.",
     )
-    commands = parser.add_subparsers(required=True)
-    reader = commands.add_parser("from-torch", help="FILE to a weight folder")
+    kinds = parser.add_subparsers(required=True)
+    reader = kinds.add_parser("from-torch", help="FILE to a weight folder")
     reader.add_argument("file", help=".pth (needs PyTorch) or .safetensors")
     reader.add_argument("--model", required=True, choices=sorted(MODELS))
     reader.add_argument("--out", required=True, help="folder to create")
@@ -46,12 +45,12 @@ def _parser():
     )
     reader.add_argument("--verbose", action="store_true", help="print every name")
     reader.set_defaults(run=_from_torch)
-    writer = commands.add_parser("to-torch", help="a weight folder to FILE")
+    writer = kinds.add_parser("to-torch", help="a weight folder to FILE")
     writer.add_argument("folder", help="as written by from-torch")
     writer.add_argument("--layout", required=True, choices=sorted(layouts.LAYOUTS))
     writer.add_argument("--out", required=True, help=".pth or .safetensors to create")
     writer.set_defaults(run=_to_torch)
-    taker = commands.add_parser("anchors", help="CAG's anchors for method.anchors")
+    taker = kinds.add_parser("anchors", help="CAG's anchors for method.anchors")
     taker.add_argument("file", help="as CAG saved them; needs PyTorch")
     taker.add_argument("--out", required=True, help=".npz to create")
     taker.set_defaults(run=_anchors)

@@ -1,31 +1,16 @@
-"""What the command lines of this room share: parsing, and errors on one line."""
+"""What the command lines of this room share: arguments, beside `lsr_jax.commands`."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from lsr_jax.commands import Parser, guarded
 from lsr_jax.data.reading import Size
 from lsr_jax.errors import InputError
 
-
-class Parser(argparse.ArgumentParser):
-    """Complains by InputError."""
-
-    def error(self, message: str):
-        """Raises InputError."""
-        raise InputError(f"{message}; see --help")
-
-
-def guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; 2 after printing an InputError as one line."""
-    try:
-        return command()
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+__all__ = ["Parser", "add_dataset", "choose_splits", "guarded", "positive", "size"]
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:

@@ -1,26 +1,22 @@
-"""Evaluation of a network over a set of images, jitted once per image size."""
+"""Evaluation of one network: scores of `Predictor`, and BatchNorm statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from lsr_jax import resample
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import metrics
-from lsr_jax.types import Forward, Images, PyTree
-
-Protocol = Literal["native", "resized"]
-Batches = Iterable[tuple[Images, np.ndarray, Any]]
-"""``(images, valid [B], ids)``; ``valid`` is False where an image only fills up."""
+from lsr_jax.evaluation import scoring
+from lsr_jax.evaluation.predictor import Batches, Predictor
+from lsr_jax.evaluation.scoring import Averaging
+from lsr_jax.types import Forward, Outputs, PyTree
 
 
-class Evaluator:
+class Evaluator(Predictor):
     """Predictions, confusion matrices and BatchNorm statistics of one network.
 
     It holds no parameters, so one evaluator serves all checkpoints and stages of a run
@@ -33,6 +29,8 @@ class Evaluator:
         *,
         num_classes: int,
         preprocess: Callable[[jax.Array], jax.Array],
+        prediction: Callable[[Outputs], jax.Array] = scoring.main_head,
+        averaging: Averaging = scoring.ONE_VIEW,
         mesh: Mesh | None = None,
         bn_momentum: float = 0.9,
     ):
@@ -42,82 +40,20 @@ class Evaluator:
           forward: the network; its ``model_state`` is BatchNorm running statistics.
           num_classes: ``C``.
           preprocess: uint8 ``[B, H, W, 3]`` -> network input, traced with the network.
+          prediction: ``Outputs -> [B, h, w, C]``, the logits to evaluate.
+          averaging: over views of every image, see `scoring`.
           mesh: splits every batch over its axis ``data``; the batch size must then be a
             multiple of the size of that axis.
           bn_momentum: weight of the old value in the running statistics.
         """
-        self._forward = forward
-        self._num_classes = num_classes
-        self._preprocess = preprocess
-        self._mesh = mesh
-        self._bn_weight = 1 - bn_momentum
-        self._count = jax.jit(self._count, static_argnames="protocol")
-        self._label = jax.jit(self._label, static_argnames="size")
-        self._statistics = jax.jit(self._statistics)
-
-    def confusion(
-        self,
-        params: PyTree,
-        model_state: PyTree,
-        batches: Batches,
-        *,
-        protocol: Protocol = "native",
-    ) -> np.ndarray:
-        """Confusion matrix over ``batches`` in evaluation mode.
-
-        Args:
-          params: parameters of the network.
-          model_state: the statistics to normalise with.
-          batches: labelled images.
-          protocol: "native" enlarges the prediction to the label as it is stored
-            (AdaptSegNet, ADVENT, CLAN, BDL, CAG), "resized" shrinks the label to the
-            network input as PIL's nearest does (MaxSquare, OCE, LSR).
-
-        Returns:
-          int64 ``[C, C]``, rows = truth.
-        """
-        if protocol not in ("native", "resized"):
-            raise ValueError(f"protocol must be native or resized, got {protocol!r}")
-        params, model_state = self._replicate((params, model_state))
-        total = np.zeros((self._num_classes, self._num_classes), np.int64)
-        previous = None
-        for images, valid, _ in batches:
-            inputs = self._split((images.image, images.label, np.asarray(valid)))
-            counts = self._count(params, model_state, *inputs, protocol=protocol)
-            # Read one batch late: the device works while the host loads the next.
-            if previous is not None:
-                total += np.asarray(previous)
-            previous = counts
-        return total if previous is None else total + np.asarray(previous)
-
-    def predict(
-        self,
-        params: PyTree,
-        model_state: PyTree,
-        images: np.ndarray,
-        *,
-        size: tuple[int, int] | None = None,
-    ) -> np.ndarray:
-        """Class of every pixel, any number of images.
-
-        Args:
-          params: parameters of the network.
-          model_state: the statistics to normalise with.
-          images: uint8 ``[B, H, W, 3]``.
-          size: size of the result, that of the images by default.
-
-        Returns:
-          uint8 ``[B, H, W]``.
-        """
-        number = len(images)
-        devices = 1 if self._mesh is None else self._mesh.shape["data"]
-        filled = np.asarray(images)[np.arange(-(-number // devices) * devices) % number]
-        labels = self._label(
-            *self._replicate((params, model_state)),
-            self._split(filled),
-            size=size or images.shape[1:3],
+        self.network_scores = scoring.network(
+            forward, preprocess, prediction=prediction, averaging=averaging
         )
-        return np.asarray(labels)[:number]
+        super().__init__(self.network_scores, num_classes=num_classes, mesh=mesh)
+        self._forward = forward
+        self._preprocess = preprocess
+        self._bn_weight = 1 - bn_momentum
+        self._statistics = jax.jit(self._statistics)
 
     def target_statistics(
         self, params: PyTree, model_state: PyTree, batches: Batches
@@ -168,35 +104,8 @@ class Evaluator:
             )
         return average
 
-    def _logits(self, params, model_state, image):
-        inputs = self._preprocess(image)
-        outputs, _ = self._forward(params, model_state, inputs, False)
-        return outputs.logits.astype(jnp.float32)
-
-    def _label(self, params, model_state, image, *, size):
-        logits = self._logits(params, model_state, image)
-        enlarged = resample.bilinear(logits, size)
-        return jnp.argmax(enlarged, axis=-1).astype(jnp.uint8)
-
-    def _count(self, params, model_state, image, label, valid, *, protocol):
-        if protocol == "resized":
-            label = resample.nearest(label, image.shape[1:3])
-        predictions = self._label(params, model_state, image, size=label.shape[1:])
-        return metrics.confusion_matrix(label, predictions, self._num_classes, valid)
-
     def _statistics(self, params, zeros, average, image, share):
         _, state = self._forward(params, zeros, self._preprocess(image), True)
         return jax.tree.map(
             lambda old, new: old + share * (new / self._bn_weight - old), average, state
         )
-
-    def _replicate(self, tree):
-        return self._place(tree, PartitionSpec())
-
-    def _split(self, tree):
-        return self._place(tree, PartitionSpec("data"))
-
-    def _place(self, tree, spec):
-        if self._mesh is None:
-            return tree
-        return jax.device_put(tree, NamedSharding(self._mesh, spec))

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from lsr_jax.errors import InputError
+from lsr_jax.placement import put_replicated, replicated, split
 from lsr_jax.types import PyTree
+
+__all__ = [
+    "check_batch_size",
+    "compile_step",
+    "make_mesh",
+    "put_batch",
+    "put_replicated",
+    "replicated",
+    "share_cpu",
+    "split",
+]
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
@@ -43,16 +55,6 @@ def share_cpu(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The placement of states, parameters and metrics."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def split(mesh: Mesh) -> NamedSharding:
-    """The placement of batches: the leading axis over ``data``."""
-    return NamedSharding(mesh, PartitionSpec("data"))
-
-
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raise InputError unless the mesh divides the batch."""
     count = mesh.devices.size
@@ -61,11 +63,6 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
             f"batch_size: expected a multiple of the {count} devices, found "
             f"{batch_size}; change batch_size or set num_devices"
         )
-
-
-def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The tree with every leaf on all devices."""
-    return jax.device_put(tree, replicated(mesh))
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:

@@ -71,3 +71,15 @@ def test_latex_is_a_tabular_without_bare_special_characters(stages):
     assert lines.count(r"\hline") == 2
     assert not re.search(r"(?<!\\)[_%]", "\n".join(lines))
     assert r"traffic\_light & 1.5" in text
+
+
+def test_bars_stand_under_each_other_below_a_long_group():
+    columns = (
+        Column("", "stage", ("a",)),
+        Column("a group wider than its column", "mIoU", ("10.0",)),
+        Column("next", "mIoU", ("20.0",)),
+    )
+    lines = formats.terminal([Table("c", columns, ())]).splitlines()[2:]
+    bars = [[i for i, letter in enumerate(line) if letter == "|"] for line in lines]
+    assert bars[0] == bars[1] == bars[3]
+    assert len(bars[0]) == 2

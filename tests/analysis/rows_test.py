@@ -42,7 +42,7 @@ def test_row_has_its_identity_and_its_measures(row):
     assert row["pixel_accuracy"] == 9 / 12
     assert row["iou_std"] == pytest.approx(1 / 12)
     assert row["weights"] == "ab12"
-    measures = set(row) - set(rows.IDENTITY) - {"iou", "weights"}
+    measures = set(row) - set(rows.IDENTITY) - {*rows.BY_CLASS, "weights"}
     assert all(map(rows.is_measure, measures))
     assert not any(map(rows.is_measure, (*rows.IDENTITY, "iou", "weights")))
 
@@ -86,3 +86,25 @@ def test_csv_has_a_column_for_every_class(row):
     assert first["iou_pole"] == first["miou_small"] == first["recorded"] == ""
     assert second["recorded"] == "python train.py"
     assert "iou" not in first
+
+
+def test_ratios_to_an_oracle_survive_the_file(row, tmp_path):
+    ratio = rows.with_asr(
+        row, {"road": 0.8, "pole": 0.5}, oracle="o", subsets={"13": (0, 2), "large": ()}
+    )
+    assert ratio["asr"]["road"] == pytest.approx(6 / 9 / 0.8)
+    assert math.isnan(ratio["asr"]["car"])  # the oracle does not know it
+    assert ratio["masr"] == ratio["masr_13"] == ratio["asr"]["road"]
+    rows.write(tmp_path / "metrics.json", [ratio])
+    np.testing.assert_equal(rows.read(tmp_path / "metrics.json"), [ratio])
+    (line,) = csv.DictReader(rows.to_csv([ratio]).splitlines())
+    assert float(line["asr_road"]) == ratio["asr"]["road"]
+    assert line["asr_car"] == ""
+    assert float(line["precision_road"]) == 6 / 7
+    assert float(line["accuracy_car"]) == 3 / 4
+
+
+def test_members_of_an_ensemble_are_json_in_the_csv(row):
+    members = [{"weight": 0.7, "stage": "adapt"}]
+    (line,) = csv.DictReader(rows.to_csv([{**row, "members": members}]).splitlines())
+    assert json.loads(line["members"]) == members

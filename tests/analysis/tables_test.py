@@ -117,7 +117,7 @@ def test_protocols_and_splits_never_share_a_table(rows):
     test = [row | {"split": "test"} for row in rows]
     captions = [table.caption for table in tables.summary(rows + resized + test)]
     assert len(captions) == 3
-    assert ["resized" in caption for caption in captions] == [False, True, False]
+    assert ["resized" in caption for caption in captions] == [False, False, True]
 
 
 def test_a_repeated_evaluation_counts_once_with_its_last_value(rows):
@@ -159,3 +159,68 @@ def test_per_class_of_different_label_spaces_leaves_gaps(rows):
     )
     assert found["wall"] == "20.0"
     assert found["pole"] == "-"
+
+
+def test_source_splits_of_other_names_stand_beside_the_target(rows):
+    for row in rows:
+        if row["domain"] == "source":
+            row["split"] = "val_lsr"
+    (table,) = tables.summary(rows)
+    assert cells(table, "running BN", "source val_lsr") == ("60.2", "63.2", "63.1", "-")
+    assert cells(table, "mIoU", RUNNING)[0] == "37.1"
+    # Alone they have a table of their own.
+    (alone,) = tables.summary([row for row in rows if row["domain"] == "source"])
+    assert [column.group for column in alone.columns[1:]] == ["", "source val_lsr"]
+
+
+def test_every_choice_that_moves_the_number_stands_beside_it(rows):
+    facts = {"averaging": "flip, logits", "same_as": "resized"}
+    for number, row in enumerate(rows[:-1]):
+        data = "d" * 64 if row["domain"] == "target" else "e" * 64
+        row |= {**facts, "weights": f"{number // 3}" * 64, "data": data}
+    for found in (tables.summary(rows), tables.per_class(rows)):
+        assert "protocol native (= resized), seed 0" in found[0].caption
+        assert "data dddddddd (target)" in found[0].caption
+    (table,) = tables.summary(rows)
+    assert "eeeeeeee (source)" in table.caption
+    weights = "source (source_only) 00000000, batchnorm_only 11111111, lsr 22222222"
+    assert table.notes[0] == ("weights", weights)
+    assert "weights" not in [column.heading for column in table.columns]
+    assert cells(table, "averaging") == (*["flip, logits"] * 3, "one view")
+    assert cells(tables.per_class(rows)[0], "lsr")[2] == "2" * 8
+
+
+def test_ratios_have_a_column_and_a_table(rows):
+    rows[6] |= {"masr": 0.7, "asr": {"road": 0.8, "pole": 0.6}, "oracle": "published"}
+    (table,) = tables.summary(rows)
+    assert cells(table, "mASR", RUNNING) == ("-", "-", "70.0", "-")
+    assert table.caption.endswith("; ASR: ratio to published")
+    (ratios,) = tables.ratios(rows)
+    assert cells(ratios, "class") == ("road", "pole", "mASR")
+    assert cells(ratios, "lsr") == ("80.0", "60.0", "70.0")
+
+
+def test_members_of_an_ensemble_are_named(rows):
+    member = {"weight": 0.7, "stage": "adapt", "method": "clan", "seed": 0, "step": 9}
+    member |= {"selection": "last", "weights": "a" * 64}
+    rows[3]["members"] = [member]
+    notes = dict(tables.summary(rows)[0].notes)
+    assert notes["batchnorm_only: 0.7 of adapt"] == (
+        "clan, seed 0, step 9, selection last, weights aaaaaaaa"
+    )
+
+
+def test_a_domain_without_native_labels_stands_under_both_protocols(rows):
+    """Cityscapes has labels of its own size, GTA5's were prepared at the input's."""
+    for row in rows:
+        if row["domain"] == "source":
+            row["same_as"] = "resized"
+    resized = [r | {"protocol": "resized", "miou": 0.5} for r in rows[:2]]
+    native, other = tables.summary([*rows, *resized])
+    assert (
+        "protocol native, seed 0" in native.caption
+    )  # of the target it is not the same
+    assert "protocol resized, seed 0" in other.caption
+    assert cells(other, "mIoU", RUNNING) == ("50.0", "-", "-")
+    assert cells(native, "running BN", "source val")[:3] == ("60.2", "63.2", "63.1")
+    assert cells(other, "running BN", "source val") == ("60.2", "63.2", "63.1")

@@ -13,7 +13,6 @@ import sys
 
 import numpy as np
 
-from lsr_jax import errors
 from lsr_jax.data import commands, labels, sheet, streets
 
 
@@ -41,7 +40,8 @@ def contact_sheet(
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    try:
+
+    def command() -> int:
         options = _parser().parse_args(arguments)
         preset = streets.PRESETS[options.preset]
         if options.contact_sheet:
@@ -57,10 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
                     preset, data_dir=options.data_dir, workers=options.workers
                 )
             )
-    except errors.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return commands.guarded(command)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,233 @@
+"""Predict the classes of images: colour maps, ids, overlays.
+
+python -m lsr_jax.predict --workdir runs/gta2cs --images 'photos/*.jpg' --out predictions
+python -m lsr_jax.predict --workdir runs/gta2cs:lsr --images 'test/*/*.png' --out server \
+    --kinds cityscapes_ids --mode slide --overlap 0.5 --flip
+
+Every kind gets its folder below --out, in which files are named as the images are.
+Statistics of BatchNorm are those of training.
+
+Exit codes: 0 done, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from lsr_jax import command_line, networks
+from lsr_jax.data import commands, description, labels, sources, streets
+from lsr_jax.data.labels import LabelSpace
+from lsr_jax.errors import InputError
+from lsr_jax.evaluation import picture_files, predict, scoring
+from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.evaluation.predict import KINDS
+from lsr_jax.evaluation.scoring import Averaging, Size
+from lsr_jax.training import sharding
+
+MODES = ("resize", "slide")
+
+
+class Request(NamedTuple):
+    """The flags, as they were given; `define` says what they mean."""
+
+    workdir: str
+    images: str
+    out: str
+    config: Mapping | None = None
+    step: int | None = None
+    kinds: Sequence[str] = ()
+    mode: str = "resize"
+    size: str | None = None
+    overlap: float = 0.5
+    flip: bool = False
+    scales: Sequence[str] = ("1",)
+    batch_size: int = 4
+
+
+def define() -> None:
+    """Define the flags."""
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Workdir, WORKDIR:STAGE, folder of checkpoints or one of them, or a weight file "
+        "(with --config).",
+        required=True,
+    )
+    flags.DEFINE_string("images", None, "Pattern, quoted: 'a/**/*.png'.", required=True)
+    flags.DEFINE_string("out", None, "Folder to write.", required=True)
+    flags.DEFINE_integer("step", None, "A kept step; default: the newest.")
+    flags.DEFINE_list("kinds", [], f"Some of {','.join(KINDS)}; default: all.")
+    flags.DEFINE_enum(
+        "mode", "resize", MODES, "Resize images, or slide a window over them."
+    )
+    flags.DEFINE_string(
+        "size", None, "WIDTHxHEIGHT of network input or window; default: as trained."
+    )
+    flags.DEFINE_float("overlap", 0.5, "Share of a window that the next covers.")
+    flags.DEFINE_boolean("flip", False, "Average with the mirrored image.")
+    flags.DEFINE_list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
+    flags.DEFINE_integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
+
+
+def carry_out(request: Request) -> list[Path]:
+    """Predict and write; the files.
+
+    Raises:
+      InputError: wrong flags, no images, one that cannot be read, a folder that cannot
+        be written.
+    """
+    views = averaging(request)
+    if not 0 <= request.overlap < 1:
+        raise InputError(f"--overlap: expected 0 to below 1, found {request.overlap:g}")
+    place = networks.find(request.workdir, step=request.step)
+    config = place.config or request.config
+    if config is None:
+        raise InputError(
+            f"{place.path}: expected --config with network and classes, found no run "
+            "around it"
+        )
+    space = label_space(config)
+    kinds = check_kinds(request.kinds, space)
+    size = network_size(config, request.size)
+    outputs = picture_files.name_outputs(picture_files.find_images(request.images))
+    picture_files.prepare_folder(Path(request.out), kinds)
+
+    sharding.share_cpu(config["cpu_devices"])
+    network = load(place, config, views)
+    written = []
+    for path, image, label in predictions(network, outputs, size, request):
+        for kind in kinds:
+            file = Path(request.out) / kind / outputs[path]
+            picture_files.write(file, predict.render(kind, label, image, space))
+            written.append(file)
+    return written
+
+
+def predictions(
+    network: predict.Network,
+    outputs: Mapping[Path, Path],
+    size: Size,
+    request: Request,
+) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """``(path, image, class map)`` of every image, behind a progress bar."""
+    waiting = []
+
+    def images():
+        for path in tqdm(outputs, unit="image", desc="predict"):
+            image = picture_files.read(path)
+            waiting.append((path, image))
+            yield image
+
+    if request.mode == "resize":
+        found = predict.resized(
+            network, images(), size=size, batch_size=request.batch_size
+        )
+    else:
+        found = (
+            predict.slide(
+                network,
+                image,
+                window=size,
+                overlap=request.overlap,
+                batch_size=request.batch_size,
+            )
+            for image in images()
+        )
+    for label in found:
+        yield (*waiting.pop(0), label)
+
+
+def load(
+    place: networks.Place, config: Mapping, averaging: Averaging
+) -> predict.Network:
+    """The network, on all devices."""
+    mesh = sharding.make_mesh(config["num_devices"])
+    trained = networks.load(place, mesh=mesh, config=config)
+    evaluator = Evaluator(
+        trained.model.forward,
+        num_classes=trained.model.num_classes,
+        preprocess=trained.normalise,
+        prediction=trained.model.prediction,
+        averaging=averaging,
+        mesh=mesh,
+    )
+    return predict.Network(evaluator, trained.params, trained.model_state)
+
+
+def averaging(request: Request) -> Averaging:
+    """Views, and what of them: windows always give probabilities of pixels.
+
+    Raises:
+      InputError: see `scoring.parse`.
+    """
+    average = "pixel_probabilities" if request.mode == "slide" else None
+    return scoring.parse(request.flip, request.scales, average)
+
+
+def label_space(config: Mapping) -> LabelSpace:
+    """The classes of a config's target domain; its data need not be there."""
+    spec = config["data"]["target"]
+    if spec["space"] in labels.SPACES:
+        return labels.SPACES[spec["space"]]
+    return sources.label_space(spec, description.find_layout(spec["name"]))
+
+
+def network_size(config: Mapping, given: str | None) -> Size:
+    """``(H, W)`` of the network's input: --size, or that of the target images.
+
+    Raises:
+      InputError: a size that is none, or neither known nor given.
+    """
+    spec = config["data"]["target"]
+    if given:
+        try:
+            size = commands.size(given)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"--size: {error}") from None
+        if size is not None:
+            return size
+    elif any(spec["size"]):
+        return tuple(spec["size"])
+    elif spec["preset"] in streets.PRESETS:
+        return streets.PRESETS[spec["preset"]].size
+    raise InputError("--size: expected WIDTHxHEIGHT; the config names no size")
+
+
+def check_kinds(kinds: Sequence[str], space: LabelSpace) -> tuple[str, ...]:
+    """The kinds to write, by default all that the classes have.
+
+    Raises:
+      InputError: an unknown one, or Cityscapes ids of other classes.
+    """
+    strange = set(space.classes) - set(labels.NAMES)
+    chosen = tuple(kinds) or tuple(k for k in KINDS if k[:4] != "city" or not strange)
+    for kind in chosen:
+        if kind not in KINDS:
+            raise InputError(
+                f"--kinds: expected some of {', '.join(KINDS)}, found {kind!r}"
+            )
+        if kind.endswith("ids"):
+            predict.ids(kind, space)
+    return chosen
+
+
+def main() -> None:
+    """Read the flags, predict."""
+    fields = [name for name in Request._fields if name != "config"]
+    given = {name: flags.FLAGS[name].value for name in fields}
+    written = carry_out(Request(**given, config=read_config()))
+    print(f"{len(written)} files in {given['out']}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    define()
+    read_config = command_line.define_data_config()
+    command_line.run(main)

@@ -1,0 +1,38 @@
+"""Runs as they lie on the disk, without having been trained."""
+
+import json
+from pathlib import Path
+
+import jax
+import optax
+
+from lsr_jax import models
+from lsr_jax.training import state
+from lsr_jax.training.checkpoint import Checkpointer
+
+
+def run(folder: Path, config: dict, steps: dict[str, tuple[int, ...]]) -> Path:
+    """A workdir whose stages keep fresh networks at the given steps.
+
+    Every checkpoint is another draw; its key is the step.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    for stage, kept in steps.items():
+        with Checkpointer(folder / stage / "checkpoints", keep=9) as checkpoints:
+            for step in kept:
+                params, model_state = network(config, step)
+                whole = state.create(
+                    {"model": params},
+                    model_state,
+                    (),
+                    optax.sgd(1.0),
+                    jax.random.key(0),
+                )
+                checkpoints.save(step, whole, {"stage": stage, "step": step})
+    return folder
+
+
+def network(config: dict, key: int):
+    """The parameters and statistics that `run` keeps at step ``key``."""
+    return models.build(**config["model"]).init(jax.random.key(key), (64, 128))
