@@ -29,7 +29,8 @@ def hold_parameters(golden, stem, found, network):
 def hold_judge(golden, key, found, *, sums):
     scale = np.ones_like(golden[key]) * [sums / NORM, 1.0]
     scale[..., 1] = golden[key][..., 1]
-    golden.holds(key, found, NORM, scale=("norm, allowed sum", scale))
+    words = f"norm, {sums / NORM:g} for sums"
+    golden.holds(key, found, NORM, scale=(words, scale))
 
 
 def hold_losses(golden, stem, found):
