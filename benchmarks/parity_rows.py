@@ -33,10 +33,22 @@ METHOD_LOSSES = {
         r".*(_dist|cluster)_?.*": "OCE: contraction and spacing",
         r".*": "OCE: orthogonality, sparsity",
     },
-    ("advent", "valeoai/ADVENT"): {r".*": "entropy maps and loss, discriminator"},
-    ("adaptsegnet", "wasidennis/AdaptSegNet"): {r".*": "cross-entropy, discriminator"},
-    ("clan", "RoyalVane/CLAN"): {r".*": "focal and weighted losses, discrepancies"},
-    ("f2a", "Feature To Adapt train.py"): {r".*": "step-wise norm loss"},
+    ("advent", "valeoai/ADVENT"): {
+        r"loop__.*": "three iterations of AdvEnt and MinEnt",
+        r".*": "entropy maps and loss, discriminator",
+    },
+    ("adaptsegnet", "wasidennis/AdaptSegNet"): {
+        r"loop__.*": "four iterations, also with least squares",
+        r".*": "cross-entropy, discriminator",
+    },
+    ("clan", "RoyalVane/CLAN"): {
+        r"loop__.*": "five iterations",
+        r".*": "focal and weighted losses, discrepancies",
+    },
+    ("f2a", "Feature To Adapt train.py"): {
+        r"loop__.*": "five iterations of CLAN with the norm loss",
+        r".*": "step-wise norm loss",
+    },
     ("cag", "RogerZhangzz/CAG_UDA"): {r".*": "anchors, labels, distance loss"},
     ("dacs", "vikolss/DACS"): {r".*": "ClassMix: masks, weights, losses"},
     ("swd", "apple/ml-cvpr2019-swd swd.py"): {r".*": "sliced Wasserstein, MCD"},
@@ -155,7 +167,7 @@ FAMILIES = (
     Family(
         "schedule",
         r".*",
-        "learning rates",
+        "learning rates, damping",
         "LSR, MaxSquareLoss, UDAclustering, ADVENT, AdaptSegNet, CLAN, Feature To Adapt",
     ),
     Family(

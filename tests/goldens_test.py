@@ -20,11 +20,9 @@ MARKER = "pytest.mark.golden"
 # {file: {pattern: why no test reads it}}
 NOT_HELD = {
     "adaptsegnet": {
-        "loop__.*": "whole iterations of the trainer, which come with the method",
         "disc__conv_l2": "inside the discriminator; output and gradients are held",
     },
     "advent": {
-        "loop__.*": "whole iterations of the trainers, which come with the methods",
         "disc__conv._l2": "inside the discriminator; output and gradients are held",
     },
     "cag": {
@@ -32,15 +30,11 @@ NOT_HELD = {
         "anchor_update__ma_.*": "a moving average that training never calls",
     },
     "clan": {
-        "loop__.*": "whole iterations of the trainer, which come with the method",
         "ce2d__n2__gamma.__mean__(value.*|grad_logits)": "beyond one image the "
         "original pairs pixels with classes of others; the right value is held",
     },
     "dacs": {
         "mixloss__mse__.*": "compares mixed images with unmixed labels; not offered",
-    },
-    "f2a": {
-        "loop__.*": "whole iterations of the trainer, which come with the method",
     },
     "swd": {
         "toy__.*__seq__.*": "three updates and as many fresh passes a step would break "
@@ -54,9 +48,6 @@ NOT_HELD = {
     "deeplab_others": {
         ".*__eval__.*": "the body is that of deeplab_lsr, whose evaluation is held; the "
         "heads are held in training mode",
-    },
-    "schedule": {
-        "(clan|f2a)__damping": "belongs to the method, which is not here yet",
     },
 }
 

@@ -3,6 +3,7 @@
 In float64, so that what differs is the rounding of the originals alone.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,8 +17,6 @@ from lsr_jax import losses
 from lsr_jax.training import optimizer, state, step
 from lsr_jax.types import Batch, BatchSpec, Images, Outputs
 
-SIZE = (36, 44)
-STRIDE = 4  # of the tiny networks, whose recorded inputs are at feature resolution
 NUM_CLASSES = 19
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "classifier")
 WATCHED = (
@@ -50,8 +49,9 @@ HEADS_ONLY = {
 }
 
 
-def forward(params, model_state, images, train, rng=None):
-    features = images[:, ::STRIDE, ::STRIDE]
+def forward(size, params, model_state, images, train, rng=None):
+    """Outputs at ``size``, whose images stand in the first rows and columns."""
+    features = images[:, : size[0], : size[1]]
     if "backbone" in params:
         features = jax.nn.relu(linear(params["backbone"]["layer4"], features))
     logits = (linear(params[name], features) for name in ("head", "aux_head"))
@@ -92,24 +92,21 @@ def discriminator(name):
 
 
 def batches(golden):
-    """One batch an iteration."""
+    """One batch an iteration, and the ``(h, w)`` of the recorded, small images."""
     count = sum(key.startswith("loop__source_images") for key in golden.arrays)
 
-    def images(domain, number):
-        small = golden[f"loop__{domain}_images__it{number}"]
-        large = small.astype(np.float64).repeat(STRIDE, 1).repeat(STRIDE, 2)
-        assert large.shape[1:3] == SIZE
-        return large
-
-    return [
-        Batch(
-            Images(
-                images("source", number), golden[f"loop__source_labels__it{number}"]
-            ),
-            Images(images("target", number), None),
-        )
-        for number in range(count)
-    ]
+    found = []
+    for number in range(count):
+        label = golden[f"loop__source_labels__it{number}"]
+        large = {}
+        for domain in ("source", "target"):
+            small = golden[f"loop__{domain}_images__it{number}"]
+            size = small.shape[1:3]
+            large[domain] = np.zeros((*label.shape, small.shape[-1]))
+            large[domain][:, : size[0], : size[1]] = small
+        source = Images(large["source"], label)
+        found.append(Batch(source, Images(large["target"], None)))
+    return found, size
 
 
 def watched(method, patch):
@@ -146,31 +143,34 @@ def replay(golden, method, network, judges, **keywords):
       **keywords: of `start`.
     """
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        whole, transformation = start(method, network, judges, **keywords)
+        recorded, size = batches(golden)
+        whole, transformation = start(
+            method, network, judges, recorded[0].target.image.shape[1:3], **keywords
+        )
         train_step = jax.jit(
             step.make_step(
                 watched(method, patch),
                 transformation,
-                forward,
+                functools.partial(forward, size),
                 lambda _, batch: batch,
                 toy.PIXELS,
             )
         )
         history = []
-        for batch in batches(golden):
+        for batch in recorded:
             whole, metrics = train_step(whole, batch)
             history.append({**metrics, **parameters(whole.params, network)})
         history = jax.device_get(history)
     return {key: np.stack([entry[key] for entry in history]) for key in history[0]}
 
 
-def start(method, network, judges, *, head_multiplier=10.0, **keywords):
+def start(method, network, judges, size, *, head_multiplier=10.0, **keywords):
     """The state before iteration 0, and the optimiser."""
     key = jax.random.key(0)
     params = {"model": tiny(network)}
     if judges:
         params["disc"] = {level: discriminator(name) for level, name in judges.items()}
-    spec = BatchSpec(NUM_CLASSES, 8, SIZE, SIZE)
+    spec = BatchSpec(NUM_CLASSES, 8, size, size)
     ours = jax.eval_shape(
         lambda: state.with_method(params["model"], {}, method, spec, key)
     )

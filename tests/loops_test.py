@@ -29,7 +29,8 @@ def hold_parameters(golden, stem, found, network):
 def hold_judge(golden, key, found, *, sums):
     scale = np.ones_like(golden[key]) * [sums / NORM, 1.0]
     scale[..., 1] = golden[key][..., 1]
-    golden.holds(key, found, NORM, scale=("norm, allowed sum", scale))
+    words = f"norm, {sums / NORM:g} for sums"
+    golden.holds(key, found, NORM, scale=(words, scale))
 
 
 def hold_losses(golden, stem, found):
@@ -45,6 +46,7 @@ def hold_rates(golden, key, rates, **keywords):
         golden.holds(key, np.array(found), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gan", ["vanilla", "ls"])
 @pytest.mark.golden("adaptsegnet", "loop__.*")
 def test_golden_adapt_seg_net(golden, gan):
@@ -106,10 +108,12 @@ def advent(golden, method, judges):
     )
 
 
-ADVENT_INPUTS = "loop__((source|target)_.*|[A-KM-Z].*|LEARNING.*|LAMBDA_SEG.*)"
-
-
-@pytest.mark.golden("advent", ADVENT_INPUTS, "loop__(advent__.*|LAMBDA_ADV.*)")
+@pytest.mark.slow
+@pytest.mark.golden(
+    "advent",
+    "loop__((source|target)_.*|[A-KM-Z].*|LEARNING.*|LAMBDA_SEG.*)",
+    "loop__(advent__.*|LAMBDA_ADV.*)",
+)
 def test_golden_adv_ent(golden):
     assert golden["loop__LAMBDA_SEG_MAIN"] == 1
     method = adv_ent.make(
@@ -138,7 +142,11 @@ def test_golden_adv_ent(golden):
         hold_judge(golden, f"{stem}d_{level}_sum_l2", found[level], sums=1e-2)
 
 
-@pytest.mark.golden("advent", ADVENT_INPUTS, "loop__(minent__.*|LAMBDA_ENT.*)")
+@pytest.mark.golden(
+    "advent",
+    "loop__((source|target)_.*|[A-KM-Z].*|LEARNING.*|LAMBDA_SEG.*)",
+    "loop__(minent__.*|LAMBDA_ENT.*)",
+)
 def test_golden_min_ent(golden):
     assert golden["loop__LAMBDA_SEG_MAIN"] == 1
     method = min_ent.make(
@@ -216,6 +224,7 @@ def hold_clan(golden, method, keywords):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.golden("clan", "loop__.*")
 def test_golden_clan(golden):
     keywords = clan_keywords(golden)
@@ -223,6 +232,7 @@ def test_golden_clan(golden):
     hold_clan(golden, clan.make(**keywords), keywords)
 
 
+@pytest.mark.slow
 @pytest.mark.golden("f2a", "loop__.*")
 def test_golden_feature_to_adapt(golden):
     norm = float(golden["loop__lambda_norm"])

@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsr_jax.types import Batch, Images, Outputs, Pixels, Preparation
+from lsr_jax.types import (
+    Batch,
+    BatchSpec,
+    Context,
+    Images,
+    Outputs,
+    Pixels,
+    Preparation,
+)
 
 NUM_CLASSES = 5
 FEATURES = 6
@@ -55,6 +63,16 @@ def forward(params, model_state, images, train, rng=None):
         if name in params
     )
     return Outputs(features, logits, *others), model_state
+
+
+def problem(method, key, *, step=0, batch_size=2):
+    """``(params, method_state, batch, context)`` of one step of ``method``."""
+    network, model_state = init(key, method.heads[0])
+    spec = BatchSpec(NUM_CLASSES, FEATURES, SIZE, SIZE)
+    extra, method_state = method.init(key, network, model_state, spec)
+    context = Context(forward, model_state, jnp.asarray(step), key, PIXELS)
+    params = {"model": network, **extra}
+    return params, method_state, batch(key, batch_size, method), context
 
 
 def images(key, batch_size, *, labelled=True, classes=NUM_CLASSES):

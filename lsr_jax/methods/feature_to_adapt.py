@@ -46,9 +46,10 @@ def make(
 ) -> Method:
     """CLAN with the norm loss; defaults are the released ``train.py``.
 
-    The preset "paper" takes the equations of the paper with the weights of the code,
-    which alone are known: earlier features from the earlier network, cross-entropy, and
-    a weight discrepancy that is not doubled. "norm_only" has no adversary: the
+    The preset "paper" takes the equations of the paper with the numbers of the code
+    where the paper's are not known: earlier features from the earlier network,
+    cross-entropy, the weight discrepancy at the paper's 0.01, not doubled, and one
+    preheating for both players as in CLAN. "norm_only" has no adversary: the
     segmentation loss of two heads and the norm loss.
 
     Args:

@@ -18,7 +18,6 @@ from lsr_jax.errors import InputError
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, BatchSpec, Method, Outputs, PyTree
 
-LEVELS = ("main", "aux")
 SMALLEST = 32
 
 
@@ -97,7 +96,7 @@ def aligned(
 
     Args:
       view: ``(outputs, images, level) -> [B, H, W, K]``, what a discriminator sees.
-      adversarial: weights of `LEVELS`.
+      adversarial: weights of the levels "main" and "aux".
       auxiliary: weight of the second head's cross-entropy on the source.
       kind: of `losses.domain_loss`.
       channels: ``K``.

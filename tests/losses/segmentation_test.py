@@ -61,6 +61,15 @@ def test_by_hand():
         np.log(4 / 3) / 16,
         rtol=1e-6,
     )
+    hopeless = jnp.array([[[[0.0, -25.0], [0.0, -1.0]]]])
+    value, gradient = jax.value_and_grad(losses.focal_cross_entropy)(
+        hopeless, jnp.array([[[1, 1]]]), gamma=2.0, smallest=1e-9
+    )
+    miss = 1 / (1 + np.exp(-1))
+    wanted = (np.log(1e9) - miss**2 * np.log(1 - miss)) / 2
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    assert not gradient[0, 0, 0].any()
+    assert gradient[0, 0, 1].all()
     with pytest.raises(ValueError, match="gamma"):
         losses.focal_cross_entropy(logits, labels, gamma=0.5)
 

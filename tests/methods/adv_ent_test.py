@@ -1,0 +1,53 @@
+import jax
+import numpy as np
+import pytest
+import toy
+
+from lsr_jax import losses, models, resample
+from lsr_jax.methods import adv_ent, common
+
+
+def information(logits):
+    p = jax.nn.softmax(resample.bilinear(logits, toy.SIZE))
+    return losses.self_information(p)
+
+
+@pytest.mark.parametrize(
+    ("adversarial", "auxiliary_adversarial"), [(0.3, 0.2), (0.3, 0.0), (0.0, 0.2)]
+)
+def test_composition_and_ablation(adversarial, auxiliary_adversarial, key):
+    method = adv_ent.make(
+        adversarial=adversarial,
+        auxiliary_adversarial=auxiliary_adversarial,
+        auxiliary=0.5,
+    )
+    params, state, batch, ctx = toy.problem(method, key)
+    total, aux = method.loss(params, state, batch, ctx)
+
+    source, target, _ = common.both_domains(params, batch, ctx)
+    wanted = common.segmentation(source, batch.source, auxiliary=0.5)
+    _, apply = models.discriminator(toy.NUM_CLASSES)
+    weights = {"main": adversarial, "aux": auxiliary_adversarial}
+    levels = {level: weight for level, weight in weights.items() if weight != 0}
+    for level, weight in levels.items():
+        name = {"main": "logits", "aux": "aux_logits"}[level]
+        real, fake = (
+            apply(params["disc"][level], information(getattr(outputs, name)))
+            for outputs in (source, target)
+        )
+        wanted += weight * losses.domain_loss(fake, domain="source")
+        wanted += 0.5 * losses.domain_loss(real, domain="source")
+        wanted += 0.5 * losses.domain_loss(fake, domain="target")
+    np.testing.assert_allclose(total, wanted, rtol=1e-5)
+    assert params["disc"].keys() == levels.keys()
+    names = {f"{kind}_{k}" for kind in ("adversarial", "discriminator") for k in levels}
+    assert aux.metrics.keys() == {"segmentation", *names}
+
+
+def test_without_adversary_there_is_no_discriminator(key):
+    method = adv_ent.make(adversarial=0.0, auxiliary_adversarial=0.0, auxiliary=0.0)
+    params, state, batch, ctx = toy.problem(method, key)
+    assert params.keys() == {"model"}
+    total, aux = method.loss(params, state, batch, ctx)
+    assert aux.metrics == {"segmentation": total}
+    assert "single" in method.heads

@@ -1,0 +1,102 @@
+"""The two players never move each other: what every method with discriminators keeps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from lsr_jax import models
+from lsr_jax.errors import InputError
+from lsr_jax.methods import METHODS, game
+from lsr_jax.types import BatchSpec
+
+SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
+
+
+def players(name):
+    """The method of this name, if its parameters hold a discriminator."""
+    method = METHODS[name].make()
+
+    def extra(key):
+        network, model_state = toy.init(key, method.heads[0])
+        return method.init(key, network, model_state, SPEC)[0]
+
+    return [method] if "disc" in jax.eval_shape(extra, jax.random.key(0)) else []
+
+
+PLAYERS = {name: method for name in METHODS for method in players(name)}
+
+
+@pytest.mark.parametrize("method", PLAYERS.values(), ids=PLAYERS)
+def test_no_gradient_crosses(method, key):
+    """Of every term, by the parameters of both: exactly zero for the other player."""
+    params, state, batch, ctx = toy.problem(method, key, step=9000)
+
+    @jax.jit
+    def gradients(params):
+        def terms(params):
+            return dict(method.loss(params, state, batch, ctx)[1].metrics)
+
+        return jax.jacrev(terms)(params)
+
+    found = gradients(params)
+    names = {name: gradient for name, gradient in found.items() if "mean" not in name}
+    judged = {name for name in names if name.startswith("discriminator")}
+    fooled = {name for name in names if name.startswith("adversarial")}
+    assert len(judged) == len(fooled) == len(params["disc"])
+    for name, gradient in names.items():
+        own, other = ("disc", "model") if name in judged else ("model", "disc")
+        assert all(not leaf.any() for leaf in jax.tree.leaves(gradient[other])), name
+        assert any(leaf.any() for leaf in jax.tree.leaves(gradient[own])), name
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "least_squares"])
+@pytest.mark.parametrize("enlarge", [False, True])
+def test_losses_by_hand(kind, enlarge, key):
+    draw, apply = models.discriminator(toy.NUM_CLASSES)
+    judge = draw(key)
+    shape = (2, 2, 64, 96, toy.NUM_CLASSES)
+    source, target = jax.nn.softmax(jax.random.normal(key, shape))
+    weights = jax.random.uniform(key, (2, *((64, 96) if enlarge else (2, 3))))
+    outputs = [np.asarray(apply(judge, maps), np.float64) for maps in (source, target)]
+    if enlarge:
+        rows, columns = (interpolation(n, m) for n, m in ((2, 64), (3, 96)))
+        outputs = [np.einsum("ai,bijk,cj->back", rows, x, columns) for x in outputs]
+    real, fake = (x[..., 0] for x in outputs)
+
+    def away(x, label):
+        if kind == "least_squares":
+            return (x - label) ** 2
+        return np.log1p(np.exp(x)) - label * x
+
+    keywords = {"kind": kind, "enlarge": enlarge}
+    found = game.network_loss(judge, target, weights, **keywords)
+    np.testing.assert_allclose(found, (weights * away(fake, 0)).mean(), rtol=1e-5)
+    found = game.discriminator_loss(judge, source, target, weights, **keywords)
+    wanted = away(real, 0).mean() + (weights * away(fake, 1)).mean()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def interpolation(cells, pixels):
+    """Align-corners interpolation from ``cells`` to ``pixels``, one row a pixel."""
+    return np.stack(
+        [
+            np.interp(np.linspace(0, cells - 1, pixels), range(cells), row)
+            for row in np.eye(cells)
+        ],
+        axis=1,
+    )
+
+
+def test_images_without_a_logit_are_refused(key):
+    spec = SPEC._replace(target_size=(31, 64))
+    with pytest.raises(InputError, match=r"data\.target\.size: .* found 31x64"):
+        game.init(key, ("main",), 5, spec)
+
+
+def test_levels_start_apart(key):
+    assert game.init(key, {}, 5, SPEC) == {}
+    found = game.init(key, ("main", "aux"), 5, SPEC)["disc"]
+    kernels = [found[level]["conv1"]["kernel"] for level in ("main", "aux")]
+    assert jnp.abs(kernels[0] - kernels[1]).max() > 0
