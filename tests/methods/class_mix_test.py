@@ -8,7 +8,8 @@ import toy
 
 from lsr_jax import class_mix as mixing
 from lsr_jax import losses, resample
-from lsr_jax.methods import class_mix
+from lsr_jax.errors import InputError
+from lsr_jax.methods import class_mix, mean_teacher
 from lsr_jax.types import BatchSpec, Context, Images
 
 SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
@@ -21,7 +22,12 @@ def start(key):
     model, model_state = toy.init(key)
     other, other_state = toy.init(jax.random.fold_in(key, 1))
     batch = toy.batch(key, 2, class_mix.make())
-    return {"model": model}, model_state, class_mix.Teacher(other, other_state), batch
+    return (
+        {"model": model},
+        model_state,
+        mean_teacher.Teacher(other, other_state),
+        batch,
+    )
 
 
 def context(key, model_state, number=3):
@@ -63,7 +69,7 @@ def by_hand(start, chosen, *, share, weigh_source, momentum, number, threshold):
         return -np.log(np.take_along_axis(p, label[..., None], -1)[..., 0])
 
     mixed = (weights * pick(student, label)).mean()
-    teacher = class_mix.Teacher(averaged, statistics)
+    teacher = mean_teacher.Teacher(averaged, statistics)
     return pick(source, y).mean(), mixed, confident.mean(), model_state, teacher
 
 
@@ -140,8 +146,8 @@ def test_no_gradient_reaches_the_teacher(start, key, momentum):
     )
 
     def confidence(params):
-        followed = class_mix.follow(teacher, params["model"], ctx.step, momentum)
-        _, confident, _ = class_mix.predict(followed, batch.target.image, ctx)
+        followed = mean_teacher.follow(teacher, params["model"], ctx.step, momentum)
+        _, confident, _ = mean_teacher.predict(followed, batch.target.image, ctx)
         return confident.sum()
 
     assert not any(
@@ -185,3 +191,8 @@ def test_starts_as_a_copy(key):
     assert extra == {}
     assert teacher.params is model
     assert teacher.model_state is model_state
+
+
+def test_an_unknown_share_is_refused():
+    with pytest.raises(InputError, match=r"method\.share: .* found 'class'"):
+        class_mix.make(share="class")
