@@ -13,6 +13,7 @@ from lsr_jax.methods import class_mix, mean_teacher
 from lsr_jax.types import BatchSpec, Context, Images
 
 SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
+FORWARD = jax.jit(toy.forward, static_argnums=3)
 PLAIN = {"jitter": 0.0, "blur_probability": 0.0}
 
 
@@ -43,7 +44,7 @@ def by_hand(start, chosen, *, share, weigh_source, momentum, number, threshold):
     )
 
     def probabilities(model, statistics, images):
-        outputs, statistics = toy.forward(model, statistics, images, True)
+        outputs, statistics = FORWARD(model, statistics, images, True)
         logits = resample.bilinear(outputs.logits, toy.SIZE)
         return np.asarray(jax.nn.softmax(logits), np.float64), statistics
 
@@ -81,7 +82,7 @@ def test_composition(start, key, preset, number):
     keywords = class_mix.PRESETS[preset]
     method = class_mix.make(mixed=0.7, confidence=0.6, **keywords, **PLAIN)
     ctx = context(key, model_state, number)
-    total, aux = method.loss(params, teacher, batch, ctx)
+    total, aux = jax.jit(lambda p, t: method.loss(p, t, batch, ctx))(params, teacher)
 
     classes, _ = jax.random.split(jax.random.fold_in(key, 1))
     chosen = mixing.draw_classes(
@@ -112,9 +113,12 @@ def test_composition(start, key, preset, number):
 def test_without_the_mixed_loss_only_the_source_teaches(start, key):
     params, model_state, teacher, batch = start
     ctx = context(key, model_state)
-    grads, aux = jax.grad(class_mix.make(mixed=0.0).loss, has_aux=True)(
-        params, teacher, batch, ctx
-    )
+    method = class_mix.make(mixed=0.0)
+
+    def loss(params):
+        return method.loss(params, teacher, batch, ctx)
+
+    grads, aux = jax.jit(jax.grad(loss, has_aux=True))(params)
     assert "mixed" not in aux.metrics
 
     def source(params):
@@ -122,7 +126,7 @@ def test_without_the_mixed_loss_only_the_source_teaches(start, key):
         logits = resample.bilinear(outputs.logits, toy.SIZE)
         return losses.cross_entropy(logits, batch.source.label)
 
-    expected = jax.grad(source)(params)
+    expected = jax.jit(jax.grad(source))(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         grads,
@@ -142,7 +146,7 @@ def test_no_gradient_reaches_the_teacher(start, key, momentum):
 
     assert all(
         not np.any(leaf)
-        for leaf in jax.tree.leaves(jax.grad(loss, argnums=1)(params, teacher))
+        for leaf in jax.tree.leaves(jax.jit(jax.grad(loss, argnums=1))(params, teacher))
     )
 
     def confidence(params):
@@ -151,7 +155,7 @@ def test_no_gradient_reaches_the_teacher(start, key, momentum):
         return confident.sum()
 
     assert not any(
-        np.any(leaf) for leaf in jax.tree.leaves(jax.grad(confidence)(params))
+        np.any(leaf) for leaf in jax.tree.leaves(jax.jit(jax.grad(confidence))(params))
     )
 
 
