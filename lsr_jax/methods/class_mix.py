@@ -10,16 +10,15 @@ the student's parameters.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import class_mix, losses, pseudo_labels, resample
+from lsr_jax import class_mix, losses, resample
 from lsr_jax.data import strong_effects
-from lsr_jax.methods import common
-from lsr_jax.types import Aux, Context, Method, PyTree
+from lsr_jax.methods import common, mean_teacher
+from lsr_jax.types import Aux, Context, Method
 
+SHARES = ("batch", "image", "pixel")
 PRESETS = {
     # One network that labels for itself, and the whole loss of an image weighed.
     "paper": {
@@ -35,13 +34,6 @@ PRESETS = {
         "void": True,
     },
 }
-
-
-class Teacher(NamedTuple):
-    """The averaged network, with BatchNorm statistics of target images alone."""
-
-    params: PyTree
-    model_state: PyTree
 
 
 def make(
@@ -62,7 +54,7 @@ def make(
     Args:
       mixed: lambda_M. At 0 the mixed image still passes through the network.
       confidence: of the teacher, from which a pixel counts into the share.
-      teacher_momentum: ceiling of the weight of the old teacher, see `average`; 0 makes
+      teacher_momentum: ceiling of the weight of the old teacher, see `mean_teacher.average`; 0 makes
         the student its own teacher.
       share: of confident pixels in the "batch", in each "image", or 1 and 0 for every
         "pixel", see `class_mix.pixel_weights`.
@@ -72,12 +64,16 @@ def make(
       jitter_probability: of each mixed image.
       blur_sigma: range of the deviation of `strong_effects.blur`, in pixels.
       blur_probability: of each mixed image; 0 for none.
+
+    Raises:
+      InputError: unknown ``share``.
     """
+    common.check_choice("share", share, SHARES)
     weights = {"segmentation": 1.0, "mixed": mixed}
 
     def init(key, params, model_state, spec):
         del key, spec
-        return {}, Teacher(params, model_state)
+        return {}, mean_teacher.Teacher(params, model_state)
 
     def augmented(key, image, ctx: Context):
         image = ctx.pixels.restore(image)
@@ -96,8 +92,8 @@ def make(
         source, model_state = ctx.forward(
             params["model"], ctx.model_state, batch.source.image, True
         )
-        state = follow(state, params["model"], ctx.step, teacher_momentum)
-        label, confident, state = predict(state, batch.target.image, ctx)
+        state = mean_teacher.follow(state, params["model"], ctx.step, teacher_momentum)
+        label, confident, state = mean_teacher.predict(state, batch.target.image, ctx)
 
         # Not a bare split: the step folds its dropout key out of the same key.
         keys = jax.random.split(jax.random.fold_in(ctx.rng, 1))
@@ -132,46 +128,3 @@ def make(
         return total, Aux(metrics, state, model_state)
 
     return Method(init, loss)
-
-
-def follow(state: Teacher, student: PyTree, step: jax.Array, ceiling: float) -> Teacher:
-    """The teacher at the start of step ``i``: what the original has at the end of ``i - 1``.
-
-    The original averages after its optimiser's step, with the weights that this step has
-    just made. They are the parameters of our next step, in which the average is taken
-    before anything else; so it lags by one step in a checkpoint and nowhere else. In step
-    0 the weight of the teacher is 0, as in step 1: it starts as a copy.
-    """
-    student = jax.lax.stop_gradient(student)
-    params = average(state.params, student, jnp.maximum(step - 1, 0), ceiling)
-    return state._replace(params=params)
-
-
-def average(
-    teacher: PyTree, student: PyTree, step: jax.Array, ceiling: float
-) -> PyTree:
-    """``a T + (1 - a) S`` with ``a = min(1 - 1 / (step + 1), ceiling)``, step from 0.
-
-    ``trainUDA.py::update_ema_variables``; over parameters only: BatchNorm statistics are
-    neither copied nor averaged.
-    """
-    old = jnp.minimum(1 - 1 / (jnp.asarray(step, float) + 1), ceiling)
-
-    def leaf(before, now):
-        weight = old.astype(before.dtype)
-        return weight * before + (1 - weight) * now
-
-    return jax.tree.map(leaf, teacher, student)
-
-
-def predict(
-    state: Teacher, images: jax.Array, ctx: Context
-) -> tuple[jax.Array, jax.Array, Teacher]:
-    """Labels and confidences ``[B, H, W]`` of the teacher, and the teacher after them.
-
-    It stays in train mode: images are labelled with the statistics of their own batch.
-    """
-    outputs, model_state = ctx.forward(state.params, state.model_state, images, True)
-    probabilities = common.upsampled_probabilities(outputs.logits, images)
-    label = pseudo_labels.thresholded(probabilities, threshold=0.0)
-    return label, probabilities.max(axis=-1), Teacher(state.params, model_state)

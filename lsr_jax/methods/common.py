@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import jax
 
 from lsr_jax import losses, resample
+from lsr_jax.errors import InputError
 from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyTree
 
 FOCAL_CLAMP = 1e-9
@@ -76,6 +78,15 @@ def segmentation(
 def heads(auxiliary: float) -> tuple[str, ...]:
     """The networks for a loss whose second head has this weight: all for 0."""
     return HEADS if auxiliary == 0 else ("multi_level", "two_heads")
+
+
+def check_choice(key: str, value: Any, allowed: Collection) -> None:
+    """Raises InputError for a value of a method's keyword that is not ``allowed``."""
+    if value not in allowed:
+        raise InputError(
+            f"method.{key}: expected one of {', '.join(map(str, allowed))}; found "
+            f"{value!r}"
+        )
 
 
 def both_domains(

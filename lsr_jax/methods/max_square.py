@@ -11,7 +11,6 @@ from __future__ import annotations
 import jax
 
 from lsr_jax import losses, pseudo_labels, resample
-from lsr_jax.errors import InputError
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method
 
@@ -56,10 +55,7 @@ def make(
     Raises:
       InputError: unknown ``kind``.
     """
-    if kind not in KINDS:
-        raise InputError(
-            f"method.kind: expected one of {', '.join(KINDS)}; found {kind!r}"
-        )
+    common.check_choice("kind", kind, KINDS)
     weights = {"segmentation": 1.0, "entropy": entropy, "guidance": guidance}
 
     def loss(params, state, batch, ctx):

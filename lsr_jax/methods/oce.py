@@ -14,7 +14,6 @@ import functools
 import jax
 
 from lsr_jax import losses, prototypes, pseudo_labels, resample
-from lsr_jax.errors import InputError
 from lsr_jax.methods import common
 from lsr_jax.prototypes import Prototypes
 from lsr_jax.types import Aux, Method
@@ -26,6 +25,7 @@ PRESETS = {
 CHOICES = {
     "labels": ("both", "bilinear", "nearest"),
     "source_labels": ("prediction", "ground_truth"),
+    "distance_order": (1, 2),
 }
 
 
@@ -74,12 +74,13 @@ def make(
     Raises:
       InputError: an unknown choice.
     """
-    for key, value in (("labels", labels), ("source_labels", source_labels)):
-        if value not in CHOICES[key]:
-            raise InputError(
-                f"method.{key}: expected one of {', '.join(CHOICES[key])}; found "
-                f"{value!r}"
-            )
+    chosen = {
+        "labels": labels,
+        "source_labels": source_labels,
+        "distance_order": distance_order,
+    }
+    for key, value in chosen.items():
+        common.check_choice(key, value, CHOICES[key])
     rules = ("bilinear", "nearest") if labels == "both" else (labels,)
     weights = {
         "segmentation": 1.0,

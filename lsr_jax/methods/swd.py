@@ -20,7 +20,6 @@ from __future__ import annotations
 import jax
 
 from lsr_jax import losses
-from lsr_jax.errors import InputError
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method, PyTree
 
@@ -47,10 +46,7 @@ def make(
     Raises:
       InputError: unknown ``measure``.
     """
-    if measure not in MEASURES:
-        raise InputError(
-            f"method.measure: expected one of {', '.join(MEASURES)}; found {measure!r}"
-        )
+    common.check_choice("measure", measure, MEASURES)
     weights = {"segmentation": 1.0, "discrepancy": discrepancy}
 
     def loss(params, state, batch, ctx):

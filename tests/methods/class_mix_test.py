@@ -8,10 +8,12 @@ import toy
 
 from lsr_jax import class_mix as mixing
 from lsr_jax import losses, resample
-from lsr_jax.methods import class_mix
+from lsr_jax.errors import InputError
+from lsr_jax.methods import class_mix, mean_teacher
 from lsr_jax.types import BatchSpec, Context, Images
 
 SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
+FORWARD = jax.jit(toy.forward, static_argnums=3)
 PLAIN = {"jitter": 0.0, "blur_probability": 0.0}
 
 
@@ -21,7 +23,12 @@ def start(key):
     model, model_state = toy.init(key)
     other, other_state = toy.init(jax.random.fold_in(key, 1))
     batch = toy.batch(key, 2, class_mix.make())
-    return {"model": model}, model_state, class_mix.Teacher(other, other_state), batch
+    return (
+        {"model": model},
+        model_state,
+        mean_teacher.Teacher(other, other_state),
+        batch,
+    )
 
 
 def context(key, model_state, number=3):
@@ -37,7 +44,7 @@ def by_hand(start, chosen, *, share, weigh_source, momentum, number, threshold):
     )
 
     def probabilities(model, statistics, images):
-        outputs, statistics = toy.forward(model, statistics, images, True)
+        outputs, statistics = FORWARD(model, statistics, images, True)
         logits = resample.bilinear(outputs.logits, toy.SIZE)
         return np.asarray(jax.nn.softmax(logits), np.float64), statistics
 
@@ -63,7 +70,7 @@ def by_hand(start, chosen, *, share, weigh_source, momentum, number, threshold):
         return -np.log(np.take_along_axis(p, label[..., None], -1)[..., 0])
 
     mixed = (weights * pick(student, label)).mean()
-    teacher = class_mix.Teacher(averaged, statistics)
+    teacher = mean_teacher.Teacher(averaged, statistics)
     return pick(source, y).mean(), mixed, confident.mean(), model_state, teacher
 
 
@@ -75,7 +82,7 @@ def test_composition(start, key, preset, number):
     keywords = class_mix.PRESETS[preset]
     method = class_mix.make(mixed=0.7, confidence=0.6, **keywords, **PLAIN)
     ctx = context(key, model_state, number)
-    total, aux = method.loss(params, teacher, batch, ctx)
+    total, aux = jax.jit(lambda p, t: method.loss(p, t, batch, ctx))(params, teacher)
 
     classes, _ = jax.random.split(jax.random.fold_in(key, 1))
     chosen = mixing.draw_classes(
@@ -106,9 +113,12 @@ def test_composition(start, key, preset, number):
 def test_without_the_mixed_loss_only_the_source_teaches(start, key):
     params, model_state, teacher, batch = start
     ctx = context(key, model_state)
-    grads, aux = jax.grad(class_mix.make(mixed=0.0).loss, has_aux=True)(
-        params, teacher, batch, ctx
-    )
+    method = class_mix.make(mixed=0.0)
+
+    def loss(params):
+        return method.loss(params, teacher, batch, ctx)
+
+    grads, aux = jax.jit(jax.grad(loss, has_aux=True))(params)
     assert "mixed" not in aux.metrics
 
     def source(params):
@@ -116,7 +126,7 @@ def test_without_the_mixed_loss_only_the_source_teaches(start, key):
         logits = resample.bilinear(outputs.logits, toy.SIZE)
         return losses.cross_entropy(logits, batch.source.label)
 
-    expected = jax.grad(source)(params)
+    expected = jax.jit(jax.grad(source))(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
         grads,
@@ -136,16 +146,16 @@ def test_no_gradient_reaches_the_teacher(start, key, momentum):
 
     assert all(
         not np.any(leaf)
-        for leaf in jax.tree.leaves(jax.grad(loss, argnums=1)(params, teacher))
+        for leaf in jax.tree.leaves(jax.jit(jax.grad(loss, argnums=1))(params, teacher))
     )
 
     def confidence(params):
-        followed = class_mix.follow(teacher, params["model"], ctx.step, momentum)
-        _, confident, _ = class_mix.predict(followed, batch.target.image, ctx)
+        followed = mean_teacher.follow(teacher, params["model"], ctx.step, momentum)
+        _, confident, _ = mean_teacher.predict(followed, batch.target.image, ctx)
         return confident.sum()
 
     assert not any(
-        np.any(leaf) for leaf in jax.tree.leaves(jax.grad(confidence)(params))
+        np.any(leaf) for leaf in jax.tree.leaves(jax.jit(jax.grad(confidence))(params))
     )
 
 
@@ -185,3 +195,8 @@ def test_starts_as_a_copy(key):
     assert extra == {}
     assert teacher.params is model
     assert teacher.model_state is model_state
+
+
+def test_an_unknown_share_is_refused():
+    with pytest.raises(InputError, match=r"method\.share: .* found 'class'"):
+        class_mix.make(share="class")
