@@ -10,7 +10,8 @@ class InputError(Exception):
 
 
 class TrainingError(Exception):
-    """Training cannot go on, though the input was usable: a loss is no longer finite.
+    """Training cannot go on, though the input was usable: a loss is no longer finite,
+    the disk is full.
 
     The message is one line; the scripts print it after ``error:`` and exit with code 1.
     """

@@ -12,6 +12,7 @@ from lsr_jax.analysis import figures, formats, rows, tables
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.training import selection
 from lsr_jax.training.experiment import Experiment, Network
 
 PROTOCOL = "native"
@@ -118,7 +119,9 @@ class Evaluation:
                     split=self.experiment.config["data"][domain]["val"],
                     bn=bn,
                     protocol=PROTOCOL,
-                    selection="last",
+                    selection=selection.label(
+                        network.facts, self.experiment.config["data"]["target"]["val"]
+                    ),
                 )
 
     def target_statistics(self, network: Network):

@@ -65,19 +65,22 @@ def holds_weights(path: Path) -> bool:
     return path.is_file() or (path / convert.INFO).is_file()
 
 
-def find_checkpoints(path: Path) -> Path:
-    """The checkpoint folder that a path in ``init_from`` means.
+def find_checkpoints(path: Path) -> tuple[Path, int | None]:
+    """The checkpoint folder that a path in ``init_from`` means, and the step if it says.
 
-    A workdir means its last stage; ``workdir/stage`` names one.
+    A workdir means its last stage; ``workdir/stage`` names one,
+    ``workdir/stage/checkpoints/STEP`` one checkpoint.
 
     Raises:
       InputError: nothing there.
     """
     if (path / "config.json").is_file():
         path = path / workdir.read_config(path)["stages"][-1]
+    if path.name.isdigit() and (path / "state").is_dir():
+        return path.parent, int(path.name)
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
-            return folder
+            return folder, None
     raise InputError(
         f"init_from {path}: expected a weight file, a workdir, a stage's folder or a "
         "checkpoint folder; found no such file and no finished checkpoint; set the "
