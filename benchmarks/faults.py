@@ -112,10 +112,6 @@ class Laboratory:
         """What all processes of a folder have printed."""
         return (self.folder / f"{workdir.name}.txt").read_text()
 
-    def settle(self) -> None:
-        """From here on programs are only read: no kill can damage one."""
-        self.environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
-
 
 def kill(process: subprocess.Popen) -> None:
     """SIGKILL to a process of ours and its workers."""
@@ -165,15 +161,18 @@ def wait_for(happened: Callable[[], bool], process: subprocess.Popen) -> bool:
     return False
 
 
-def strike(laboratory: Laboratory, workdir: Path, wanted: Kill) -> int | None:
+def strike(laboratory: Laboratory, workdir: Path, planned: Kill) -> int | None:
     """Starts the run and kills it; the exit code where it ended before."""
-    before = events(workdir, wanted.where) if wanted.where == "step" else 0
-    process = laboratory.start(workdir, f"--config.data.workers={wanted.workers}")
-    reached = wanted.where == "start" or wait_for(
-        lambda: events(workdir, wanted.where) >= before + wanted.count, process
-    )
-    if reached:
-        time.sleep(wanted.delay)
+    where = planned.where
+    # A killed save leaves its folder, which only counts until the next process is up.
+    before = events(workdir, where) if where in ("step", "stage") else 0
+    process = laboratory.start(workdir, f"--config.data.workers={planned.workers}")
+    if where == "save":
+        wait_for(lambda: not events(workdir, where), process)
+    if where == "start" or wait_for(
+        lambda: events(workdir, where) >= before + planned.count, process
+    ):
+        time.sleep(planned.delay)
     code = process.poll()
     kill(process)
     return code
@@ -187,7 +186,7 @@ class Chain(NamedTuple):
 
 
 def chain(
-    laboratory: Laboratory, workdir: Path, unbroken: Path, kills: int, seed: int
+    laboratory: Laboratory, workdir: Path, wanted: Path, kills: int, seed: int
 ) -> Chain:
     """Kills a run so often, lets it end, compares."""
     generator = random.Random(seed)
@@ -195,22 +194,27 @@ def chain(
     differences = []
     while counted.total() < kills:
         shutil.rmtree(workdir, ignore_errors=True)
-        for wanted in plan(generator, kills - counted.total()):
-            code = strike(laboratory, workdir, wanted)
+        for planned in plan(generator, kills - counted.total()):
+            code = strike(laboratory, workdir, planned)
             if code is not None:
                 break
-            counted[wanted.where] += 1
+            counted[planned.where] += 1
         code = laboratory.run(workdir)
         if code:
             return Chain(counted, [f"{workdir.name}: exit code {code}"])
-        differences += compare(workdir, unbroken)
+        differences += compare(workdir, wanted)
     return Chain(counted, differences)
 
 
-def compare(workdir: Path, unbroken: Path) -> list[str]:
+def compare(workdir: Path, other: Path) -> list[str]:
     """What differs between two finished runs."""
-    found, wanted = results(workdir), results(unbroken)
-    return [f"{workdir.name}: {name}" for name in wanted if found[name] != wanted[name]]
+    found, wanted = results(workdir), results(other)
+    names = sorted(found.keys() | wanted.keys(), reverse=True)
+    return [
+        f"{workdir.name}: {name}"
+        for name in names
+        if found.get(name) != wanted.get(name)
+    ]
 
 
 def results(workdir: Path) -> dict:
@@ -226,12 +230,19 @@ def results(workdir: Path) -> dict:
     return found
 
 
+def unbroken(laboratory: Laboratory) -> Path:
+    """The folder of the run that nothing disturbs; its programs are kept for the rest."""
+    workdir = laboratory.folder / "unbroken"
+    if code := laboratory.run(workdir):
+        raise RuntimeError(f"exit code {code}: {laboratory.output(workdir)[-2000:]}")
+    # From here on programs are only read: no kill can damage one.
+    laboratory.environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
+    return workdir
+
+
 def experiment(laboratory: Laboratory, *, kills: int, chains: int, seed: int) -> Chain:
-    """The unbroken run, then all chains, two at a time; their sum."""
-    unbroken = laboratory.folder / "unbroken"
-    if code := laboratory.run(unbroken):
-        raise RuntimeError(f"exit code {code}: {laboratory.output(unbroken)[-2000:]}")
-    laboratory.settle()
+    """All chains, two at a time, held against the unbroken run; their sum."""
+    wanted = laboratory.folder / "unbroken"
     shares = [kills // chains + (i < kills % chains) for i in range(chains)]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         parts = list(
@@ -239,7 +250,7 @@ def experiment(laboratory: Laboratory, *, kills: int, chains: int, seed: int) ->
                 lambda i: chain(
                     laboratory,
                     laboratory.folder / f"chain{i}",
-                    unbroken,
+                    wanted,
                     shares[i],
                     seed + i,
                 ),
@@ -261,6 +272,7 @@ def main() -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         laboratory = Laboratory(Path(folder))
+        unbroken(laboratory)
         found = experiment(
             laboratory, kills=options.kills, chains=chains, seed=options.seed
         )

@@ -38,7 +38,7 @@ def run(main: Callable[[], None]) -> None:
 
 def guarded(main: Callable[[], None]) -> None:
     """Call ``main``; print a user's error as one line and exit."""
-    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell every step they take
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell every step they take
     try:
         main()
     except Stopped as reason:

@@ -39,8 +39,8 @@ class MetricsLog:
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        self._file = path.open("ab+")
-        self._digest = hashlib.sha256(kept(self._file, path, position or EMPTY))
+        self._digest = hashlib.sha256(kept(path, position or EMPTY))
+        self._file = path.open("ab")
         # Written by this thread: a full disk is then an error here, and not a queue
         # that nobody empties any more.
         self._events = event_file_writer.EventsWriter(
@@ -77,21 +77,22 @@ class MetricsLog:
         )
 
 
-def kept(file, path: Path, position: Mapping) -> bytes:
-    """The bytes up to ``position``; what stands behind them is cut off.
+def kept(path: Path, position: Mapping) -> bytes:
+    """The bytes of a log up to ``position``; what stands behind them is cut off.
 
     Raises:
       InputError: they are not those that were written.
     """
-    file.seek(0)
-    lines = file.read(position["bytes"])
-    if hashlib.sha256(lines).hexdigest() != position["sha256"]:
-        raise InputError(
-            f"{path}: expected the {position['bytes']} bytes that the checkpoint names, "
-            "found others; restore the file, or remove the stage's folder to train the "
-            "stage again"
-        )
-    file.truncate(position["bytes"])
+    with path.open("ab+") as file:
+        file.seek(0)
+        lines = file.read(position["bytes"])
+        if hashlib.sha256(lines).hexdigest() != position["sha256"]:
+            raise InputError(
+                f"{path}: expected the {position['bytes']} bytes that the checkpoint "
+                "names, found others; restore the file, or remove the stage's folder "
+                "to train the stage again"
+            )
+        file.truncate(position["bytes"])
     return lines
 
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from lsr_jax.errors import InputError
-from lsr_jax.training import selection, sharding
+from lsr_jax.training import origins, selection, sharding
 from lsr_jax.training.experiment import Experiment
+from lsr_jax.training.state import TrainState
 from lsr_jax.types import Batch, Images
 
 ON_NONFINITE = ("stop", "skip")
@@ -51,7 +52,6 @@ def check_stage(experiment: Experiment, stage: str) -> None:
             f"{stage}.optimizer.learning_rate: expected more than 0, found "
             f"{c['optimizer']['learning_rate']}"
         )
-    sharding.check_batch_size(c["batch_size"], experiment.mesh)
     group = experiment.config["model"]["bn_group_size"]
     if group is not None and (group < 1 or c["batch_size"] % group):
         raise InputError(
@@ -59,9 +59,11 @@ def check_stage(experiment: Experiment, stage: str) -> None:
             f"{c['batch_size']}, found {group}"
         )
     try:
+        sharding.check_batch_size(c["batch_size"], experiment.mesh)
         method = experiment.method(stage)
         augmented(experiment, stage, method.domains)
-        experiment.template(stage)
+        whole, _ = experiment.template(stage)
+        origin(experiment, stage, whole)
     except InputError as error:
         raise InputError(f"stage {stage}: {error}") from error
     except (TypeError, ValueError) as error:
@@ -83,6 +85,19 @@ def augmented(experiment: Experiment, stage: str, domains: tuple[str, ...]) -> N
 
     batch = Batch(images("source"), images("target"))
     jax.eval_shape(experiment.preprocess(stage), jax.random.key(0), batch)
+
+
+def origin(experiment: Experiment, stage: str, whole: TrainState) -> None:
+    """Reads what ``init_from`` names outside of this run, once before the stage begins."""
+    found = origins.origin(experiment.config, stage)
+    begun = (experiment.folder(stage) / "checkpoints").is_dir()
+    if begun or found == "scratch" or found in experiment.config["stages"]:
+        return
+    network = (whole.params["model"], whole.model_state)
+    if origins.weight_file(experiment.config, stage):
+        experiment.import_weights(stage, *network)
+    else:
+        experiment.load(found, *network)
 
 
 def at_least(key: str, found: float, least: int) -> None:

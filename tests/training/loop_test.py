@@ -12,7 +12,7 @@ from lsr_jax import convert
 from lsr_jax.analysis import report
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.evaluation import metrics
-from lsr_jax.training import loop
+from lsr_jax.training import loop, preflight
 from lsr_jax.training.checkpoint import Checkpointer, check_network
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.stopping import Stop, Stopped
@@ -221,6 +221,7 @@ def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
     ):
         alone = {**config, "stages": ("adapt",)}
         alone["adapt"] = {**config["adapt"], "init_from": str(path)}
+        preflight.check(Experiment(alone, tmp_path))
         start, _ = Experiment(alone, tmp_path).initial("adapt")
         wanted = unbroken.trained(stage).params
         chex.assert_trees_all_equal(
@@ -242,19 +243,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, unbroken, tmp_path):
         loop.train(broken, tmp_path)
 
 
-def test_skipped_steps_leave_the_network_alone(config, unbroken, tmp_path, capfd):
-    broken = {**config, "adapt": {**config["adapt"], "on_nonfinite": "skip"}}
-    broken["adapt"]["method"] = {**config["adapt"]["method"], "entropy": float("nan")}
-    shutil.copytree(unbroken.folder("source"), tmp_path / "source")
-    experiment = loop.train(broken, tmp_path)
-    assert "skipped (4 in this stage): stage adapt, step 4" in capfd.readouterr().err
-    assert [line["skipped"] for line in logged(experiment)] == [1, 2, 3, 4]
-    assert logged(experiment)[0]["total"] is None
-    found, start = final(experiment), unbroken.trained("source")
-    chex.assert_trees_all_equal(found.params["model"], jax.device_get(start.params))
-    assert (found.step, found.skipped) == (4, 4)
-
-
 def test_a_run_goes_on_with_other_devices_and_workers(
     config, unbroken, tmp_path, monkeypatch
 ):
@@ -262,51 +250,44 @@ def test_a_run_goes_on_with_other_devices_and_workers(
     seen = []
 
     def take(self, number, metrics, ids, original=Watch.take):
-        seen.append((number, ids["source"], ids["target"]))
+        seen.append((number, ids["source"]))
         original(self, number, metrics, ids)
 
-    shutil.copytree(unbroken.folder("source"), tmp_path / "run" / "source")
-    shutil.copytree(tmp_path / "run", tmp_path / "alone")
     monkeypatch.setattr(Watch, "take", take)
+    config = {**config, "stages": ("source",)}
     loop.train(config, tmp_path / "alone")
     alone, seen[:] = list(seen), []
-    with pytest.raises(Stopped, match="--max_steps after step 3 of adapt"):
+    with pytest.raises(Stopped, match="--max_steps after step 3 of source"):
         loop.train(config, tmp_path / "run", Stop(max_steps=3))
-    other = {**config, "num_devices": 2, "data": {**config["data"], "workers": 1}}
+    other = {**config, "num_devices": 8, "data": {**config["data"], "workers": 1}}
     other = loop.train(other, tmp_path / "run")
     assert seen == alone
-    for a, b in zip(logged(unbroken), logged(other), strict=True):
-        chex.assert_trees_all_close(a, b, **DEVICE_TOLERANCE)
-    chex.assert_trees_all_equal(*[x[:3] for x in (logged(unbroken), logged(other))])
+    lines, found = logged(unbroken, "source"), logged(other, "source")
+    assert lines[:3] == found[:3]
+    chex.assert_trees_all_close(lines[3], found[3], rtol=2e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", ["source_val", "oracle"])
 def test_the_best_checkpoint_is_kept_and_reported(
-    rule, config, tmp_path, monkeypatch, capsys
+    config, tmp_path, monkeypatch, capsys
 ):
-    scores = iter([0.1, 0.4, 0.4, 0.3, 0.2])
+    scores = iter([0.1, 0.4, 0.4, 0.3])
     monkeypatch.setattr(metrics, "mean_iou", lambda iou: next(scores))
-    chosen = {"selection": rule, "every": 1}
+    chosen = {"selection": "source_val", "every": 1}
     chosen = {**config, "evaluation": {**config["evaluation"], **chosen}}
-    chosen["stages"] = ("source",)
-    chosen["source"] = {**config["source"], "steps": 5, "checkpoint_every": 5}
+    chosen |= {"stages": ("source",), "source": {**config["source"]}}
+    chosen["source"]["checkpoint_every"] = 4
     with pytest.raises(Stopped):
         loop.train(chosen, tmp_path, Stop(max_steps=3))
     experiment = loop.train(chosen, tmp_path)
     monkeypatch.undo()
     checkpoints = tmp_path / "source" / "checkpoints"
-    assert {path.name for path in checkpoints.iterdir()} == {"2", "4", "5"}
+    assert {path.name for path in checkpoints.iterdir()} == {"2", "3", "4"}
     network = experiment.trained("source")
-    assert network.step == 2
-    assert network.facts["best"] == {
-        "step": 2,
-        "miou": 0.4,
-        "domain": "source" if rule == "source_val" else "target",
-        "split": "val",
-    }
+    best = {"step": 2, "miou": 0.4, "domain": "source", "split": "val"}
+    assert (network.step, network.facts["best"]) == (2, best)
     rows = report.write(experiment)
-    assert {(row["step"], row["selection"]) for row in rows} == {(2, rule)}
-    assert rule in capsys.readouterr().out
+    assert {(row["step"], row["selection"]) for row in rows} == {(2, "source_val")}
+    assert "selection source_val" in capsys.readouterr().out
 
 
 def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
@@ -322,10 +303,11 @@ def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
     convert.save(folder, convert.Imported(network.params, network.model_state, info))
     alone = {**config, "stages": ("adapt",)}
     alone["adapt"] = {**config["adapt"], "init_from": str(folder)}
+    preflight.check(Experiment(alone, tmp_path))
     start, _ = Experiment(alone, tmp_path).initial("adapt")
     chex.assert_trees_all_equal(
         jax.device_get(start.params["model"]), dict(network.params)
     )
     alone["data"] = {**config["data"], "preprocessing": "caffe"}
     with pytest.raises(InputError, match="trained on 'imagenet' input"):
-        Experiment(alone, tmp_path).initial("adapt")
+        preflight.check(Experiment(alone, tmp_path))
