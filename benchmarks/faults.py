@@ -267,11 +267,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--chains", type=int, help="default: one for 6 kills")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", default=CONFIG, help="two stages: source and adapt")
     options = parser.parse_args()
     chains = options.chains or max(1, options.kills // 6)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        laboratory = Laboratory(Path(folder))
+        laboratory = Laboratory(Path(folder), options.config)
         unbroken(laboratory)
         found = experiment(
             laboratory, kills=options.kills, chains=chains, seed=options.seed

@@ -80,11 +80,13 @@ def test_a_run_survives_everything_one_after_the_other(laboratory):
 
     # Two runs in one folder; then SIGTERM to the whole group, as schedulers send it.
     process = at_step(laboratory, workdir, "--config.data.workers=1")
+    os.killpg(process.pid, signal.SIGSTOP)
+    mapped = shared_memory(process.pid)
     assert laboratory.run(workdir) == 2
     assert "another process trains in it" in laboratory.output(workdir)
-    mapped = shared_memory(process.pid)
     begin = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGCONT)
     assert process.wait(SOON) == 3
     assert time.monotonic() - begin < SOON
     assert "continue with: python train.py --config=" in laboratory.output(workdir)

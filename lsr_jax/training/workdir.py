@@ -53,7 +53,8 @@ def check(workdir: Path, config: Mapping) -> None:
 def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
     """Holds a workdir that was checked; ``config.json`` and ``manifest.json`` are in it.
 
-    The system gives the folder free on any death of the process.
+    The system gives the folder free on any death of the process. Of a run of several
+    processes the first one does it for all.
 
     Args:
       workdir: made if missing.
@@ -63,6 +64,9 @@ def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
     Raises:
       InputError: the folder cannot be written, or another process trains in it.
     """
+    if jax.process_index():
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open("a+")
