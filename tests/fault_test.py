@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bad_inputs, faults
+from benchmarks import laboratory as processes
 
 ROOT = Path(__file__).parents[1]
 SOON = 60  # seconds; most of it is the end of a compilation on a busy machine
@@ -20,7 +21,7 @@ SOON = 60  # seconds; most of it is the end of a compilation on a busy machine
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory):
     """With the unbroken run."""
-    laboratory = faults.Laboratory(tmp_path_factory.mktemp("faults"))
+    laboratory = processes.Laboratory(tmp_path_factory.mktemp("faults"))
     faults.unbroken(laboratory)
     return laboratory
 
@@ -30,7 +31,7 @@ def test_25_kills_leave_no_trace(laboratory):
     found = faults.experiment(laboratory, kills=25, chains=3, seed=0)
     assert found.kills.total() == 25
     assert found.kills["save"] >= 3
-    assert found.kills["report"] >= 1
+    assert found.kills["end"] >= 1
     assert found.differences == []
 
 
@@ -61,9 +62,11 @@ def shared_memory(group):
 
 def at_step(laboratory, workdir, *flags):
     """A process that has logged a step."""
-    before = faults.events(workdir, "step")
+    before = processes.events(workdir, "step")
     process = laboratory.start(workdir, *flags)
-    assert faults.wait_for(lambda: faults.events(workdir, "step") > before, process)
+    assert processes.wait_for(
+        lambda: processes.events(workdir, "step") > before, process
+    )
     return process
 
 
@@ -119,7 +122,7 @@ def test_a_run_survives_everything_one_after_the_other(laboratory):
     assert f"passed over for {before}" in laboratory.output(workdir)
     assert (workdir / "source" / "damaged" / checkpoint.name).is_dir()
 
-    assert faults.compare(workdir, laboratory.folder / "unbroken") == []
+    assert processes.compare(workdir, laboratory.folder / "unbroken") == []
     assert "Traceback" not in laboratory.output(workdir)
 
 
@@ -127,23 +130,23 @@ def test_a_comparison_finds_a_difference(laboratory, tmp_path):
     """The long tests could not fail without this."""
     unbroken = laboratory.folder / "unbroken"
     other = shutil.copytree(unbroken, tmp_path / "other")
-    assert faults.compare(other, unbroken) == []
+    assert processes.compare(other, unbroken) == []
     log = other / "adapt" / "metrics.jsonl"
     lines = log.read_text().splitlines(True)
     log.write_text("".join([*lines[:3], *lines[2:]]))
     facts = other / "source" / "checkpoints" / "8" / "facts" / "metadata"
     digest = re.search(r'"rng": "(\w+)"', facts.read_text())[1]
     facts.write_text(facts.read_text().replace(digest, digest[::-1]))
-    assert faults.compare(other, unbroken) == [
+    assert processes.compare(other, unbroken) == [
         "other: source, rng",
         "other: adapt, metrics.jsonl",
     ]
 
 
 def test_kills_are_drawn_from_the_seed():
-    plans = [list(faults.plan(random.Random(seed), 9)) for seed in (0, 0, 1)]
+    plans = [list(faults.plan(random.Random(seed), 9, 2)) for seed in (0, 0, 1)]
     assert plans[0] == plans[1] != plans[2]
-    assert plans[0][-1].where == "report"
+    assert plans[0][-1].where == "end"
 
 
 def test_bad_inputs_are_one_line_and_the_page_lists_them(tmp_path, monkeypatch):
