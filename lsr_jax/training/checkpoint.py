@@ -208,7 +208,7 @@ class Checkpointer:
             ).facts
             content.check_seal(facts)
             stored = self._manager.item_metadata(step)["state"].tree
-            check_network(as_dict(template), stored)
+            content.check_network(as_dict(template), stored)
             args = ocp.args.Composite(state=args)
             found = self._manager.restore(step, args=args).state
             content.check_arrays(facts, found, whole=whole)
@@ -232,34 +232,9 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def check_network(wanted: PyTree, stored: PyTree) -> None:
-    """Raise ValueError where the stored network has other leaves or other shapes.
-
-    Args:
-      wanted: a tree with ``params/model`` and ``model_state``.
-      stored: the same of a checkpoint, with shapes.
-    """
-    wanted, stored = shapes(wanted), shapes(stored)
-    for what, names in (
-        ("has no", sorted(wanted.keys() - stored.keys())),
-        ("also has", sorted(stored.keys() - wanted.keys())),
-    ):
-        if names:
-            raise ValueError(f"it {what} {', '.join(names[:3])} ({len(names)} such)")
-    for name, shape in wanted.items():
-        if shape != stored[name]:
-            raise ValueError(f"{name} is {stored[name]} there and {shape} here")
-
-
 def as_dict(tree: TrainState | dict) -> dict:
     """The fields of a state by name."""
     return tree if isinstance(tree, dict) else vars(tree)
-
-
-def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of the leaves of the network in a state."""
-    network = {"params": tree["params"]["model"], "model_state": tree["model_state"]}
-    return {name: tuple(leaf.shape) for name, leaf in content.paths(network).items()}
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

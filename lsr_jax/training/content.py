@@ -80,3 +80,28 @@ def check_arrays(facts: Mapping, tree: PyTree, *, whole: bool) -> None:
             f"the content of {', '.join(changed[:3])} is not what was saved "
             f"({len(changed)} of {len(found)} arrays)"
         )
+
+
+def check_network(wanted: PyTree, stored: PyTree) -> None:
+    """Raise ValueError where the stored network has other leaves or other shapes.
+
+    Args:
+      wanted: a tree with ``params/model`` and ``model_state``.
+      stored: the same of a checkpoint, with shapes.
+    """
+    wanted, stored = shapes(wanted), shapes(stored)
+    for what, names in (
+        ("has no", sorted(wanted.keys() - stored.keys())),
+        ("also has", sorted(stored.keys() - wanted.keys())),
+    ):
+        if names:
+            raise ValueError(f"it {what} {', '.join(names[:3])} ({len(names)} such)")
+    for name, shape in wanted.items():
+        if shape != stored[name]:
+            raise ValueError(f"{name} is {stored[name]} there and {shape} here")
+
+
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of the leaves of the network in a state."""
+    network = {"params": tree["params"]["model"], "model_state": tree["model_state"]}
+    return {name: tuple(leaf.shape) for name, leaf in paths(network).items()}

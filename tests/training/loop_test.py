@@ -13,7 +13,7 @@ from lsr_jax.analysis import report
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.evaluation import metrics
 from lsr_jax.training import loop, preflight
-from lsr_jax.training.checkpoint import Checkpointer, check_network
+from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.stopping import Stop, Stopped
 from lsr_jax.training.watch import Watch
@@ -202,13 +202,6 @@ def test_another_network_is_named(config, unbroken):
         other = {**config, "model": {**config["model"], "aspp_dilations": dilations}}
         with pytest.raises(InputError, match=message):
             Experiment(other, unbroken.workdir).trained("source")
-
-
-def test_another_shape_is_named():
-    tree = {"params": {"model": {"head": np.zeros((3, 19))}}, "model_state": {}}
-    other = {"params": {"model": {"head": np.zeros((3, 16))}}, "model_state": {}}
-    with pytest.raises(ValueError, match=r"head is \(3, 19\) there and \(3, 16\) here"):
-        check_network(other, tree)
 
 
 def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
