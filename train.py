@@ -14,10 +14,10 @@ from lsr_jax import command_line
 from lsr_jax.training import stopping
 
 MAX_STEPS = flags.DEFINE_integer(
-    "max_steps", None, "Stop after so many steps of this command.", lower_bound=1
+    "max-steps", None, "Stop after so many steps of this command.", lower_bound=1
 )
 MAX_MINUTES = flags.DEFINE_float(
-    "max_minutes", None, "Stop after the step that passes them.", lower_bound=0
+    "max-minutes", None, "Stop after the step that passes them.", lower_bound=0
 )
 
 

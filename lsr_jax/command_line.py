@@ -14,13 +14,15 @@ Exit codes:
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from lsr_jax.errors import InputError, TrainingError
@@ -38,7 +40,10 @@ def run(main: Callable[[], None]) -> None:
 
 def guarded(main: Callable[[], None]) -> None:
     """Call ``main``; print a user's error as one line and exit."""
-    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell every step they take
+    # Orbax and TFDS tell every step they take, and Orbax every array that a full disk
+    # did not take: the error itself comes out of the save.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         main()
     except Stopped as reason:

@@ -250,7 +250,7 @@ def test_a_run_goes_on_with_other_devices_and_workers(
     config = {**config, "stages": ("source",)}
     loop.train(config, tmp_path / "alone")
     alone, seen[:] = list(seen), []
-    with pytest.raises(Stopped, match="--max_steps after step 3 of source"):
+    with pytest.raises(Stopped, match="--max-steps after step 3 of source"):
         loop.train(config, tmp_path / "run", Stop(max_steps=3))
     other = {**config, "num_devices": 8, "data": {**config["data"], "workers": 1}}
     other = loop.train(other, tmp_path / "run")
