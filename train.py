@@ -4,22 +4,34 @@ python train.py --config configs/streets.py
 python train.py --config configs/gta2cs.py:lsr --workdir runs/gta2cs
 python train.py --config configs/streets.py --config.seed=1 --config.lsr.steps=1000
 
-The same command continues an interrupted run. Exit codes: 0 done, 1 training could not
-go on, 2 bad input.
+The same command continues an interrupted run, to the same result. Exit codes: 0 done,
+1 training could not go on, 2 bad input, 3 stopped before the end by a signal or a limit.
 """
 
+from absl import flags
+
 from lsr_jax import command_line
+from lsr_jax.training import stopping
+
+MAX_STEPS = flags.DEFINE_integer(
+    "max-steps", None, "Stop after so many steps of this command.", lower_bound=1
+)
+MAX_MINUTES = flags.DEFINE_float(
+    "max-minutes", None, "Stop after the step that passes them.", lower_bound=0
+)
 
 
 def main() -> None:
     """Train every stage of the config in the workdir, then report."""
-    # Imported here: bad flags are answered without waiting for JAX.
-    from lsr_jax.analysis import report
-    from lsr_jax.training import loop, sharding
+    limits = {"max_steps": MAX_STEPS.value, "max_minutes": MAX_MINUTES.value}
+    with stopping.Stop(**limits) as stop:
+        # Imported here: bad flags are answered without waiting for JAX.
+        from lsr_jax.analysis import report
+        from lsr_jax.training import loop, sharding
 
-    config, workdir = read()
-    sharding.share_cpu(config.cpu_devices)
-    report.write(loop.train(config.to_dict(), workdir))
+        config, workdir = read()
+        sharding.share_cpu(config.cpu_devices)
+        report.write(loop.train(config.to_dict(), workdir, stop))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,10 @@ def evaluation():
     c.batchnorm_images = 200  # target training images for the rows with bn=target
     c.control = "batchnorm_only"  # stage to which the table shows differences
     c.panel_images = 4  # target validation images in report/panel.png
+    c.selection = "last"  # reported checkpoint: last; the best on labels of the source
+    # (source_val), of the split below (target_heldout), of what is reported (oracle)
+    c.every = 0  # steps between evaluations for it; 0: as checkpoint_every
+    c.heldout = ""  # labelled split of the target domain that is not reported
     return c
 
 
@@ -91,6 +95,8 @@ def stage(method="source_only", **overrides):
     c.augment.target = keywords(augment.augment, augment.AUGMENTATION["none"])
     c.log_every = 50  # steps
     c.checkpoint_every = 1000  # steps
+    c.keep_every = 0  # steps; checkpoints at its multiples are never deleted; 0: none
+    c.on_nonfinite = "stop"  # a step that is not finite: stop; skip: leave the state
     return c
 
 

@@ -1,19 +1,35 @@
 """Flags, exit codes and one-line errors of the scripts.
 
-Exit codes: 0 done, 1 training could not go on, 2 bad input.
+Exit codes:
+
+* 0: done.
+* 1: training could not go on: a loss is not finite, the disk is full.
+* 2: bad input.
+* 3: stopped before the end by SIGTERM, SIGINT or a limit; nothing is lost, and the same
+  command goes on.
+* 128 + N: ended at once by signal N, the second one; the same command goes on from the
+  newest checkpoint.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.training.stopping import Stopped
+
+# What the machine refuses, whoever asks.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -24,13 +40,29 @@ def run(main: Callable[[], None]) -> None:
 
 def guarded(main: Callable[[], None]) -> None:
     """Call ``main``; print a user's error as one line and exit."""
-    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell every step they take
+    # Orbax and TFDS tell every step they take, and Orbax every array that a full disk
+    # did not take: the error itself comes out of the save.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         main()
+    except Stopped as reason:
+        stopped(reason)
     except (InputError, TrainingError) as error:
         if flags.FLAGS.debug:
             raise
         fail(error, code=2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        if flags.FLAGS.debug or error.errno not in DISK:
+            raise
+        fail(error, code=1)
+
+
+def stopped(reason: Stopped) -> None:
+    """Say how to go on, and exit."""
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    print(f"{reason}; continue with: {command}", file=sys.stderr)
+    sys.exit(3)
 
 
 def fail(error: Exception, *, code: int) -> None:

@@ -10,7 +10,7 @@ class InputError(Exception):
 
 
 class TrainingError(Exception):
-    """Training cannot go on, though the input was usable: a loss is no longer finite.
+    """Training cannot go on, though the input was usable: NaN, or a full disk.
 
     The message is one line; the scripts print it after ``error:`` and exit with code 1.
     """

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from lsr_jax import convert, models, placement
 from lsr_jax.data import augment
 from lsr_jax.errors import InputError
-from lsr_jax.training import checkpoint, workdir
+from lsr_jax.training import checkpoint, selection, workdir
 from lsr_jax.types import PyTree
 
 CHECKPOINTS = "checkpoints"
@@ -163,24 +163,29 @@ def load(place: Place, *, mesh: Mesh, config: Mapping | None = None) -> Trained:
     if place.path.is_file() or (place.path / convert.INFO).is_file():
         network = _imported(place.path, fresh, preprocessing)
         network = placement.put_replicated(network, mesh)
-        step, selection = None, "file"
+        step, chosen = None, "file"
     else:
-        network, step = _restored(place, fresh)
-        selection = "last" if place.step is None else "named"
+        network, facts, step = _restored(place, fresh)
+        reported = known["data"]["target"]["val"]
+        chosen = selection.label(facts, reported)
+        chosen = chosen if place.step is None else "named"
         if place.config:
             seed = place.config["seed"]
             method = place.config[place.stage]["method"]["name"]
-    facts = (step, place.stage, method, seed, selection, fingerprint(*network))
+    facts = (step, place.stage, method, seed, chosen, fingerprint(*network))
     return Trained(*network, *facts, model, preprocessing)
 
 
 def _restored(place: Place, fresh: tuple[PyTree, PyTree]):
-    """``(params, model_state), step`` of a checkpoint; ``fresh`` has their shapes."""
+    """``(params, model_state), facts, step`` of a place; ``fresh`` has the shapes."""
     wanted = dict(zip(("params", "model_state"), fresh, strict=True))
-    with checkpoint.Checkpointer(place.path) as checkpoints:
-        step = checkpoints.latest() if place.step is None else place.step
-        found = checkpoints.restore_model(step, wanted)
-    return (found["params"], found["model_state"]), step
+    with checkpoint.Checkpointer(place.path, read_only=True) as checkpoints:
+        if place.step is None:
+            found, facts, step = checkpoints.reported_model(wanted)
+        else:
+            found, facts = checkpoints.restore_model(place.step, wanted)
+            step = place.step
+    return (found["params"], found["model_state"]), facts, step
 
 
 def _imported(path: Path, fresh: tuple[PyTree, PyTree], preprocessing: str):

@@ -19,7 +19,7 @@ def run(folder: Path, config: dict, steps: dict[str, tuple[int, ...]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     for stage, kept in steps.items():
-        with Checkpointer(folder / stage / "checkpoints", keep=9) as checkpoints:
+        with Checkpointer(folder / stage / "checkpoints", keep_every=1) as checkpoints:
             for step in kept:
                 params, model_state = network(config, step)
                 whole = state.create(
@@ -29,7 +29,9 @@ def run(folder: Path, config: dict, steps: dict[str, tuple[int, ...]]) -> Path:
                     optax.sgd(1.0),
                     jax.random.key(0),
                 )
-                checkpoints.save(step, whole, {"stage": stage, "step": step})
+                checkpoints.save(
+                    step, whole, {"stage": stage, "step": step, "best": None}
+                )
     return folder
 
 

@@ -18,6 +18,7 @@ from lsr_jax.evaluation.evaluator import Evaluator
 from lsr_jax.evaluation.predictor import PROTOCOLS, Predictor, Protocol
 from lsr_jax.evaluation.scoring import Averaging
 from lsr_jax.networks import Trained
+from lsr_jax.training import selection
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.types import PyTree
 
@@ -94,7 +95,7 @@ class Evaluation:
                 stage,
                 config[stage]["method"]["name"],
                 config["seed"],
-                "last",
+                selection.label(found.facts, config["data"]["target"]["val"]),
                 networks.fingerprint(found.params, found.model_state),
                 self.experiment.model,
                 config["data"]["preprocessing"],

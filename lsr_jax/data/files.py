@@ -158,7 +158,8 @@ class Zips:
 
 def is_inside(name: str) -> bool:
     """Whether a relative name with slashes stays below its root."""
-    return not (name.startswith("/") or "\\" in name or ".." in name.split("/"))
+    odd = name.startswith("/") or "\\" in name or "\0" in name
+    return not odd and ".." not in name.split("/")
 
 
 def inside(name: str) -> str:

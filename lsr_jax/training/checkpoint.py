@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
-from lsr_jax.errors import InputError
+from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.training import content
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import PyTree
 
-# What Orbax and tensorstore raise for missing, truncated and foreign files.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError)
+DAMAGED = "damaged"  # folder beside ``checkpoints`` for those that were passed over
+
+
+class Kept:
+    """Which checkpoints stay: the newest two, the best one, every Nth if asked."""
+
+    def __init__(self, every: int):
+        self.every = every
+        self.best: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        """Orbax's question, before it deletes."""
+        del context
+        newest = [info.step for info in checkpoints[-2:]]
+        return [
+            info.step in newest
+            or info.step == self.best
+            or bool(self.every and info.step % self.every == 0)
+            for info in checkpoints
+        ]
 
 
 class Checkpointer:
     """The checkpoints of one stage: ``folder/<step>/`` holds state and facts.
 
     Saves are asynchronous and atomic: a killed save leaves nothing that counts as a
-    checkpoint. The newest ``keep`` are kept.
+    checkpoint. Every array is hashed when it is saved and again when it is read.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2):
+    def __init__(self, folder: Path, *, keep_every: int = 0, read_only: bool = False):
+        """Opens the folder.
+
+        Args:
+          folder: made if missing, unless it is only read.
+          keep_every: checkpoints at multiples of it are never deleted; 0: none.
+          read_only: leaves everything as it is: another process may be saving.
+        """
         self.folder = folder.absolute()
+        self._kept = Kept(keep_every)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.LatestN(keep),
-            save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-            cleanup_tmp_directories=True,
+            preservation_policy=self._kept,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -45,33 +73,82 @@ class Checkpointer:
         return self
 
     def __exit__(self, *_) -> None:
-        self._manager.close()
+        with writing(self.folder):
+            self._manager.close()
 
-    def latest(self) -> int:
-        """The newest step, 0 where there is none."""
-        return self._manager.latest_step() or 0
+    def steps(self) -> list[int]:
+        """The steps that have a folder, in order, whatever it holds."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
 
     def save(self, step: int, state: TrainState, facts: Mapping) -> None:
-        """Start saving; ``facts`` is a JSON-able dict that travels with the state."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state),
-                facts=ocp.args.JsonSave(dict(facts)),
-            ),
-        )
+        """Start saving.
 
-    def restore(self, step: int, state: TrainState) -> TrainState:
-        """The saved state with the structure and placement of ``state``.
+        Args:
+          step: larger than those saved before.
+          state: everything that decides the future.
+          facts: a JSON-able dict that travels with it; ``best`` is None or a dict whose
+            ``step`` is that of the checkpoint to keep beside the newest.
+
+        Raises:
+          TrainingError: this save or the one before could not be written.
+        """
+        best = facts["best"]
+        self._kept.best = best and best["step"]
+        with writing(self.folder):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state),
+                    facts=ocp.args.JsonSave(content.seal(facts, state)),
+                ),
+            )
+
+    def wait(self) -> None:
+        """Until what was saved is on the disk.
+
+        Raises:
+          TrainingError: it could not be written.
+        """
+        with writing(self.folder):
+            self._manager.wait_until_finished()
+
+    def resume(self, template: TrainState) -> tuple[TrainState, dict] | None:
+        """State and facts of the newest checkpoint that is whole; None without any.
+
+        Newer ones that are damaged, half-written or foreign are named on stderr and
+        moved to the folder ``damaged`` beside this one.
+
+        Raises:
+          InputError: there are checkpoints, but none can be used.
+        """
+        found = self._newest(lambda step: self.restore(step, template))
+        if found is None:
+            return None
+        result, passed_over = found
+        for step in passed_over:
+            target = self.folder.parent / DAMAGED / str(step)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(target)
+        if passed_over:
+            self._manager.reload()
+        return result
+
+    def restore(
+        self, step: int, template: TrainState | PyTree
+    ) -> tuple[TrainState, dict]:
+        """The saved state with the structure and placement of ``template``; its facts.
 
         Raises:
           InputError: the checkpoint is damaged or was written by another network,
             method or optimiser.
         """
-        return self._restore(step, state)
+        return self._restore(step, template, whole=True)
 
-    def restore_model(self, step: int, model: PyTree) -> PyTree:
-        """``{"params": ..., "model_state": ...}`` of the network alone.
+    def restore_model(self, step: int, model: PyTree) -> tuple[dict, dict]:
+        """``{"params": ..., "model_state": ...}`` of the network alone, and the facts.
 
         Args:
           step: a kept step.
@@ -84,13 +161,55 @@ class Checkpointer:
             "params": {"model": model["params"]},
             "model_state": model["model_state"],
         }
-        found = self._restore(step, template, partial_restore=True)
-        return {
+        found, facts = self._restore(step, template, whole=False, partial_restore=True)
+        network = {
             "params": found["params"]["model"],
             "model_state": found["model_state"],
         }
+        return network, facts
 
-    def _restore(self, step: int, template: PyTree, **options) -> PyTree:
+    def newest_model(self, model: PyTree) -> tuple[dict, dict]:
+        """What `restore_model` finds in the newest checkpoint that is whole.
+
+        Raises:
+          InputError: none can be used.
+        """
+        found = self._newest(lambda step: self.restore_model(step, model))
+        if found is None:
+            raise InputError(f"{self.folder}: holds no finished checkpoint")
+        return found[0]
+
+    def reported_model(self, model: PyTree) -> tuple[dict, dict, int]:
+        """The network that a stage reports, the newest facts, and its step.
+
+        The best one where a rule chose one, else the newest that is whole.
+
+        Raises:
+          InputError: there is no checkpoint, or the chosen one is damaged.
+        """
+        found, facts = self.newest_model(model)
+        best = facts["best"]
+        if best and best["step"] != facts["step"]:
+            found, _ = self.restore_model(best["step"], model)
+        return found, facts, best["step"] if best else facts["step"]
+
+    def _newest(self, read):
+        """What ``read`` makes of the newest usable step, and the steps passed over."""
+        errors = {}
+        for step in reversed(self.steps()):
+            try:
+                found = read(step)
+            except InputError as error:
+                errors[step] = error
+                continue
+            for error in errors.values():
+                print(f"warning: {error}; passed over for {step}", file=sys.stderr)
+            return found, list(errors)
+        if errors:
+            raise next(iter(errors.values()))
+        return None
+
+    def _restore(self, step, template, *, whole, **options):
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         args = ocp.args.PyTreeRestore(
             template,
@@ -98,45 +217,38 @@ class Checkpointer:
             **options,
         )
         try:
+            facts = self._manager.restore(
+                step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+            ).facts
+            content.check_seal(facts)
             stored = self._manager.item_metadata(step)["state"].tree
-            check_network(as_dict(template), stored)
+            content.check_network(as_dict(template), stored)
             args = ocp.args.Composite(state=args)
-            return self._manager.restore(step, args=args).state
-        except UNREADABLE as error:
+            found = self._manager.restore(step, args=args).state
+            content.check_arrays(facts, found, whole=whole)
+        except jax.errors.JaxRuntimeError:
+            raise  # memory of the device, not the file
+        except Exception as error:  # for a damaged file a reader may raise anything
             raise unreadable(self.folder / str(step), error) from error
+        return found, facts
 
 
-def check_network(wanted: PyTree, stored: PyTree) -> None:
-    """Raise ValueError where the stored network has other leaves or other shapes.
-
-    Args:
-      wanted: a tree with ``params/model`` and ``model_state``.
-      stored: the same of a checkpoint, with shapes.
-    """
-    wanted, stored = shapes(wanted), shapes(stored)
-    for what, names in (
-        ("has no", sorted(wanted.keys() - stored.keys())),
-        ("also has", sorted(stored.keys() - wanted.keys())),
-    ):
-        if names:
-            raise ValueError(f"it {what} {', '.join(names[:3])} ({len(names)} such)")
-    for name, shape in wanted.items():
-        if shape != stored[name]:
-            raise ValueError(f"{name} is {stored[name]} there and {shape} here")
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns what Orbax raises for a disk that takes no more into a TrainingError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TrainingError(
+            f"checkpoint in {folder}: cannot be written: {reason[:300]}; the last one "
+            "is kept; make room, then the same command continues"
+        ) from error
 
 
 def as_dict(tree: TrainState | dict) -> dict:
     """The fields of a state by name."""
     return tree if isinstance(tree, dict) else vars(tree)
-
-
-def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of the leaves of the network in a state."""
-    network = {"params": tree["params"]["model"], "model_state": tree["model_state"]}
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(network)
-    }
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

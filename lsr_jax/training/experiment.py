@@ -18,11 +18,12 @@ from lsr_jax.types import BatchSpec, Method, PyTree
 
 
 class Network(NamedTuple):
-    """A trained network and the step of its stage at which it was saved."""
+    """A trained network, the step of its stage at which it was saved, and its facts."""
 
     params: PyTree
     model_state: PyTree
     step: int
+    facts: Mapping
 
 
 class Experiment:
@@ -92,13 +93,41 @@ class Experiment:
 
     def initial(self, stage: str) -> tuple[state.TrainState, object]:
         """The state before step 0, replicated on the mesh, and its optimiser."""
-        c = self.config[stage]
-        method = self.method(stage)
-        root = jax.random.key(self.config["seed"])
-        model_key, method_key, rng = jax.random.split(
-            jax.random.fold_in(root, origins.generation(self.config, stage)), 3
+        keys = self.keys(stage)
+        whole, transformation = self.assemble(stage, keys, *self.start(stage, keys[0]))
+        return sharding.put_replicated(whole, self.mesh), transformation
+
+    def template(self, stage: str) -> tuple[state.TrainState, object]:
+        """Shapes and placement of the state, and its optimiser; nothing is computed."""
+        made = []
+
+        def fresh():
+            keys = self.keys(stage)
+            network = self.model.init(keys[0], self.sizes["source"])
+            whole, transformation = self.assemble(stage, keys, *network)
+            made.append(transformation)
+            return whole
+
+        placement = sharding.replicated(self.mesh)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement),
+            jax.eval_shape(fresh),
         )
-        params, model_state = self.start(stage, model_key)
+        return shapes, made[0]
+
+    def keys(self, stage: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of the network's initialisation, of the method's, and of the steps."""
+        root = jax.random.key(self.config["seed"])
+        own = jax.random.fold_in(root, origins.generation(self.config, stage))
+        model_key, method_key, rng = jax.random.split(own, 3)
+        return model_key, method_key, rng
+
+    def assemble(
+        self, stage: str, keys: tuple, params: PyTree, model_state: PyTree
+    ) -> tuple[state.TrainState, object]:
+        """The whole state around a network, and the optimiser of the stage."""
+        _, method_key, rng = keys
+        method = self.method(stage)
         spec = BatchSpec(
             num_classes=self.model.num_classes,
             feature_dim=self.model.feature_dim,
@@ -108,9 +137,9 @@ class Experiment:
         params, method_state = state.with_method(
             params, model_state, method, spec, method_key
         )
-        transformation = build.optimizer(params, self.model, c)
+        transformation = build.optimizer(params, self.model, self.config[stage])
         whole = state.create(params, model_state, method_state, transformation, rng)
-        return sharding.put_replicated(whole, self.mesh), transformation
+        return whole, transformation
 
     def start(self, stage: str, key: jax.Array) -> tuple[PyTree, PyTree]:
         """The network from which a stage starts: fresh, or of ``init_from``."""
@@ -145,29 +174,44 @@ class Experiment:
         return convert.overlay(params, model_state, imported, skip_head=c["skip_head"])
 
     def load(self, origin: str, params: PyTree, model_state: PyTree) -> Network:
-        """The network of a stage here, or of another run; the trees give the shapes.
+        """The last network of a stage here, or of another run; the trees give shapes.
 
         Raises:
-          InputError: there is no checkpoint, or one of another network.
+          InputError: there is no checkpoint, a damaged one, or one of another network.
         """
         if origin in self.config["stages"]:
             folder = self.folder(origin) / "checkpoints"
+            step = None
         else:
-            folder = origins.find_checkpoints(Path(origin).expanduser())
+            folder, step = origins.find_checkpoints(Path(origin).expanduser())
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; train stage {origin!r} first")
-        with checkpoint.Checkpointer(folder) as checkpoints:
-            step = checkpoints.latest()
-            if not step:
+        with checkpoint.Checkpointer(folder, read_only=True) as checkpoints:
+            steps = checkpoints.steps()
+            if not steps:
                 raise InputError(f"{folder}: holds no finished checkpoint")
+            step = steps[-1] if step is None else step
             wanted = {"params": params, "model_state": model_state}
-            return Network(**checkpoints.restore_model(step, wanted), step=step)
+            found, facts = checkpoints.restore_model(step, wanted)
+            return Network(**found, step=step, facts=facts)
 
     def trained(self, stage: str) -> Network:
-        """The network in the newest checkpoint of a stage, replicated on the mesh."""
+        """The network that a stage reports, replicated on the mesh.
+
+        The best one where a rule chose one, else the newest that is whole.
+
+        Raises:
+          InputError: the stage has no checkpoint, or the chosen one is damaged.
+        """
+        folder = self.folder(stage) / "checkpoints"
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; train stage {stage!r} first")
         fresh = self.model.init(jax.random.key(0), self.sizes["target"])
         fresh = sharding.put_replicated(fresh, self.mesh)
-        return self.load(stage, *fresh)
+        wanted = dict(zip(("params", "model_state"), fresh, strict=True))
+        with checkpoint.Checkpointer(folder, read_only=True) as checkpoints:
+            found, facts, step = checkpoints.reported_model(wanted)
+            return Network(**found, step=step, facts=facts)
 
     def batches(self, stage: str, start: int):
         """Training batches of a stage from step ``start`` on: ``(Batch, ids)``."""

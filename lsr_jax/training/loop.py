@@ -3,104 +3,148 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from tqdm import tqdm
 
 from lsr_jax.data import augment
-from lsr_jax.errors import TrainingError
-from lsr_jax.training import preparation, sharding, step, workdir
+from lsr_jax.training import preflight, preparation, sharding, step, workdir
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.metrics_log import MetricsLog
+from lsr_jax.training.selection import Selector
+from lsr_jax.training.state import TrainState
+from lsr_jax.training.stopping import Stop, Stopped
+from lsr_jax.training.watch import Watch
 
 
-def train(config: Mapping, folder: Path) -> Experiment:
+def train(config: Mapping, folder: Path, stop: Stop | None = None) -> Experiment:
     """Train every stage of ``config`` in ``folder``; finished stages are skipped.
 
     Args:
       config: resolved, as nested dicts.
       folder: the workdir, new or of an interrupted run with the same config.
+      stop: when to stop before the end.
 
     Raises:
-      InputError: an unusable config, dataset, workdir or checkpoint.
-      TrainingError: a loss term is no longer finite.
+      InputError: an unusable config, dataset, workdir or checkpoint; another process
+        trains in the workdir.
+      TrainingError: a loss or gradient is no longer finite, or the disk is full.
+      Stopped: as ``stop`` says, after everything was saved.
     """
+    stop = stop or Stop()
     workdir.check(folder, config)
     experiment = Experiment(config, folder)
-    workdir.claim(folder, config, experiment.facts())
-    for stage in config["stages"]:
-        run_stage(experiment, stage)
+    preflight.check(experiment)
+    selector = Selector(experiment)
+    with workdir.claimed(folder, config, experiment.facts()):
+        for stage in config["stages"]:
+            stop.check()
+            run_stage(experiment, stage, selector, stop)
+    stop.check()
     return experiment
 
 
-def run_stage(experiment: Experiment, stage: str) -> None:
+class Start(NamedTuple):
+    """Where a stage begins or goes on.
+
+    Attributes:
+      state: after ``step`` steps.
+      optimizer: of the stage.
+      step: 0 at the beginning.
+      best: of the evaluations so far, see `Selector.better`.
+      log: position in the metrics log.
+    """
+
+    state: TrainState
+    optimizer: object
+    step: int
+    best: dict | None
+    log: dict | None
+
+
+def run_stage(
+    experiment: Experiment, stage: str, selector: Selector, stop: Stop
+) -> None:
     """Train one stage to its last step, from its newest checkpoint if there is one."""
     c = experiment.config[stage]
-    folder = experiment.folder(stage)
-    with Checkpointer(folder / "checkpoints") as checkpoints:
-        start = checkpoints.latest()
-        if start == c["steps"]:
-            return
-        state, optimizer = experiment.initial(stage)
-        if start:
-            state = checkpoints.restore(start, state)
-        else:
-            state = preparation.prepare(experiment, stage, state)
-        train_step = sharding.compile_step(
-            step.make_step(
-                experiment.method(stage),
-                optimizer,
-                experiment.model.forward,
-                experiment.preprocess(stage),
-                augment.pixels(experiment.config["data"]["preprocessing"]),
-            ),
-            experiment.mesh,
-        )
-        facts = {"stage": stage, "method": c["method"]["name"]}
-        with (
-            MetricsLog(folder, start=start) as log,
-            progress(stage, c["steps"], start) as bar,
-            contextlib.closing(experiment.batches(stage, start)) as batches,
-        ):
-            unread = None
-            for number in range(start + 1, c["steps"] + 1):
-                batch, _ = next(batches)
-                batch = sharding.put_batch(batch, experiment.mesh)
-                state, metrics = train_step(state, batch)
-                # Read one step late: the device already works on this one.
-                if unread:
-                    settle(stage, *unread, c, log, bar)
-                unread = (number, metrics)
-                last = number == c["steps"]
-                if last or number % c["checkpoint_every"] == 0:
-                    settle(stage, *unread, c, log, bar)
-                    unread = None
-                    checkpoints.save(number, state, {**facts, "step": number})
+    checkpoints = Checkpointer(
+        experiment.folder(stage) / "checkpoints", keep_every=c["keep_every"]
+    )
+    with checkpoints:
+        start = begin(experiment, stage, checkpoints)
+        if start.step < c["steps"]:
+            continue_stage(experiment, stage, start, checkpoints, selector, stop)
 
 
-def settle(stage: str, number: int, metrics, c, log: MetricsLog, bar: tqdm) -> None:
-    """Wait for a step; check, log and show its metrics if it is one to be logged."""
-    jax.block_until_ready(metrics)
-    if number == c["steps"] or number % c["log_every"] == 0:
-        report(stage, number, metrics, log, bar)
-    bar.update()
+def begin(experiment: Experiment, stage: str, checkpoints: Checkpointer) -> Start:
+    """The state of the newest checkpoint, or the one before step 0."""
+    template, optimizer = experiment.template(stage)
+    found = checkpoints.resume(template)
+    if found:
+        state, facts = found
+        return Start(state, optimizer, facts["step"], facts["best"], facts["log"])
+    state, optimizer = experiment.initial(stage)
+    state = preparation.prepare(experiment, stage, state)
+    return Start(state, optimizer, 0, None, None)
 
 
-def report(stage: str, number: int, metrics, log: MetricsLog, bar: tqdm) -> None:
-    """Fetch the metrics of a step, check them, log them and show them."""
-    values = {name: float(x) for name, x in jax.device_get(metrics).items()}
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise TrainingError(
-            f"stage {stage}, step {number}: not finite: {', '.join(broken)}; the last "
-            "checkpoint is kept; lower optimizer.learning_rate or a weight of the method"
-        )
-    log.write(number, values)
-    bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+def continue_stage(
+    experiment: Experiment,
+    stage: str,
+    start: Start,
+    checkpoints: Checkpointer,
+    selector: Selector,
+    stop: Stop,
+) -> None:
+    """Train from ``start`` to the last step, or until ``stop``."""
+    c = experiment.config[stage]
+    train_step = compiled(experiment, stage, start.optimizer)
+    state, best = start.state, start.best
+    with (
+        MetricsLog(
+            experiment.folder(stage), start=start.step, position=start.log
+        ) as log,
+        progress(stage, c["steps"], start.step) as bar,
+        contextlib.closing(experiment.batches(stage, start.step)) as batches,
+        stop.deferred(),
+    ):
+        watch = Watch(stage, c, log, bar)
+        for number in range(start.step + 1, c["steps"] + 1):
+            batch, ids = next(batches)
+            batch = sharding.put_batch(batch, experiment.mesh)
+            state, metrics = train_step(state, batch)
+            watch.take(number, metrics, ids)
+            last = number == c["steps"]
+            reason = stop.after_step()
+            due = selector.due(stage, number)
+            if last or due or reason or number % c["checkpoint_every"] == 0:
+                watch.settle()
+                if due:
+                    best = selector.better(state, number, best)
+                facts = {"stage": stage, "method": c["method"]["name"], "step": number}
+                facts |= {"best": best, "log": log.position()}
+                checkpoints.save(number, state, facts)
+            if last or reason:
+                checkpoints.wait()
+            if reason and not last:
+                raise Stopped(f"stopped by {reason} after step {number} of {stage}")
+
+
+def compiled(experiment: Experiment, stage: str, optimizer):
+    """The jitted step of a stage."""
+    whole = step.make_step(
+        experiment.method(stage),
+        optimizer,
+        experiment.model.forward,
+        experiment.preprocess(stage),
+        augment.pixels(experiment.config["data"]["preprocessing"]),
+        skip_nonfinite=experiment.config[stage]["on_nonfinite"] == "skip",
+    )
+    return sharding.compile_step(whole, experiment.mesh)
 
 
 def progress(stage: str, steps: int, start: int) -> tqdm:

@@ -69,19 +69,24 @@ def holds_weights(path: Path) -> bool:
     return path.is_file() or (path / convert.INFO).is_file()
 
 
-def find_checkpoints(path: Path, *, key: str = "init_from") -> Path:
+def find_checkpoints(path: Path, *, key: str = "init_from") -> tuple[Path, int | None]:
     """The checkpoint folder that a path in ``init_from`` or ``labeller`` means.
 
-    A workdir means its last stage; ``workdir/stage`` names one.
+    And the step, if it names one.
+
+    A workdir means its last stage; ``workdir/stage`` names one,
+    ``workdir/stage/checkpoints/STEP`` one checkpoint.
 
     Raises:
       InputError: nothing there.
     """
     if (path / "config.json").is_file():
         path = path / workdir.read_config(path)["stages"][-1]
+    if path.name.isdigit() and (path / "state").is_dir():
+        return path.parent, int(path.name)
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
-            return folder
+            return folder, None
     files = "" if key.endswith("labeller") else "a weight file, "
     raise InputError(
         f"{key} {path}: expected {files}a workdir, a stage's folder or a checkpoint "

@@ -21,6 +21,7 @@ class TrainState:
       method_state: prototypes, anchors, teachers: whatever the method carries.
       opt_state: of the optimiser over all of ``params``.
       rng: the stage's key; a step folds its number into it.
+      skipped: int32, steps that were not finite and left everything as it was.
     """
 
     step: jax.Array
@@ -29,6 +30,7 @@ class TrainState:
     method_state: PyTree
     opt_state: PyTree
     rng: jax.Array
+    skipped: jax.Array
 
 
 def with_method(
@@ -62,5 +64,6 @@ def create(
         method_state=method_state,
         opt_state=optimizer.init(params),
         rng=rng,
+        skipped=jnp.zeros((), jnp.int32),
     )
     return jax.tree.map(jnp.copy, state)

@@ -21,6 +21,8 @@ def make_step(
     forward: Callable,
     preprocess: Preprocess,
     pixels: Pixels,
+    *,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """``step(state, batch) -> (state, metrics)``, pure, to be compiled once.
 
@@ -30,6 +32,8 @@ def make_step(
       forward: the network, of `models.Model`.
       preprocess: ``(key, uint8 batch) -> batch``: augmentation and normalisation.
       pixels: between network input and RGB, for the method.
+      skip_nonfinite: whether a step whose loss or gradient is not finite leaves all
+        but its number as it was; ``skipped`` is then a metric, the count so far.
 
     Returns:
       The step. Its metrics are the terms of the loss, ``total`` and
@@ -60,13 +64,16 @@ def make_step(
             "total": total,
             "gradient_norm": optax.tree.norm(grads),
         }
-        state = state.replace(
-            step=state.step + 1,
+        after = state.replace(
             params=optax.apply_updates(state.params, updates),
             model_state=aux.model_state,
             method_state=jax.lax.stop_gradient(aux.method_state),
             opt_state=opt_state,
         )
+        if skip_nonfinite:
+            after = where_finite(metrics, after, state)
+            metrics["skipped"] = after.skipped
+        state = after.replace(step=state.step + 1)
         return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 
     return step
@@ -81,3 +88,10 @@ def with_dropout(forward: Callable, key: jax.Array) -> Forward:
         return forward(params, model_state, images, train, rng)
 
     return keyed
+
+
+def where_finite(metrics: dict, after: TrainState, before: TrainState) -> TrainState:
+    """``after`` if all metrics are finite, else ``before`` with one more ``skipped``."""
+    finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in metrics.values()]))
+    before = before.replace(skipped=before.skipped + 1)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)

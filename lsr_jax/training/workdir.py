@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import shlex
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 import jax
 
 from lsr_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+LOCK = ".lock"
+# Keys that may change when a run goes on: the batches stay the same.
+FREE = ("num_devices", "cpu_devices", "data.workers")
 
 
 def to_json(value) -> str:
@@ -25,7 +32,7 @@ def to_json(value) -> str:
 
 def write(path: Path, text: str) -> None:
     """Replace a file in one move: a reader sees the old text or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
 
@@ -42,8 +49,12 @@ def check(workdir: Path, config: Mapping) -> None:
         check_same(path, json.loads(to_json(config)))
 
 
-def claim(workdir: Path, config: Mapping, facts: Mapping) -> None:
-    """Write ``config.json`` and ``manifest.json`` into a workdir that was checked.
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
+    """Holds a workdir that was checked; ``config.json`` and ``manifest.json`` are in it.
+
+    The system gives the folder free on any death of the process. Of a run of several
+    processes the first one does it for all.
 
     Args:
       workdir: made if missing.
@@ -51,24 +62,54 @@ def claim(workdir: Path, config: Mapping, facts: Mapping) -> None:
       facts: for the manifest, beside command, versions, devices and machine.
 
     Raises:
-      InputError: the folder cannot be written.
+      InputError: the folder cannot be written, or another process trains in it.
     """
+    if jax.process_index():
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write(workdir / "config.json", to_json(config))
-        write(workdir / "manifest.json", to_json({**environment(), **facts}))
+        lock = (workdir / LOCK).open("a+")
     except OSError as error:
         raise InputError(f"workdir {workdir}: cannot be written: {error}") from error
+    with lock:
+        take(lock, workdir)
+        check(workdir, config)  # another run may have begun since the first check
+        try:
+            write(workdir / "config.json", to_json(config))
+            write(workdir / "manifest.json", to_json({**environment(), **facts}))
+        except OSError as error:
+            raise InputError(
+                f"workdir {workdir}: cannot be written: {error}"
+            ) from error
+        yield
+
+
+def take(lock: TextIO, workdir: Path) -> None:
+    """Lock the open file and write into it who has it.
+
+    Raises:
+      InputError: another process has it.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        owner = lock.read().strip() or "of unknown number"
+        raise InputError(
+            f"workdir {workdir}: another process trains in it, {owner}; wait for its "
+            "end or choose another --workdir"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
 
 
 def check_same(path: Path, config: dict) -> None:
     """Raise InputError naming the first key in which the folder's config differs."""
-    try:
-        found = flatten(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not a config: {error}") from error
+    found = flatten(read_json(path))
     wanted = flatten(config)
-    for key in sorted(found.keys() | wanted.keys()):
+    for key in sorted((found.keys() | wanted.keys()) - set(FREE)):
         if found.get(key) != wanted.get(key):
             raise InputError(
                 f"workdir {path.parent}: holds a run with another config: {key} is "
@@ -97,7 +138,22 @@ def read_config(workdir: Path) -> dict:
             f"workdir {workdir}: no run found: {path.name} is missing; start one with "
             "train.py"
         )
-    return json.loads(path.read_text())
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict:
+    """The content of a config file.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a config: {error}; restore it") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not a config: expected a table; restore it")
+    return found
 
 
 def environment() -> dict:

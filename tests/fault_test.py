@@ -1,0 +1,160 @@
+"""Real processes that are killed, stopped, refused and short of disk: nothing is lost."""
+
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bad_inputs, faults
+from benchmarks import laboratory as processes
+
+ROOT = Path(__file__).parents[1]
+SOON = 60  # seconds; most of it is the end of a compilation on a busy machine
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    """With the unbroken run."""
+    laboratory = processes.Laboratory(tmp_path_factory.mktemp("faults"))
+    faults.unbroken(laboratory)
+    return laboratory
+
+
+@pytest.mark.slow
+def test_25_kills_leave_no_trace(laboratory):
+    found = faults.experiment(laboratory, kills=25, chains=3, seed=0)
+    assert found.kills.total() == 25
+    assert found.kills["save"] >= 3
+    assert found.kills["end"] >= 1
+    assert found.differences == []
+
+
+def alive(group):
+    """Processes of a group that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def shared_memory(group):
+    """Names in /dev/shm that processes of a group have mapped."""
+    found = set()
+    for number in alive(group):
+        try:
+            maps = Path(f"/proc/{number}/maps").read_text()
+        except OSError:
+            continue
+        found |= set(re.findall(r"/dev/shm/psm_\w+", maps))
+    return found
+
+
+def at_step(laboratory, workdir, *flags):
+    """A process that has logged a step."""
+    before = processes.events(workdir, "step")
+    process = laboratory.start(workdir, *flags)
+    assert processes.wait_for(
+        lambda: processes.events(workdir, "step") > before, process
+    )
+    return process
+
+
+def newest(workdir):
+    steps = (workdir / "source" / "checkpoints").iterdir()
+    return max(
+        (path for path in steps if path.name.isdigit()), key=lambda p: int(p.name)
+    )
+
+
+@pytest.mark.slow
+def test_a_run_survives_everything_one_after_the_other(laboratory):
+    workdir = laboratory.folder / "incidents"
+
+    # Two runs in one folder; then SIGTERM to the whole group, as schedulers send it.
+    process = at_step(laboratory, workdir, "--config.data.workers=1")
+    os.killpg(process.pid, signal.SIGSTOP)
+    mapped = shared_memory(process.pid)
+    assert laboratory.run(workdir) == 2
+    assert "another process trains in it" in laboratory.output(workdir)
+    begin = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert process.wait(SOON) == 3
+    assert time.monotonic() - begin < SOON
+    assert "continue with: python train.py --config=" in laboratory.output(workdir)
+    assert not (workdir / "report").exists()
+    time.sleep(1)
+    assert alive(process.pid) == []
+    assert [name for name in mapped if Path(name).exists()] == []
+
+    # A disk that takes no file of more than 100 kB.
+    limit = (100_000, resource.RLIM_INFINITY)
+    before = newest(workdir).name
+    code = laboratory.run(
+        workdir, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    )
+    assert code == 1
+    last = laboratory.output(workdir).strip().splitlines()[-1]
+    assert re.search(r"error: .*cannot be written: .*; the last one is kept", last)
+    assert newest(workdir).name == before
+
+    # A stop after one step, a flipped bit in what it saved, and on to the end.
+    assert laboratory.run(workdir, "--max-steps=1") == 3
+    checkpoint = newest(workdir)
+    assert int(checkpoint.name) == int(before) + 1
+    files = [path for path in (checkpoint / "state").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    assert laboratory.run(workdir) == 0
+    assert f"passed over for {before}" in laboratory.output(workdir)
+    assert (workdir / "source" / "damaged" / checkpoint.name).is_dir()
+
+    assert processes.compare(workdir, laboratory.folder / "unbroken") == []
+    assert "Traceback" not in laboratory.output(workdir)
+
+
+def test_a_comparison_finds_a_difference(laboratory, tmp_path):
+    """The long tests could not fail without this."""
+    unbroken = laboratory.folder / "unbroken"
+    other = shutil.copytree(unbroken, tmp_path / "other")
+    assert processes.compare(other, unbroken) == []
+    log = other / "adapt" / "metrics.jsonl"
+    lines = log.read_text().splitlines(True)
+    log.write_text("".join([*lines[:3], *lines[2:]]))
+    facts = other / "source" / "checkpoints" / "8" / "facts" / "metadata"
+    digest = re.search(r'"rng": "(\w+)"', facts.read_text())[1]
+    facts.write_text(facts.read_text().replace(digest, digest[::-1]))
+    assert processes.compare(other, unbroken) == [
+        "other: source, rng",
+        "other: adapt, metrics.jsonl",
+    ]
+
+
+def test_kills_are_drawn_from_the_seed():
+    plans = [list(faults.plan(random.Random(seed), 9, 2)) for seed in (0, 0, 1)]
+    assert plans[0] == plans[1] != plans[2]
+    assert plans[0][-1].where == "end"
+
+
+def test_bad_inputs_are_one_line_and_the_page_lists_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    found = bad_inputs.in_a_process_of_its_own(tmp_path)
+    assert [answer for answer in found if not answer.good] == []
+    assert not (tmp_path / "new").exists()
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    listed = re.findall(r"^\| ([^|]+) \|", page.split("bad inputs: begin")[1], re.M)
+    mistakes = [answer.case.mistake for answer in found]
+    assert listed[1:] == mistakes, "run python -m benchmarks.bad_inputs --write PAGE"

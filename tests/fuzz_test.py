@@ -1,0 +1,221 @@
+"""Files and configs as nobody should write them: a named error or a right answer.
+
+Hypothesis draws bytes; nothing may hang, crash, or be read as what it is not.
+"""
+
+import contextlib
+import json
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lsr_jax.convert import files as weight_files
+from lsr_jax.data import encoded, listing, reading, records
+from lsr_jax.data.files import Folder
+from lsr_jax.data.layouts import LAYOUTS
+from lsr_jax.errors import InputError
+from lsr_jax.training import workdir
+
+BOUNDED = settings(
+    max_examples=120,
+    deadline=5000,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+IMAGE = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
+LABEL = np.full((8, 12), 7, np.uint8)
+WHOLE = {"image": encoded.png(IMAGE), "label": encoded.png(LABEL)}
+
+
+def damaged(data):
+    """Bytes cut, with some replaced or put in between."""
+    change = st.tuples(
+        st.integers(0, len(data) - 1), st.binary(max_size=4), st.integers(0, 4)
+    )
+
+    def apply(changes, end):
+        result = bytearray(data)
+        for place, new, gone in changes:
+            result[place : place + gone] = new
+        return bytes(result[: max(0, len(result) - end)])
+
+    return st.builds(
+        apply,
+        st.lists(change, max_size=4),
+        st.one_of(st.just(0), st.integers(0, len(data))),
+    )
+
+
+def read(call, *arguments):
+    """What was read, None after an error of one line."""
+    error = None
+    try:
+        return call(*arguments)
+    except InputError as caught:
+        error = str(caught).strip()
+    assert error
+    assert "\n" not in error
+    return None
+
+
+@BOUNDED
+@given(st.one_of(st.binary(max_size=64), damaged(WHOLE["image"])))
+def test_images(data):
+    record = {"image": data, "id": "one"}
+    example = read(lambda: records.decode(record, labelled=False))
+    if example is not None:
+        image = example["image"]
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
+        assert image.shape[2] == 3
+
+
+@BOUNDED
+@given(st.one_of(st.binary(max_size=64), damaged(WHOLE["label"])))
+def test_labels_have_the_size_of_their_image(data):
+    record = {"image": WHOLE["image"], "label": data, "id": "one"}
+    example = read(lambda: records.decode(record, labelled=True))
+    if example is not None:
+        assert example["label"].shape == (8, 12)
+        assert example["label"].dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cityscapes")
+    return folder, reading.Reader(Folder(folder), LAYOUTS["cityscapes"])
+
+
+@BOUNDED
+@given(data=damaged(WHOLE["label"]))
+def test_label_files_hold_known_ids_only(data, reader):
+    folder, reader = reader
+    (folder / "one.png").write_bytes(data)
+    label = read(reader.label, "one.png")
+    if label is not None:
+        layout = LAYOUTS["cityscapes"]
+        assert np.isin(label, [*layout.ids, *layout.ignored]).all()
+
+
+def header(width, height, depth, kind, rest=b""):
+    """A PNG that promises a size."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(chunk))
+    end = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + crc + rest + end
+
+
+SIZES = st.one_of(st.integers(0, 64), st.integers(0, 2**32 - 1))
+
+
+@BOUNDED
+@given(
+    width=SIZES,
+    height=SIZES,
+    depth=st.sampled_from([0, 1, 8, 16, 255]),
+    kind=st.integers(0, 7),
+    rest=st.binary(max_size=32),
+)
+def test_no_image_is_larger_than_its_header_may_promise(
+    width, height, depth, kind, rest, reader
+):
+    """A decoder that believed it would take gigabytes."""
+    folder, reader = reader
+    (folder / "bomb.png").write_bytes(header(width, height, depth, kind, rest))
+    image = read(reader.image, "bomb.png")
+    assert image is None or image.size <= 3 * 2**26
+    label = read(reader.label, "bomb.png")
+    assert label is None or label.size <= 2**26
+
+
+WORDS = st.text(st.sampled_from("ab/.\\ \t\n\r\x00~é\u2028"), max_size=24)
+
+
+@BOUNDED
+@given(content=st.one_of(WORDS.map(str.encode), st.binary(max_size=40)))
+def test_lists_stay_in_their_folder(content, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(content)
+    for pair in read(listing.read_list, path) or ():
+        for name in filter(None, pair):
+            inside = (tmp_path / name).resolve()
+            assert inside.is_relative_to(tmp_path.resolve())
+
+
+@BOUNDED
+@given(
+    content=st.one_of(
+        st.binary(max_size=40),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+            lambda x: (
+                st.lists(x, max_size=3)
+                | st.dictionaries(st.text(max_size=3), x, max_size=3)
+            ),
+            max_leaves=6,
+        ).map(lambda tree: json.dumps(tree).encode()),
+    )
+)
+def test_configs_of_a_workdir(content, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    found = read(workdir.read_config, tmp_path)
+    assert found is None or isinstance(found, dict)
+    accepted = False
+    with contextlib.suppress(InputError):
+        workdir.check(tmp_path, {"seed": 0})
+        accepted = True
+    assert not accepted or found == {"seed": 0}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The bytes of a weight file of either kind."""
+    folder = tmp_path_factory.mktemp("weights")
+    arrays = {"layer.weight": np.ones((2, 3), np.float32), "layer.bias": np.ones(2)}
+    weight_files.write(folder / "w.safetensors", arrays, wrapped=False)
+    found = {"safetensors": (folder / "w.safetensors").read_bytes()}
+    try:
+        weight_files.write(folder / "w.pth", arrays, wrapped=True)
+    except InputError:  # without PyTorch
+        return found
+    return found | {"pth": (folder / "w.pth").read_bytes()}
+
+
+@BOUNDED
+@given(data=st.data(), suffix=st.sampled_from(["safetensors", "pth"]))
+def test_weight_files(data, suffix, weights, tmp_path):
+    if suffix not in weights:
+        return
+    whole = weights[suffix]
+    content = data.draw(st.one_of(st.binary(max_size=80), damaged(whole)))
+    if suffix == "safetensors":
+        length = data.draw(st.integers(0, 2**64 - 1) | st.just(None))
+        if length is not None:
+            content = struct.pack("<Q", length) + content[8:]
+    path = tmp_path / f"weights.{suffix}"
+    path.write_bytes(content)
+    found = read(weight_files.read, path)
+    if found is not None:
+        assert all(isinstance(x, np.ndarray) for x in found.arrays.values())
+
+
+def test_the_fuzz_itself_reads_what_is_whole(reader, weights, tmp_path):
+    """Errors alone would pass the tests above."""
+    record = {**WHOLE, "id": "one"}
+    example = records.decode(record, labelled=True)
+    np.testing.assert_array_equal(example["image"], IMAGE)
+    np.testing.assert_array_equal(example["label"], LABEL)
+    folder, reader = reader
+    (folder / "whole.png").write_bytes(WHOLE["label"])
+    np.testing.assert_array_equal(reader.label("whole.png"), LABEL)
+    for suffix, content in weights.items():
+        path = tmp_path / f"whole.{suffix}"
+        path.write_bytes(content)
+        assert set(weight_files.read(path).arrays) == {"layer.weight", "layer.bias"}
+    assert cv2.imdecode(np.frombuffer(WHOLE["label"], np.uint8), -1).ndim == 2

@@ -1,0 +1,219 @@
+"""Checkpoints that can be trusted: every kind of damage is found, named and survived."""
+
+import json
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as next_generation
+
+from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.training import content, sharding
+from lsr_jax.training.checkpoint import Checkpointer
+from lsr_jax.training.state import TrainState
+
+# Orbax drops its coroutines when one of them fails.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+def state(value, devices=1):
+    """A small state that differs in every leaf by ``value``."""
+    kernel = jnp.arange(4096, dtype=jnp.float32).reshape(64, 64) + value
+    whole = TrainState(
+        step=jnp.int32(value),
+        params={"model": {"head": {"kernel": kernel}}, "disc": jnp.ones(3) * value},
+        model_state={"mean": jnp.full(5, value, jnp.bfloat16)},
+        method_state={"seen": jnp.zeros(5, bool)},
+        opt_state=(jnp.int32(value), {"kernel": kernel * 2}),
+        rng=jax.random.key(value),
+        skipped=jnp.int32(0),
+    )
+    return sharding.put_replicated(whole, sharding.make_mesh(devices))
+
+
+def facts(step, best=None):
+    return {"step": step, "best": best and {"step": best}, "log": None}
+
+
+def save(folder, steps, best=None, **options):
+    with Checkpointer(folder, **options) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, state(step), facts(step, best))
+
+
+def comparable(tree):
+    return jax.device_get(tree.replace(rng=jax.random.key_data(tree.rng)))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Steps 2 and 4, whole; to be copied."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    save(folder, [2, 4])
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "checkpoints")
+
+
+def arrays_of(checkpoint):
+    """Its files, the largest first: that one holds arrays."""
+    files = [path for path in (checkpoint / "state").rglob("*") if path.is_file()]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def flip(path, place=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_was_saved_comes_back_on_any_number_of_devices(folder):
+    for devices in (1, 4):
+        with Checkpointer(folder) as checkpoints:
+            found, its_facts = checkpoints.resume(state(0, devices))
+        chex.assert_trees_all_equal(comparable(found), comparable(state(4)))
+        assert its_facts["step"] == 4
+        assert len(found.step.devices()) == devices
+
+
+def rewrite(path, old, new):
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+DAMAGE = {
+    "an array's bit": lambda c: flip(arrays_of(c)[0]),
+    "an array's first bit": lambda c: flip(arrays_of(c)[0], 0.0),
+    "an array cut": lambda c: arrays_of(c)[0].write_bytes(
+        arrays_of(c)[0].read_bytes()[:1000]
+    ),
+    "an array's file gone": lambda c: arrays_of(c)[0].unlink(),
+    "the tree gone": lambda c: (c / "state" / "_METADATA").unlink(),
+    "a bit of the tree": lambda c: flip(c / "state" / "_METADATA"),
+    "the facts gone": lambda c: (c / "facts" / "metadata").unlink(),
+    "a fact changed": lambda c: rewrite(
+        c / "facts" / "metadata", b'"step": 4', b'"step": 3'
+    ),
+    "no hash": lambda c: (c / "facts" / "metadata").write_text('{"step": 4}'),
+    "the index gone": lambda c: (c / "state" / "manifest.ocdbt").unlink(),
+    "everything gone": lambda c: [p.unlink() for p in c.rglob("*") if p.is_file()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_passed_over(damage, folder, capfd):
+    DAMAGE[damage](folder / "4")
+    with Checkpointer(folder) as checkpoints:
+        with pytest.raises(InputError, match=r"checkpoint .*/4: cannot be restored"):
+            checkpoints.restore(4, state(0))
+        found, its_facts = checkpoints.resume(state(0))
+        chex.assert_trees_all_equal(comparable(found), comparable(state(2)))
+        assert its_facts["step"] == 2
+        checkpoints.save(4, state(4), facts(4))
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "warn" in line]
+    assert len(warnings) == 1
+    assert "checkpoints/4" in warnings[0]
+    assert "passed over for 2" in warnings[0]
+    assert (folder.parent / "damaged" / "4").is_dir()
+    with Checkpointer(folder) as checkpoints:
+        assert checkpoints.resume(state(0))[1]["step"] == 4
+
+
+def test_arrays_that_are_not_those_that_were_saved_are_named(folder):
+    """As after a bit that flipped where Orbax has no checksum."""
+    changed = state(4).replace(params={**state(4).params, "disc": jnp.zeros(3)})
+    sealed = content.seal(facts(4), changed)
+    (folder / "4" / "facts" / "metadata").write_text(json.dumps(sealed))
+    message = r"the content of params/disc is not what was saved \(1 of 9 arrays\)"
+    with (
+        Checkpointer(folder) as checkpoints,
+        pytest.raises(InputError, match=message),
+    ):
+        checkpoints.restore(4, state(0))
+
+
+def test_nothing_usable_is_an_error_and_nothing_is_moved(folder):
+    for step in ("2", "4"):
+        arrays_of(folder / step)[0].unlink()
+    with (
+        Checkpointer(folder) as checkpoints,
+        pytest.raises(InputError, match="checkpoints/4: cannot be restored"),
+    ):
+        checkpoints.resume(state(0))
+    assert {path.name for path in folder.iterdir()} == {"2", "4"}
+
+
+def test_a_foreign_checkpoint_is_named(folder):
+    other = state(0).replace(
+        method_state={"seen": jnp.zeros(5, bool), "x": jnp.ones(1)}
+    )
+    smaller = state(0).replace(params={"model": {"head": {"kernel": jnp.ones((2, 2))}}})
+    with Checkpointer(folder) as checkpoints:
+        for template in (other, smaller):
+            with pytest.raises(InputError, match="checkpoints/4: cannot be restored"):
+                checkpoints.resume(template)
+
+
+def test_an_empty_folder_is_a_fresh_start(tmp_path):
+    with Checkpointer(tmp_path / "none") as checkpoints:
+        assert checkpoints.resume(state(0)) is None
+
+
+@pytest.mark.parametrize(
+    ("best", "every", "kept"),
+    [
+        (None, 0, [5, 6]),
+        (2, 0, [2, 5, 6]),
+        (None, 3, [3, 5, 6]),
+        (1, 2, [1, 2, 4, 5, 6]),
+    ],
+)
+def test_newest_two_best_one_and_every_nth_are_kept(best, every, kept, tmp_path):
+    save(tmp_path / "c", range(1, 7), best, keep_every=every)
+    with Checkpointer(tmp_path / "c", read_only=True) as checkpoints:
+        assert checkpoints.steps() == kept
+
+
+def test_reading_leaves_a_save_of_another_process_alone(folder):
+    half = folder / "6.orbax-checkpoint-tmp"
+    half.mkdir()
+    with Checkpointer(folder, read_only=True) as checkpoints:
+        network = {
+            "params": {"head": {"kernel": jnp.zeros((64, 64))}},
+            "model_state": {"mean": jnp.zeros(5, jnp.bfloat16)},
+        }
+        found, its_facts = checkpoints.newest_model(network)
+    assert its_facts["step"] == 4
+    kernel = state(4).params["model"]["head"]["kernel"]
+    np.testing.assert_array_equal(found["params"]["head"]["kernel"], kernel)
+    assert half.is_dir()
+    save(folder, [6])
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "6"]
+
+
+def test_a_disk_that_refuses_is_an_error_that_keeps_the_last_one(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with Checkpointer(folder) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", refuse)
+        with pytest.raises(
+            TrainingError, match="No space left on device; the last one"
+        ):
+            checkpoints.save(6, state(6), facts(6))
+    with Checkpointer(folder) as again:
+        assert again.resume(state(0))[1]["step"] == 4
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_the_next_generation_of_orbax_reads_it(folder):
+    found = next_generation.load_checkpointables(folder / "4", {"state": None})["state"]
+    kernel = found["params"]["model"]["head"]["kernel"]
+    np.testing.assert_array_equal(kernel, state(4).params["model"]["head"]["kernel"])
