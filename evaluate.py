@@ -2,6 +2,7 @@
 
 python evaluate.py --workdir runs/streets
 python evaluate.py --workdir runs/streets --stages source,lsr --split test
+python evaluate.py --workdir runs/streets --stages source,lsr --figures
 
 Exit codes: 0 done, 2 bad input.
 """
@@ -18,6 +19,9 @@ SPLIT = flags.DEFINE_string(
     "split",
     None,
     "Split of the target domain, reported in report-SPLIT/; default: the config's.",
+)
+FIGURES = flags.DEFINE_boolean(
+    "figures", False, "Draw the figures of the feature space too; takes minutes."
 )
 
 
@@ -38,6 +42,7 @@ def main() -> None:
         Experiment(config, folder),
         STAGES.value,
         per_class=True,
+        figures=FIGURES.value,
         folder=f"report-{SPLIT.value}" if SPLIT.value else "report",
     )
 

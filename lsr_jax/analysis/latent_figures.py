@@ -37,7 +37,7 @@ def polar(
     """
     rows = -(-len(samples) // IN_ROW)
     columns = min(len(samples), IN_ROW)
-    figure = drawing.new(4.4 * columns, 4.2 * rows + 0.3)
+    figure = drawing.new(4.4 * columns, 4.6 * rows + 0.3)
     lengths = [features.norms(sample.vectors) for sample in samples.values()]
     positive = [length[length > 0] for length in lengths]
     low, high = norm_range or (
@@ -66,7 +66,7 @@ def polar(
         _ring(axes, features.norm_ring(sample.vectors), base)
         _rays(axes, rays, names, colors, np.log10(high) - base)
         _radial_scale(axes, base, high)
-        axes.set_title(title, pad=14)
+        axes.set_title(title, pad=10)
     figure.legend(
         handles=[
             Line2D([], [], color=drawing.INK, linewidth=1.2, label="median norm"),
@@ -91,9 +91,7 @@ def prototype_angles(angles: Mapping[str, np.ndarray], names: Sequence[str]) -> 
     drawing.bars(axes, {_with_mean(title, a): a for title, a in angles.items()}, names)
     axes.axhline(CHANCE, color=drawing.INK, linestyle="--", linewidth=1)
     axes.set_ylabel("mean angle to other\nprototypes (degrees)")
-    defined = [a[~np.isnan(a)] for a in angles.values()]
-    low = min((a.min() for a in defined if len(a)), default=0)
-    axes.set_ylim(max(0, 10 * np.floor((low - 5) / 10)), CHANCE + 3)
+    axes.set_ylim(0, CHANCE + 3)
     axes.yaxis.grid(True)
     figure.legend(loc="outside upper left", ncols=IN_ROW)
     return figure
@@ -161,7 +159,7 @@ def _rays(axes, rays, names, colors, length):
     for ray, color in zip(rays, np.asarray(colors) / 255, strict=True):
         axes.plot([ray, ray], [0, length], color=color, linewidth=1)
     axes.set_xticks(rays, names, fontsize=7)
-    axes.tick_params(axis="x", pad=0)
+    axes.tick_params(axis="x", pad=3)
 
 
 def _radial_scale(axes, base, high):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lsr_jax.analysis import figures, formats, rows, tables
+from lsr_jax.analysis import booklet, formats, rows, tables
+from lsr_jax.analysis import figures as pictures
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation.evaluator import Evaluator
@@ -24,6 +25,7 @@ def write(
     *,
     per_class: bool = False,
     folder: str = "report",
+    figures: bool = False,
 ) -> list[dict]:
     """Evaluate stages, print their table, write tables and pictures into the workdir.
 
@@ -36,6 +38,7 @@ def write(
       stages: names; all of the config by default.
       per_class: print the IoU of every class too.
       folder: where to write, below the workdir.
+      figures: draw the figures of the feature space too, which takes minutes.
 
     Returns:
       The rows, as in ``metrics.json``.
@@ -59,14 +62,19 @@ def write(
     folder = experiment.workdir / folder
     control = config["evaluation"]["control"]
     summary = tables.summary(found, control=control)
-    whole = [*summary, *tables.per_class(found)]
+    classes = tables.per_class(found)
+    whole = [*summary, *classes]
     rows.write(folder / "metrics.json", found)
     (folder / "metrics.csv").write_text(rows.to_csv(found))
     (folder / "table.md").write_text(formats.markdown(whole))
     (folder / "table.tex").write_text(formats.latex(whole))
     evaluation.panel(stages, folder / "panel.png")
+    booklet.write(
+        experiment, stages, folder, summary=summary, details=classes, figures=figures
+    )
     print(formats.terminal(whole if per_class else summary))
-    print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
+    print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex")
+    print(f"{folder / 'index.html'}: all of it with pictures; model_card.md")
     return found
 
 
@@ -150,7 +158,7 @@ class Evaluation:
             predictions[stage] = self.evaluator.predict(
                 network.params, network.model_state, images
             )
-        figures.panel(
+        pictures.panel(
             images,
             np.stack([example["label"] for example in chosen]),
             predictions,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lsr_jax.analysis import drawing
 from lsr_jax.training.metrics_log import read_lines
@@ -60,6 +61,7 @@ def training_curves(stages: Mapping[str, Curves]) -> Figure:
         place.set_title(metric.replace("_", " "), fontsize=9)
         place.grid(True)
         place.margins(x=0.03)
+        place.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for place in axes[len(metrics) :]:
         place.set_visible(False)
     for place in axes[max(0, len(metrics) - columns) : len(metrics)]:
@@ -89,7 +91,7 @@ def confusion(shares: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     columns = min(len(shares), 2)
     rows = -(-len(shares) // columns)
     side = 1.5 + 0.26 * len(names)
-    figure = drawing.new(side * columns, side * rows)
+    figure = drawing.new(side * columns, (side + 0.6) * rows)
     axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
     for place, (title, matrix) in zip(axes, shares.items(), strict=False):
         place.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
