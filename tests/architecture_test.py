@@ -39,7 +39,9 @@ LEVELS = [
     {"training.preparation"},
     {"training.loop"},
     {"analysis"},
+    {"studies"},
     {"command_line"},
+    {"study"},
 ]
 # Libraries that live in one room only.
 KEEPERS = {
