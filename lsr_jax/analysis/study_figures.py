@@ -48,14 +48,15 @@ def methods(
             if key not in found[name]:
                 continue
             estimate = found[name][key]
-            color, marker, _ = drawing.look(number)
+            color = drawing.look(number).color
+            marker = drawing.MARKERS[number % len(drawing.MARKERS)]
             y = row + (number - (len(series) - 1) / 2) * 0.3
             half = np.nan_to_num(estimate.half)
             axes.errorbar(
                 estimate.mean, y, xerr=half, color=color, marker=marker, capsize=2.5
             )
             axes.scatter(
-                estimate.seeds, [y] * len(estimate.seeds), s=9, c=drawing.GREY, zorder=0
+                estimate.seeds, [y] * len(estimate.seeds), s=5, c=drawing.INK, zorder=3
             )
     if control in found:
         line = found[control][series[0]].mean
@@ -69,8 +70,11 @@ def methods(
     # Two seeds have intervals of any width; the seeds decide what is shown.
     room = 0.6 * max(np.ptp(values), 0.5)
     axes.set_xlim(max(shown[0], min(values) - room), min(shown[1], max(values) + room))
-    handles = [_key(drawing.look(n), key) for n, key in enumerate(series)]
-    handles.append(_key((drawing.GREY, ".", ""), "one seed"))
+    looks = zip(
+        drawing.COLORS, drawing.MARKERS * len(drawing.COLORS), series, strict=False
+    )
+    handles = [_key(color, marker, key) for color, marker, key in looks]
+    handles.append(_key(drawing.INK, ".", "one seed"))
     if control in found:
         handles.append(Line2D([], [], color=drawing.INK, linestyle="--", label=control))
     figure.legend(handles=handles, loc="outside upper left", ncols=4)
@@ -123,7 +127,9 @@ def ablation(found: Mapping[str, Estimate], measure: str) -> Figure:
         color = drawing.COLORS[0] if x == 0 else drawing.COLORS[5]
         axes.bar(x, estimate.mean, 0.62, color=color)
         if not np.isnan(estimate.half):
-            axes.errorbar(x, estimate.mean, estimate.half, color=drawing.INK, capsize=3)
+            axes.errorbar(
+                x, estimate.mean, estimate.half, color=drawing.GREY, capsize=4
+            )
         places = [x] * len(estimate.seeds)
         axes.scatter(places, estimate.seeds, s=10, c=drawing.INK, zorder=3)
     first = next(iter(found.values()))
@@ -137,6 +143,5 @@ def ablation(found: Mapping[str, Estimate], measure: str) -> Figure:
     return figure
 
 
-def _key(look, label):
-    color, marker, _ = look
+def _key(color, marker, label):
     return Line2D([], [], linestyle="", color=color, marker=marker, label=label)
