@@ -42,7 +42,7 @@ def write(
         "network": config["model"]["backbone"],
         "seed": str(config["seed"]),
         "command": manifest["command"],
-        "machine": seeds.machine(experiment.workdir),
+        "machine": seeds.machine(experiment.workdir).removeprefix("Machine: "),
     }
     sections = (
         Section("Scores", summary),

@@ -83,6 +83,12 @@ def look(number: int) -> Look:
     return Look(COLORS[place], MARKERS[turn], DASHES[turn])
 
 
+def grid(count: int) -> tuple[int, int]:
+    """Rows and columns for so many panels: at most three side by side, four as 2 x 2."""
+    columns = 2 if count == 4 else min(count, 3)
+    return -(-count // columns), columns
+
+
 def new(width: float, height: float) -> Figure:
     """An empty figure of so many inches that keeps its texts apart."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")

@@ -12,7 +12,6 @@ from matplotlib.patches import Patch
 from lsr_jax.analysis import drawing, features
 from lsr_jax.analysis.features import Sample
 
-IN_ROW = 3
 CHANCE = 90.0  # degrees: the most that non-negative vectors can be apart
 
 
@@ -35,8 +34,7 @@ def polar(
       colors: uint8 ``[C, 3]``.
       norm_range: smallest and largest radius; default: those of all samples.
     """
-    rows = -(-len(samples) // IN_ROW)
-    columns = min(len(samples), IN_ROW)
+    rows, columns = drawing.grid(len(samples))
     figure = drawing.new(4.4 * columns, 4.6 * rows + 0.3)
     lengths = [features.norms(sample.vectors) for sample in samples.values()]
     positive = [length[length > 0] for length in lengths]
@@ -93,7 +91,7 @@ def prototype_angles(angles: Mapping[str, np.ndarray], names: Sequence[str]) -> 
     axes.set_ylabel("mean angle to other\nprototypes (degrees)")
     axes.set_ylim(0, CHANCE + 3)
     axes.yaxis.grid(True)
-    figure.legend(loc="outside upper left", ncols=IN_ROW)
+    figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 
@@ -110,7 +108,7 @@ def scatter(
       labels: ``[N]`` indices into ``names``, the same for all panels or one a title.
       names: classes, or domains.
     """
-    rows, columns = -(-len(points) // IN_ROW), min(len(points), IN_ROW)
+    rows, columns = drawing.grid(len(points))
     figure = drawing.new(3.9 * columns, 3.7 * rows + 0.8)
     axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
     present = set()
@@ -158,8 +156,11 @@ def _ring(axes, ring, base):
 def _rays(axes, rays, names, colors, length):
     for ray, color in zip(rays, np.asarray(colors) / 255, strict=True):
         axes.plot([ray, ray], [0, length], color=color, linewidth=1)
-    axes.set_xticks(rays, names, fontsize=7)
-    axes.tick_params(axis="x", pad=3)
+    axes.set_xticks(rays, [""] * len(rays))
+    for ray, name in zip(rays, names, strict=True):
+        across = np.cos(ray)
+        side = "center" if abs(across) < 0.2 else "left" if across > 0 else "right"
+        axes.text(ray, 1.05 * length, name, ha=side, va="center", fontsize=7)
 
 
 def _radial_scale(axes, base, high):

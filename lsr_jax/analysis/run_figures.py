@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 from lsr_jax.analysis import drawing
 from lsr_jax.training.metrics_log import read_lines
 
-IN_ROW = 3
 FEWEST = 0.005  # smaller shares of a class are not written into their cell
 
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -39,7 +38,7 @@ def training_curves(stages: Mapping[str, Curves]) -> Figure:
       stages: stage -> what `read_curves` found.
     """
     metrics = list(dict.fromkeys(name for curves in stages.values() for name in curves))
-    rows, columns = -(-len(metrics) // IN_ROW), min(len(metrics), IN_ROW)
+    rows, columns = drawing.grid(len(metrics))
     figure = drawing.new(3.2 * columns + 0.3, 1.9 * rows + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
     for place, metric in zip(axes, metrics, strict=False):
