@@ -64,7 +64,7 @@ def polar(
         _ring(axes, features.norm_ring(sample.vectors), base)
         _rays(axes, rays, names, colors, np.log10(high) - base)
         _radial_scale(axes, base, high)
-        axes.set_title(title, pad=10)
+        axes.set_title(title, pad=20)
     figure.legend(
         handles=[
             Line2D([], [], color=drawing.INK, linewidth=1.2, label="median norm"),
