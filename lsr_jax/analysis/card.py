@@ -11,15 +11,14 @@ DATA_TERMS = """\
 lsr_jax ships and downloads no data set and grants no rights to one. Before you publish
 or use these weights, check yourself:
 
-- the terms of every data set above (GTA5, SYNTHIA, Cityscapes and Cross-City are for
-  research and not for commercial use, as far as their authors say; `streets` is drawn by
-  this code and is free);
+- the terms of every data set above, which are not known to lsr_jax: whether they allow
+  your use, and publishing what was trained on them (`streets` is drawn by this code);
 - the terms of pre-trained weights that the run started from;
 - whether images show people or number plates that may not be shared."""
 LIMITS = """\
 - Trained and measured on the two domains above and on nothing else; a third domain, another
   camera, weather, night or country is a new shift.
-- Every pixel gets one of the classes below, also what is none of them.
+- Every pixel gets one of the classes above, also what is none of them.
 - Scores of rare and small classes rest on few pixels; see the table by class, not the mean.
 - Not a safety component: nothing here was tested for driving or for decisions on people.
 - Rows whose selection rule is `oracle` chose the checkpoint on the reported labels."""
