@@ -2,6 +2,7 @@
 
 python evaluate.py --workdir runs/streets
 python evaluate.py --workdir runs/streets --stages source,lsr --split test
+python evaluate.py --workdir runs/streets --stages source,lsr --figures
 python evaluate.py --workdir runs/gta2cs --flip --scales 0.75,1,1.25
 python evaluate.py --checkpoint runs/gta2cs/adapt/checkpoints/20000
 python evaluate.py --checkpoint lsr.pth --config configs/gta2cs.py --out reports/lsr
@@ -46,6 +47,9 @@ def define() -> None:
         None,
         "Ratios (mASR) to: a workdir with target_only, a JSON file of rows, or published "
         "(LSR, Table 1); default: target_only among the rows.",
+    )
+    flags.DEFINE_boolean(
+        "figures", False, "Draw the figures of the feature space too; takes minutes."
     )
     flags.DEFINE_string("out", None, "Folder to write; default: report in the run.")
 

@@ -18,7 +18,7 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -75,15 +75,44 @@ def fail(error: Exception, *, code: int) -> None:
 def parse(argv: list[str]) -> list[str]:
     """absl's parser with every complaint on one line, exit code 2."""
     try:
-        rest = flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:
-        # ml_collections on a key that the config does not have.
-        fail(InputError(f"unknown config key: {innermost(error)}"), code=2)
-    except (flags.Error, OSError, TypeError, ValueError) as error:
-        fail(InputError(last_line(error)), code=2)
+        rest = parsed(flags.FLAGS, argv)
+    except InputError as error:
+        fail(error, code=2)
     if len(rest) > 1:
         fail(InputError(f"unexpected argument {rest[1]!r}; see --help"), code=2)
     return rest
+
+
+def parsed(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Parse ``argv`` into ``values``; returns what is no flag.
+
+    Raises:
+      InputError: a flag or a config key that cannot be used.
+    """
+    try:
+        return values(argv)
+    except (AttributeError, KeyError) as error:
+        # ml_collections on a key that the config does not have.
+        raise InputError(f"unknown config key: {innermost(error)}") from error
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        raise InputError(last_line(error)) from error
+
+
+def read_config(name: str, overrides: Sequence[str] = ()) -> dict:
+    """What ``--config NAME`` with ``--config.KEY=VALUE`` flags gives, as nested dicts.
+
+    Raises:
+      InputError: no such file, method, preset or key.
+    """
+    if not Path(name.partition(":")[0]).is_file():
+        raise InputError(f"--config {name}: no such file; see configs/")
+    values = flags.FlagValues()
+    argv = ["", f"--config={name}", *overrides]
+    config = config_flags.DEFINE_config_file(
+        "config", flag_values=values, lock_config=True, sys_argv=argv
+    )
+    parsed(values, argv)
+    return config.value.to_dict()
 
 
 def innermost(error: Exception) -> str:

@@ -43,8 +43,9 @@ LEVELS = [
     {"networks"},
     {"training.loop"},
     {"analysis"},
+    {"studies"},
     {"command_line"},
-    {"predict"},
+    {"predict", "study"},
 ]
 # Libraries that live in one room only.
 KEEPERS = {

@@ -52,6 +52,10 @@ def test_training_prints_the_table_and_writes_the_report(run):
     assert "adapt (lsr)" in output
     rows = json.loads((workdir / "report" / "metrics.json").read_text())
     assert len(rows) == 8
+    page = (workdir / "report" / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "adapt (lsr)" in page
+    assert "method `lsr`" in (workdir / "report" / "model_card.md").read_text()
     losses = [
         json.loads(line)["segmentation"]
         for line in (workdir / "source" / "metrics.jsonl").read_text().splitlines()

@@ -49,7 +49,7 @@ def panel(
     palette[: len(names)] = colors
     maps = [np.asarray(truths), *map(np.asarray, predictions.values())]
     columns = [images, *(palette[labels] for labels in maps)]
-    cells = [[_nearest(one, size) for one in column] for column in columns]
+    cells = [[nearest(one, size) for one in column] for column in columns]
     grid = _grid(cells)
 
     present = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
@@ -66,7 +66,7 @@ def _cell_size(height: int, width: int) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def _nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The pixel under the centre of each new one."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)

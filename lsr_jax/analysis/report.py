@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lsr_jax.analysis import figures, formats, measuring, oracles, rows, tables
+from lsr_jax.analysis import (
+    booklet,
+    formats,
+    measuring,
+    oracles,
+    rows,
+    tables,
+)
+from lsr_jax.analysis import figures as drawing
 from lsr_jax.analysis.measuring import Entry, Evaluation, Options
 from lsr_jax.errors import InputError
 from lsr_jax.training.experiment import Experiment
@@ -22,6 +30,7 @@ def write(
     options: Options = measuring.ONE_PASS,
     entries: Sequence[Entry] = (),
     oracle: str | None = None,
+    figures: bool = False,
 ) -> list[dict]:
     """Evaluate stages, print their tables, write tables and pictures into the workdir.
 
@@ -37,6 +46,7 @@ def write(
       options: protocols, and views of every image.
       entries: networks and ensembles to evaluate in place of stages.
       oracle: to which ratios are taken, see `oracles.attach`.
+      figures: draw the figures of the feature space too, which takes minutes.
 
     Returns:
       The rows, as in ``metrics.json``.
@@ -46,9 +56,8 @@ def write(
     """
     config = experiment.config
     evaluation = Evaluation(experiment, options)
-    chosen = entries or [
-        evaluation.entry(stage) for stage in check_stages(config, stages)
-    ]
+    stages = check_stages(config, stages)
+    chosen = entries or [evaluation.entry(stage) for stage in stages]
     found = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
         found += rows.read(ROOT / path)
@@ -60,9 +69,20 @@ def write(
     summary = tables.summary(found, control=config["evaluation"]["control"])
     classes = [*tables.per_class(found), *tables.ratios(found)]
     save(folder, found, [*summary, *classes])
-    figures.panel(*pictures, space.classes, space.colors, folder / "panel.png")
+    drawing.panel(*pictures, space.classes, space.colors, folder / "panel.png")
+    if not entries:
+        booklet.write(
+            experiment,
+            stages,
+            folder,
+            summary=summary,
+            details=classes,
+            figures=figures,
+        )
     print(formats.terminal([*summary, *classes] if per_class else summary))
     print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
+    if not entries:
+        print(f"{folder / 'index.html'}: all of it with pictures; model_card.md")
     return found
 
 

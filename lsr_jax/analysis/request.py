@@ -38,6 +38,7 @@ class Request(NamedTuple):
     scales: Sequence[str] = ("1",)
     average: str | None = None
     oracle: str | None = None
+    figures: bool = False
     out: str | None = None
 
 
@@ -69,6 +70,7 @@ def carry_out(request: Request) -> list[dict]:
         options=options,
         entries=entries(request, places, config, experiment.mesh),
         oracle=request.oracle,
+        figures=request.figures,
     )
 
 
@@ -84,6 +86,11 @@ def check(request: Request) -> None:
     if request.checkpoint and request.stages:
         raise InputError(
             "--stages: expected no such flag beside --checkpoint; name WORKDIR:STAGE there"
+        )
+    if request.figures and (request.checkpoint or request.ensemble):
+        raise InputError(
+            "--figures: expected no such flag beside --checkpoint and --ensemble, which "
+            "are no stages of a run"
         )
     if request.ensemble and request.step is not None:
         raise InputError(

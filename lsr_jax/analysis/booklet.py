@@ -1,0 +1,56 @@
+"""What is written beside the tables of a run: figures, ``index.html``, the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsr_jax.analysis import card, gallery, page, seeds
+from lsr_jax.analysis.page import Section
+from lsr_jax.analysis.tables import Table
+from lsr_jax.training.experiment import Experiment
+
+
+def write(
+    experiment: Experiment,
+    stages: Sequence[str],
+    folder: Path,
+    *,
+    summary: Sequence[Table],
+    details: Sequence[Table],
+    figures: bool,
+) -> None:
+    """Write ``index.html``, ``model_card.md``, the training curves and the figures.
+
+    Args:
+      experiment: of the run.
+      stages: that were evaluated.
+      folder: the report, in which ``panel.png`` already lies.
+      summary: the table of all stages.
+      details: the tables by class.
+      figures: draw those that need the networks too, which takes minutes.
+    """
+    pictures = [gallery.PANEL, *gallery.curves(experiment, stages, folder)]
+    if figures:
+        pictures += gallery.write(experiment, stages, folder)
+    manifest = seeds.manifest(experiment.workdir)
+    config = experiment.config
+    facts = {
+        "stages": ", ".join(stages),
+        "source": config["data"]["source"]["name"],
+        "target": config["data"]["target"]["name"],
+        "network": config["model"]["backbone"],
+        "seed": str(config["seed"]),
+        "command": manifest["command"],
+        "machine": seeds.machine(experiment.workdir).removeprefix("Machine: "),
+    }
+    sections = (
+        Section("Scores", summary),
+        Section("Figures", (), [(folder / p.file, p.caption) for p in pictures]),
+        Section("By class", details),
+    )
+    title = f"lsr_jax: {experiment.workdir.name}"
+    (folder / "index.html").write_text(page.document(title, facts, sections))
+    classes = experiment.domains["target"].space.classes
+    text = card.markdown(config, manifest, classes, stages, summary)
+    (folder / "model_card.md").write_text(text)

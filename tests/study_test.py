@@ -1,0 +1,192 @@
+"""The command: which cells run, what is skipped, what a failure leaves standing.
+
+Training and evaluation are replaced by rows of known numbers; real runs of the loop are
+tested in tests/training and tests/end_to_end_test.py.
+"""
+
+import csv
+import json
+
+import pytest
+
+from lsr_jax import study
+from lsr_jax.analysis import report, rows
+from lsr_jax.errors import TrainingError
+from lsr_jax.training import loop, sharding, workdir
+
+# How ml_collections reads config files.
+pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
+CONFIG = "configs/streets.py:tiny"
+BASE = {"source_only": 0.30, "batchnorm_only": 0.31, "max_square": 0.33, "lsr": 0.35}
+
+
+class Experiment:
+    def __init__(self, config, folder):
+        self.config, self.workdir = config, folder
+
+
+@pytest.fixture
+def house(monkeypatch):
+    """Replaces training; ``house.trained`` lists runs, ``house.fail`` names methods."""
+
+    class House:
+        trained, fail = (), ()
+
+    house = House()
+
+    def train(config, folder):
+        stage = config["stages"][-1]
+        method = config[stage]["method"]["name"]
+        house.trained = (*house.trained, folder.name)
+        if method in house.fail:
+            raise TrainingError(f"stage {stage}: not finite\nat all")
+        workdir.check(folder, config)
+        workdir.claim(folder, config, {})
+        return Experiment(config, folder)
+
+    def write(experiment):
+        stage, config = experiment.config["stages"][-1], experiment.config
+        method, seed = config[stage]["method"], config["seed"]
+        share = BASE[method["name"]] + 0.01 * seed
+        share -= 0.02 * (method.get("perpendicularity") == 0)
+        found = [
+            rows.make(
+                # Hits over hits and both kinds of misses: the share asked for.
+                [[200 * share, 100 - 100 * share], [100 - 100 * share, 200 * share]],
+                classes=("road", "pole"),
+                subsets={"large": (0,), "small": (1,)},
+                stage=stage,
+                method=method["name"],
+                seed=seed,
+                step=config[stage]["steps"],
+                domain=domain,
+                split="val",
+                bn=bn,
+                protocol="native",
+                selection="last",
+            )
+            for domain in ("target", "source")
+            for bn in ("running", "target")
+        ]
+        rows.write(experiment.workdir / "report" / "metrics.json", found)
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(report, "write", write)
+    monkeypatch.setattr(sharding, "share_cpu", lambda count: None)
+    return house
+
+
+def run(tmp_path, *more):
+    flags = ["--config", CONFIG, "--workdir", str(tmp_path / "study"), *more]
+    return study.main(flags)
+
+
+def test_two_methods_two_seeds_then_nothing_to_do(house, tmp_path, capsys):
+    flags = ("--methods", "source_only,lsr", "--seeds", "0,1", "--config.adapt.steps=7")
+    assert run(tmp_path, *flags) == 0
+    folder = tmp_path / "study"
+    pretrainings = [name for name in house.trained if name.startswith("pretraining-")]
+    assert len(house.trained) == 4
+    assert len(pretrainings) == 2
+    config = workdir.read_config(folder / "lsr-1")
+    assert config["adapt"]["steps"] == 7
+    assert config["adapt"]["init_from"] == str(folder / pretrainings[1])
+
+    facts = json.loads((folder / "study.json").read_text())
+    assert [cell["status"] for cell in facts["cells"]] == ["finished"] * 4
+    (gap,) = (
+        entry
+        for entry in facts["differences"]
+        if (entry["line"], entry["domain"], entry["bn"], entry["measure"])
+        == ("lsr", "target", "running", "miou")
+    )
+    assert gap["control"] == "source_only"
+    assert gap["mean"] == pytest.approx(0.05)
+    text = (folder / "study.md").read_text()
+    assert "35.5 ± 0.7" in text
+    assert "+5.0 [+5.0, +5.0]*" in text
+    table = list(csv.DictReader((folder / "study.csv").read_text().splitlines()))
+    assert {row["line"] for row in table} == {"source_only", "lsr"}
+    assert len(table) == 16
+    page = (folder / "index.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert (folder / "study.tex").read_text().count("tabular}") == 8
+    assert (folder / "methods.svg").exists()
+
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    house.trained = ()
+    assert run(tmp_path, *flags) == 0
+    assert house.trained == ()
+    after = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    changed = [p.name for p in before if before[p] != after[p]]
+    assert changed == []
+    assert "finished" in capsys.readouterr().out
+
+
+def test_a_failing_cell_is_named_and_the_others_go_on(house, tmp_path, capsys):
+    house.fail = ("max_square",)
+    flags = ("--methods", "source_only,max_square,lsr", "--seeds", "0")
+    assert run(tmp_path, *flags) == 1
+    errors = capsys.readouterr().err
+    assert "max_square-0: stage adapt: not finite at all; going on" in errors
+    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert [cell["status"] for cell in facts["cells"]] == [
+        "finished",
+        "failed",
+        "finished",
+    ]
+    assert "max_square, seed 0: failed" in (tmp_path / "study" / "study.md").read_text()
+
+    house.fail, house.trained = (), ()
+    assert run(tmp_path, *flags) == 0
+    assert house.trained == ("max_square-0",)
+
+
+def test_without_pretraining_nothing_that_needs_it_runs(house, tmp_path):
+    house.fail = ("source_only",)
+    assert run(tmp_path, "--methods", "lsr", "--seeds", "0") == 1
+    assert len(house.trained) == 1
+    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert "its pre-training failed" in facts["cells"][0]["error"]
+
+
+def test_ablation_has_a_line_for_every_term(house, tmp_path):
+    assert run(tmp_path, "--ablate", "lsr", "--seeds", "0,1") == 0
+    folder = tmp_path / "study"
+    facts = json.loads((folder / "study.json").read_text())
+    names = {cell["line"] for cell in facts["cells"]}
+    terms = ("clustering", "entropy", "norm", "perpendicularity")
+    assert names == {"lsr", *(f"lsr without {term}" for term in terms)}
+    means = {
+        entry["line"]: entry["mean"]
+        for entry in facts["differences"]
+        if (entry["domain"], entry["bn"], entry["measure"])
+        == ("target", "running", "miou")
+    }
+    assert means["lsr without perpendicularity"] == pytest.approx(-0.02)
+    assert means["lsr without norm"] == pytest.approx(0)
+    assert (folder / "ablation.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--methods", "lrs"), "found 'lrs'"),
+        ((), "expected at least one"),
+        (("--methods", "lsr", "--seeds", "a"), "--seeds: expected numbers"),
+        (("--methods", "lsr", "surplus"), "unexpected argument 'surplus'"),
+        (("--methods", "lsr", "--config.seed=1"), "name seeds by --seeds"),
+        (("--methods", "lsr", "--config.adpt.steps=1"), "unknown config key"),
+        (("--methods", "source_only", "--ablate", "source_only"), "has no term"),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_code_2(
+    house, tmp_path, capsys, flags, message
+):
+    assert run(tmp_path, *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert house.trained == ()
+    assert not (tmp_path / "study").exists()
