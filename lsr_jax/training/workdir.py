@@ -156,10 +156,18 @@ def read_json(path: Path) -> dict:
     return found
 
 
+def program() -> list[str]:
+    """What is run, as a user writes it: a script, or ``-m`` and a module."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        return [Path(sys.argv[0]).name]
+    return ["-m", spec.name.removesuffix(".__main__")]
+
+
 def environment() -> dict:
     """Command, versions, devices and machine."""
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", *program(), *sys.argv[1:]]),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
