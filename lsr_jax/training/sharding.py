@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lsr_jax.errors import InputError
@@ -40,7 +42,8 @@ def share_cpu(count: int) -> None:
     One program leaves much of a CPU idle; two, each with half of the batch, do not.
     Accelerators are not touched.
     """
-    jax.config.update("jax_num_cpu_devices", count)
+    if jax.config.jax_num_cpu_devices != count:
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -64,8 +67,22 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The tree with every leaf on all devices."""
-    return jax.device_put(tree, replicated(mesh))
+    """The tree with every leaf on all devices; every process has to hold the same."""
+    placement = replicated(mesh)
+    if placement.is_fully_addressable:
+        return jax.device_put(tree, placement)
+    return jax.tree.map(lambda leaf: _put_everywhere(leaf, placement), tree)
+
+
+def _put_everywhere(leaf, placement: NamedSharding) -> jax.Array:
+    """One leaf on the devices of all processes, which `jax.device_put` cannot reach."""
+    if isinstance(leaf, jax.Array) and leaf.sharding == placement:
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put_everywhere(jax.random.key_data(leaf), placement)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    value = np.asarray(leaf)
+    return jax.make_array_from_callback(value.shape, placement, lambda i: value[i])
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
