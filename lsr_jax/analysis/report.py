@@ -12,6 +12,7 @@ from lsr_jax.analysis import figures, formats, rows, tables
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.training import distributed
 from lsr_jax.training.experiment import Experiment, Network
 
 PROTOCOL = "native"
@@ -57,6 +58,9 @@ def write(
         found += rows.read(ROOT / path)
 
     folder = experiment.workdir / folder
+    pictures = evaluation.pictures(stages)  # every process takes part
+    if not distributed.is_main():
+        return found
     control = config["evaluation"]["control"]
     summary = tables.summary(found, control=control)
     whole = [*summary, *tables.per_class(found)]
@@ -64,7 +68,8 @@ def write(
     (folder / "metrics.csv").write_text(rows.to_csv(found))
     (folder / "table.md").write_text(formats.markdown(whole))
     (folder / "table.tex").write_text(formats.latex(whole))
-    evaluation.panel(stages, folder / "panel.png")
+    space = evaluation.space
+    figures.panel(*pictures, space.classes, space.colors, folder / "panel.png")
     print(formats.terminal(whole if per_class else summary))
     print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
     return found
@@ -136,7 +141,7 @@ class Evaluation:
         size = -(-self.config["batch_size"] // devices) * devices
         return pipeline.eval_batches(source, batch_size=size)
 
-    def panel(self, stages: Sequence[str], path: Path) -> None:
+    def pictures(self, stages: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict]:
         """Target validation images, their truth and the prediction of every stage."""
         source = self.experiment.open("target", "val")
         decode = partial(records.decode, labelled=True)
@@ -150,14 +155,8 @@ class Evaluation:
             predictions[stage] = self.evaluator.predict(
                 network.params, network.model_state, images
             )
-        figures.panel(
-            images,
-            np.stack([example["label"] for example in chosen]),
-            predictions,
-            self.space.classes,
-            self.space.colors,
-            path,
-        )
+        truth = np.stack([example["label"] for example in chosen])
+        return images, truth, predictions
 
 
 class First:

@@ -52,7 +52,8 @@ class Evaluator:
         self._mesh = mesh
         self._bn_weight = 1 - bn_momentum
         self._count = jax.jit(self._count, static_argnames="protocol")
-        self._label = jax.jit(self._label, static_argnames="size")
+        whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+        self._label = jax.jit(self._label, static_argnames="size", out_shardings=whole)
         self._statistics = jax.jit(self._statistics)
 
     def confusion(
