@@ -8,20 +8,30 @@ The same command continues an interrupted run. Exit codes: 0 done, 1 training co
 go on, 2 bad input.
 """
 
+from absl import flags
+
 from lsr_jax import command_line
+
+PROFILE = flags.DEFINE_string(
+    "profile", None, "Folder for a trace of five steps of each stage, for TensorBoard."
+)
 
 
 def main() -> None:
     """Train every stage of the config in the workdir, then report."""
     # Imported here: bad flags are answered without waiting for JAX.
     from lsr_jax.analysis import report
-    from lsr_jax.training import loop, sharding
+    from lsr_jax.training import compiled, distributed, loop, sharding
 
     config, workdir = read()
     sharding.share_cpu(config.cpu_devices)
-    report.write(loop.train(config.to_dict(), workdir))
+    if processes := read_processes():
+        distributed.initialize(**processes)
+    compiled.keep_programs()
+    report.write(loop.train(config.to_dict(), workdir, PROFILE.value))
 
 
 if __name__ == "__main__":
     read = command_line.define_config()
+    read_processes = command_line.define_processes()
     command_line.run(main)
