@@ -81,11 +81,12 @@ class Step:
         self.state = sharding.put_replicated(whole, mesh)
         self.batch = sharding.put_batch(batch(method, setting), mesh)
         self.metrics = None
-        jitted = sharding.compile_step(
-            step.make_step(
+
+        def jitted(forward):
+            whole = step.make_step(
                 method,
                 transformation,
-                accumulate.in_parts(model.forward, setting.micro_batches),
+                forward,
                 functools.partial(
                     augment.preprocess,
                     source=augment.AUGMENTATION["none"],
@@ -93,10 +94,16 @@ class Step:
                     preprocessing="caffe",
                 ),
                 augment.pixels("caffe"),
-            ),
-            mesh,
+            )
+            return sharding.compile_step(whole, mesh)
+
+        parts = setting.micro_batches
+        self._call, self.cost = compiled.compile_ahead(
+            jitted(accumulate.in_parts(model.forward, parts)),
+            self.state,
+            self.batch,
+            counted=jitted(model.forward) if parts > 1 else None,
         )
-        self._call, self.cost = compiled.compile_ahead(jitted, self.state, self.batch)
 
     def __call__(self):
         """One step; returns its metrics, on the device."""

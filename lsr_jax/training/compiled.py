@@ -48,8 +48,16 @@ class Cost(NamedTuple):
     flops: float
 
 
-def compile_ahead(step: Callable, *arguments: PyTree) -> tuple[Callable, Cost]:
+def compile_ahead(
+    step: Callable, *arguments: PyTree, counted: Callable | None = None
+) -> tuple[Callable, Cost]:
     """Compile a jitted step for ``arguments``, arrays with their placement.
+
+    Args:
+      step: jitted.
+      *arguments: of the step.
+      counted: a jitted step of the same arithmetic, if ``step`` loops over parts of the
+        batch: XLA counts the body of a loop once.
 
     Raises:
       InputError: the step does not fit into the memory of a device.
@@ -61,7 +69,8 @@ def compile_ahead(step: Callable, *arguments: PyTree) -> tuple[Callable, Cost]:
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     donated_once = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    counted = lowered.cost_analysis() or {}
+    whole = lowered if counted is None else counted.lower(*arguments)
+    flops = (whole.cost_analysis() or {}).get("flops", math.nan)
     devices = len(jax.tree.leaves(arguments)[0].sharding.device_set)
     return compiled, Cost(
         compile_seconds=seconds,
@@ -69,7 +78,7 @@ def compile_ahead(step: Callable, *arguments: PyTree) -> tuple[Callable, Cost]:
         + donated_once
         + memory.temp_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        flops=float(counted.get("flops", math.nan)) / devices,
+        flops=float(flops) / devices,
     )
 
 

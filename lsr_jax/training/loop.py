@@ -112,20 +112,25 @@ def compile_step(
     config = experiment.config
     c, model = config[stage], config["model"]
     parts = c["micro_batches"]
-    forward = accumulate.in_parts(
-        experiment.model.forward, parts, group=accumulate.group_size(model, parts)
-    )
-    jitted = sharding.compile_step(
-        step.make_step(
+    group = accumulate.group_size(model, parts)
+
+    def jitted(forward: Callable) -> Callable:
+        whole = step.make_step(
             experiment.method(stage),
             optimizer,
             forward,
             experiment.preprocess(stage),
             augment.pixels(config["data"]["preprocessing"]),
-        ),
-        experiment.mesh,
+        )
+        return sharding.compile_step(whole, experiment.mesh)
+
+    forward = experiment.model.forward
+    train_step, cost = compiled.compile_ahead(
+        jitted(accumulate.in_parts(forward, parts, group=group)),
+        state,
+        batch,
+        counted=jitted(forward) if parts > 1 else None,
     )
-    train_step, cost = compiled.compile_ahead(jitted, state, batch)
     if distributed.is_main():
         rate = compiled.matmul_rate(model["dtype"])
         line = compiled.summary(cost, steps=c["steps"] - int(state.step), rate=rate)

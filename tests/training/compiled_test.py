@@ -24,6 +24,17 @@ def test_cost_of_a_matrix_product_on_two_devices():
     assert "1000 steps take 16 min 40 s or more" in line
 
 
+def test_arithmetic_of_a_loop_is_that_of_the_whole():
+    rows = sharding.put_replicated(jnp.ones((64, 16, 16)), sharding.make_mesh(1))
+    square = jax.jit(lambda x: x @ x)
+    loop = jax.jit(lambda x: jax.lax.map(lambda part: part @ part, x))
+    _, once = compiled.compile_ahead(loop, rows)
+    _, cost = compiled.compile_ahead(loop, rows, counted=square)
+    product = 64 * 2 * 16**3
+    assert once.flops < product / 10
+    assert cost.flops == pytest.approx(product, rel=0.1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16"])
 def test_a_large_product_has_a_rate(dtype, monkeypatch):
     monkeypatch.setitem(compiled.MATRIX_ROWS, "cpu", 64)
