@@ -17,7 +17,7 @@ from lsr_jax.training import distributed, loop
 from lsr_jax.training.checkpoint import Checkpointer
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 300
+SECONDS = 600
 # The same program on the same eight shards; only the sums between processes may be
 # taken in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
