@@ -13,6 +13,9 @@ from lsr_jax import models
 from lsr_jax.convert import names
 from lsr_jax.models import resnet
 
+STRIDES = (1, 2, 1, 1)  # of layer1 to layer4; output stride 8
+DILATIONS = (1, 1, 2, 4)
+
 
 class Bottleneck(nn.Module):
     """1x1 with the stride, 3x3 with the dilation, 1x1, and the shortcut."""
@@ -78,8 +81,8 @@ class DeepLab(nn.Module):
             width = architecture.width * 2**index
             blocks = []
             for number in range(count):
-                stride = resnet.STRIDES[index] if number == 0 else 1
-                dilation = resnet.DILATIONS[index]
+                stride = STRIDES[index] if number == 0 else 1
+                dilation = DILATIONS[index]
                 blocks.append(Bottleneck(channels, width, stride, dilation))
                 channels = resnet.EXPANSION * width
             setattr(self, f"layer{index + 1}", nn.Sequential(*blocks))
