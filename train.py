@@ -3,6 +3,7 @@
 python train.py --config configs/streets.py
 python train.py --config configs/gta2cs.py:lsr --workdir runs/gta2cs
 python train.py --config configs/streets.py --config.seed=1 --config.lsr.steps=1000
+python train.py --config configs/gta2cs.py:lsr --distributed      on every host
 
 The same command continues an interrupted run, to the same result. Exit codes: 0 done,
 1 training could not go on, 2 bad input, 3 stopped before the end by a signal or a limit.
@@ -19,6 +20,9 @@ MAX_STEPS = flags.DEFINE_integer(
 MAX_MINUTES = flags.DEFINE_float(
     "max-minutes", None, "Stop after the step that passes them.", lower_bound=0
 )
+PROFILE = flags.DEFINE_string(
+    "profile", None, "Folder for a trace of five steps of each stage, for TensorBoard."
+)
 
 
 def main() -> None:
@@ -27,13 +31,17 @@ def main() -> None:
     with stopping.Stop(**limits) as stop:
         # Imported here: bad flags are answered without waiting for JAX.
         from lsr_jax.analysis import report
-        from lsr_jax.training import loop, sharding
+        from lsr_jax.training import compiled, distributed, loop, sharding
 
         config, workdir = read()
         sharding.share_cpu(config.cpu_devices)
-        report.write(loop.train(config.to_dict(), workdir, stop))
+        if processes := read_processes():
+            distributed.initialize(**processes)
+        compiled.keep_programs()
+        report.write(loop.train(config.to_dict(), workdir, stop, PROFILE.value))
 
 
 if __name__ == "__main__":
     read = command_line.define_config()
+    read_processes = command_line.define_processes()
     command_line.run(main)

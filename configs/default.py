@@ -55,7 +55,7 @@ def model():
     c.unbiased_variance = True  # running variance, as torch
     c.bn_group_size = config_dict.placeholder(int)  # images; None: the global batch
     c.initialisation = "released"  # released: N(0, 0.01); scratch: He-normal
-    c.dtype = "float32"  # of the convolutions; float32 or bfloat16
+    c.dtype = "float32"  # of the convolutions: float32, tf32, bfloat16
     c.remat = False  # recompute each block in the backward pass to save memory
     return c
 
@@ -89,6 +89,7 @@ def stage(method="source_only", **overrides):
     )
     c.steps = 1000
     c.batch_size = 1  # images of each domain, over all devices
+    c.micro_batches = 1  # parts of it that pass the network one by one, to save memory
     c.optimizer = optimizer()
     c.augment = ConfigDict()
     c.augment.source = keywords(augment.augment, augment.AUGMENTATION["none"])

@@ -175,6 +175,36 @@ def _define_config_file():
     return read
 
 
+def define_processes() -> Callable[[], dict | None]:
+    """Define ``--distributed`` and what goes with it; returns their reader.
+
+    The reader gives the keywords of `distributed.initialize`, or None for one process.
+    """
+    distributed = flags.DEFINE_boolean(
+        "distributed", False, "One of several processes, found by jax.distributed."
+    )
+    values = {
+        "coordinator_address": flags.DEFINE_string(
+            "coordinator_address",
+            None,
+            "HOST:PORT of process 0, where JAX cannot tell.",
+        ),
+        "num_processes": flags.DEFINE_integer(
+            "num_processes", None, "How many processes there are."
+        ),
+        "process_id": flags.DEFINE_integer(
+            "process_id", None, "Which of them this is, from 0."
+        ),
+    }
+
+    def read() -> dict | None:
+        given = {name: flag.value for name, flag in values.items()}
+        named = any(value is not None for value in given.values())
+        return given if distributed.value or named else None
+
+    return read
+
+
 def default_workdir(config: str) -> Path:
     """``configs/streets.py:lsr,tiny`` runs in ``runs/streets-lsr-tiny``."""
     file, _, argument = config.partition(":")

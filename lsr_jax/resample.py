@@ -1,8 +1,9 @@
 """Resampling as separable linear maps ``A_h X A_w^T`` with constant matrices.
 
 Every matrix is built in numpy from the static sizes, so that under ``jit`` a
-resampling is two matrix products. Products run at the highest precision: counts are
-exact, and interpolation keeps float32 accuracy on hardware whose default is coarser.
+resampling is two matrix products. Products run at the highest precision: interpolation
+keeps float32 accuracy on hardware whose default is coarser. Counts in windows are sums
+of shifted maps, and exact.
 """
 
 from __future__ import annotations
@@ -81,8 +82,7 @@ def window_counts(
     """
     height, width = labels.shape[1:]
     if window == "full":
-        one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-        return _separable(one_hot, _window_matrix, size)
+        return _full_window_counts(labels, size, num_classes)
     if window != "diagonal":
         raise ValueError(f"window must be 'full' or 'diagonal', got {window!r}")
     radius, radius_w = _radius(height, size[0]), _radius(width, size[1])
@@ -99,6 +99,30 @@ def window_counts(
     inside = inside_h[:, :, None] & inside_w[:, None, :]
     samples = jnp.where(inside, samples, IGNORE)
     return jax.nn.one_hot(samples, num_classes, dtype=jnp.float32).sum(axis=1)
+
+
+def _full_window_counts(labels, size: Size, num_classes: int) -> jax.Array:
+    """Rows, then columns, as sums of shifted maps.
+
+    The windows are narrow bands, so a matrix product would mostly add zeros; and a
+    one-hot map of the whole image is never built.
+    """
+    rows, columns = (
+        (_radius(*sizes), _centres(*sizes))
+        for sizes in zip(labels.shape[1:], size, strict=True)
+    )
+    classes = jnp.arange(num_classes, dtype=labels.dtype)[:, None]
+    reach, centres = rows
+    padding = ((0, 0), (reach, reach), (0, 0))
+    labels = jnp.pad(labels, padding, constant_values=IGNORE)
+    counts = sum(
+        (labels[:, centres + shift, None] == classes).astype(jnp.float32)
+        for shift in range(2 * reach + 1)
+    )  # [B, h, C, W]: columns last, where a processor adds many at once
+    reach, centres = columns
+    counts = jnp.pad(counts, ((0, 0), (0, 0), (0, 0), (reach, reach)))
+    counts = sum(counts[..., centres + shift] for shift in range(2 * reach + 1))
+    return jnp.swapaxes(counts, 2, 3)
 
 
 def nearest(
@@ -158,12 +182,6 @@ def _average_matrix(source: int, target: int) -> np.ndarray:
     first, last = cell * source // target, -(-(cell + 1) * source // target)
     pixel = np.arange(source)
     return ((first <= pixel) & (pixel < last)) / (last - first)
-
-
-@functools.cache
-def _window_matrix(source: int, target: int) -> np.ndarray:
-    distance = np.arange(source) - _centres(source, target)[:, None]
-    return (np.abs(distance) <= _radius(source, target)).astype(np.float32)
 
 
 def _radius(source: int, target: int) -> int:

@@ -16,6 +16,7 @@ from lsr_jax.analysis import (
 from lsr_jax.analysis import figures as drawing
 from lsr_jax.analysis.measuring import Entry, Evaluation, Options
 from lsr_jax.errors import InputError
+from lsr_jax.training import distributed
 from lsr_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]  # relative paths of recorded rows start here
@@ -61,7 +62,9 @@ def write(
     found = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
         found += rows.read(ROOT / path)
-    pictures = evaluation.pictures(chosen)
+    pictures = evaluation.pictures(chosen)  # every process takes part
+    if not distributed.is_main():
+        return found
     space = evaluation.space
     found = oracles.attach(found, subsets=space.subsets(), origin=oracle)
 

@@ -11,11 +11,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lsr_jax import resample
+
 Array = jax.Array
 
 
 def convolve(
-    x: Array, kernel: Array, *, stride: int = 1, padding: int = 0, dilation: int = 1
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> Array:
     """Two-dimensional convolution as ``torch.nn.functional.conv2d``.
 
@@ -25,17 +33,18 @@ def convolve(
       stride: of the output, both axes.
       padding: zeros on all four sides.
       dilation: distance between two taps of the kernel.
+      precision: of the products of float32 numbers; the default is float32's own.
 
     Returns:
       ``[B, h, w, out]`` with ``h = (H + 2 padding - dilation (k - 1) - 1) // stride + 1``.
     """
     size, _, channels, features = kernel.shape
     if size == 1 and padding == 0:
-        return _matmul(x[:, ::stride, ::stride], kernel[0, 0])
+        return _matmul(x[:, ::stride, ::stride], kernel[0, 0], precision)
     if stride == 2 and dilation == 1 and channels <= 4:
-        return _by_blocks(x, kernel, padding)
+        return _by_blocks(x, kernel, padding, precision)
     if stride == 1 and size * size * features < channels:
-        return _multiply_then_shift(x, kernel, padding, dilation)
+        return _multiply_then_shift(x, kernel, padding, dilation, precision)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -43,15 +52,16 @@ def convolve(
         padding=((padding, padding),) * 2,
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     )
 
 
-def _matmul(x, matrix):
-    flat = x.reshape(-1, x.shape[-1]) @ matrix
+def _matmul(x, matrix, precision):
+    flat = jnp.matmul(x.reshape(-1, x.shape[-1]), matrix, precision=precision)
     return flat.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
-def _by_blocks(x, kernel, padding):
+def _by_blocks(x, kernel, padding, precision):
     """Stride 2 as stride 1 over 2x2 blocks of pixels, which become channels."""
     batch, *image_size, channels = x.shape
     size, features = kernel.shape[0], kernel.shape[-1]
@@ -66,19 +76,22 @@ def _by_blocks(x, kernel, padding):
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *border, (0, 0, 0)])
     x = x.reshape(batch, height, 2, width, 2, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)
-    return convolve(x, kernel)
+    return convolve(x, kernel, precision=precision)
 
 
-def _multiply_then_shift(x, kernel, padding, dilation):
+def _multiply_then_shift(x, kernel, padding, dilation, precision):
     """All taps in one product, then the sum of the shifted taps; for few features."""
     size, _, channels, features = kernel.shape
     taps = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    taps = _matmul(x, taps)
+    taps = _matmul(x, taps, precision)
     taps = jnp.pad(taps, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     taps = taps.reshape(*taps.shape[:3], size, size, features)
     height, width = (side - dilation * (size - 1) for side in taps.shape[1:3])
-    return sum(
-        taps[:, dilation * i :, dilation * j :, i, j][:, :height, :width]
+    # Half precision would lose digits in every one of the k^2 additions.
+    wide = resample.at_least_float32(taps)
+    total = sum(
+        wide[:, dilation * i :, dilation * j :, i, j][:, :height, :width]
         for i in range(size)
         for j in range(size)
     )
+    return total.astype(taps.dtype)

@@ -58,7 +58,7 @@ class Head(nn.Module):
         """
         x = self._pyramid(context, train)
         x = self._drop(self._unit("fused", 1)(x, train), 0.5, train)
-        x = resample.bilinear(x, details.shape[1:3]).astype(self.options.dtype)
+        x = resample.bilinear(x, details.shape[1:3]).astype(self.options.compute)
         details = self._unit("details", 1, 3 * self.width // 16)(details, train)
         x = jnp.concatenate([x, details], axis=-1)
         x = self._drop(self._unit("decoder1", 3)(x, train), 0.5, train)

@@ -20,6 +20,15 @@ from lsr_jax.models import convolution
 
 BATCH_NORM_MODES = ("train", "frozen_affine", "eval")
 INITIALISATIONS = ("scratch", "released")
+# What is stored, and how float32 is multiplied. XLA's own choice for float32 is TF32 on
+# NVIDIA GPUs from Ampere on and bfloat16 on TPUs; "high" is TF32, or three bfloat16
+# products on a TPU, and "highest" is float32 everywhere.
+PRECISIONS = {
+    "float32": ("float32", lax.Precision.HIGHEST),
+    "tf32": ("float32", lax.Precision.HIGH),
+    "bfloat16": ("bfloat16", lax.Precision.DEFAULT),
+    "float64": ("float64", lax.Precision.HIGHEST),
+}
 EPSILON = 1e-5
 MOMENTUM = 0.9
 
@@ -38,7 +47,12 @@ class Options:
     def __post_init__(self):
         _check("batch_norm", self.batch_norm, BATCH_NORM_MODES)
         _check("initialisation", self.initialisation, INITIALISATIONS)
-        _check("dtype", self.dtype, ("float32", "bfloat16", "float64"))
+        _check("dtype", self.dtype, tuple(PRECISIONS))
+
+    @property
+    def compute(self):
+        """Dtype of activations."""
+        return PRECISIONS[self.dtype][0]
 
     @property
     def wide(self):
@@ -57,8 +71,9 @@ class Conv(nn.Module):
     """Two-dimensional convolution, ``[B, H, W, in] -> [B, h, w, features]``.
 
     Padding is ``padding`` zeros on every side, as ``torch.nn.Conv2d``; the kernel is
-    HWIO. Parameters stay float32 and are cast to ``dtype`` for the product. The layers
-    only say which parameters exist; ``initialise`` draws their values.
+    HWIO. Parameters stay float32 and are cast for the product as ``dtype``, a key of
+    `PRECISIONS`, says. The layers only say which parameters exist; ``initialise`` draws
+    their values.
     """
 
     features: int
@@ -72,19 +87,21 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Convolves ``x``; the result has the compute dtype."""
+        compute, precision = PRECISIONS[self.dtype]
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", initializers.zeros, shape)
         x = convolution.convolve(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            x.astype(compute),
+            kernel.astype(compute),
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+            precision=precision,
         )
         if not self.use_bias:
             return x
         bias = self.param("bias", initializers.zeros, (self.features,))
-        return x + bias.astype(self.dtype)
+        return x + bias.astype(compute)
 
 
 class BatchNorm(nn.Module):
@@ -122,9 +139,10 @@ class BatchNorm(nn.Module):
             scale, bias = lax.stop_gradient((scale, bias))
 
         wide = self.options.wide
-        groups = self._grouped(x).astype(wide)
+        own = train and self.options.batch_norm != "eval"  # statistics of this batch
+        groups = self._grouped(x, own).astype(wide)
         scale, bias = scale.astype(wide), bias.astype(wide)
-        if train and self.options.batch_norm != "eval":
+        if own:
             batch_mean = groups.mean((1, 2, 3), keepdims=True)
             batch_var = jnp.square(groups - batch_mean).mean((1, 2, 3), keepdims=True)
             if not self.is_initializing():
@@ -133,10 +151,11 @@ class BatchNorm(nn.Module):
         else:
             batch_mean, batch_var = mean.value.astype(wide), var.value.astype(wide)
         normalised = (groups - batch_mean) * (lax.rsqrt(batch_var + EPSILON) * scale)
-        return (normalised + bias).astype(self.options.dtype).reshape(x.shape)
+        return (normalised + bias).astype(self.options.compute).reshape(x.shape)
 
-    def _grouped(self, x):
-        size = self.options.bn_group_size or x.shape[0]
+    def _grouped(self, x, own):
+        size = self.options.bn_group_size if own else None
+        size = size or x.shape[0]
         if x.shape[0] % size:
             raise errors.InputError(
                 f"model.bn_group_size: {size} does not divide the batch of "

@@ -105,9 +105,11 @@ def build(
         each block 0, zero biases, classifiers N(0, 0.01). "released": convolutions
         N(0, 0.01) (DeepLabV3+: He-normal), all scales 1, biases of the classifiers
         uniform as PyTorch's default, VGG as torchvision.
-      dtype: compute dtype of convolutions, "float32" or "bfloat16"; parameters,
-        statistics and outputs are float32. "float64" computes everything in float64
-        under ``jax.enable_x64``, for comparisons.
+      dtype: how convolutions compute: "float32", on every device; "tf32", products
+        with TF32's ten bits on NVIDIA GPUs that have it (three bfloat16 products on a
+        TPU, float32 on a CPU); "bfloat16". Parameters, statistics and outputs are
+        float32. "float64" computes everything in float64 under ``jax.enable_x64``, for
+        comparisons.
       remat: recompute each residual block in the backward pass to save memory.
 
     Returns:

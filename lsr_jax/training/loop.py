@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,23 +11,42 @@ import jax
 from tqdm import tqdm
 
 from lsr_jax.data import augment
-from lsr_jax.training import preflight, preparation, sharding, step, workdir
+from lsr_jax.training import (
+    accumulate,
+    compiled,
+    distributed,
+    prefetch,
+    preflight,
+    preparation,
+    sharding,
+    step,
+    workdir,
+)
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.experiment import Experiment
+from lsr_jax.training.goodput import Goodput
 from lsr_jax.training.metrics_log import MetricsLog
+from lsr_jax.training.profiling import Profiler
 from lsr_jax.training.selection import Selector
 from lsr_jax.training.state import TrainState
 from lsr_jax.training.stopping import Stop, Stopped
 from lsr_jax.training.watch import Watch
+from lsr_jax.types import Batch
 
 
-def train(config: Mapping, folder: Path, stop: Stop | None = None) -> Experiment:
+def train(
+    config: Mapping,
+    folder: Path,
+    stop: Stop | None = None,
+    profile: Path | None = None,
+) -> Experiment:
     """Train every stage of ``config`` in ``folder``; finished stages are skipped.
 
     Args:
       config: resolved, as nested dicts.
       folder: the workdir, new or of an interrupted run with the same config.
       stop: when to stop before the end.
+      profile: a folder for a trace of a few steps of each stage.
 
     Raises:
       InputError: an unusable config, dataset, workdir or checkpoint; another process
@@ -36,16 +55,25 @@ def train(config: Mapping, folder: Path, stop: Stop | None = None) -> Experiment
       Stopped: as ``stop`` says, after everything was saved.
     """
     stop = stop or Stop()
-    workdir.check(folder, config)
-    experiment = Experiment(config, folder)
-    preflight.check(experiment)
-    selector = Selector(experiment)
+    with distributed.main_first("data"):
+        workdir.check(folder, config)
+        experiment = Experiment(config, folder)
+        preflight.check(experiment)
+    tools = Tools(Selector(experiment), stop, profile)
     with workdir.claimed(folder, config, experiment.facts()):
         for stage in config["stages"]:
             stop.check()
-            run_stage(experiment, stage, selector, stop)
+            run_stage(experiment, stage, tools)
     stop.check()
     return experiment
+
+
+class Tools(NamedTuple):
+    """What all stages of a run use."""
+
+    selector: Selector
+    stop: Stop
+    profile: Path | None
 
 
 class Start(NamedTuple):
@@ -66,18 +94,18 @@ class Start(NamedTuple):
     log: dict | None
 
 
-def run_stage(
-    experiment: Experiment, stage: str, selector: Selector, stop: Stop
-) -> None:
+def run_stage(experiment: Experiment, stage: str, tools: Tools) -> None:
     """Train one stage to its last step, from its newest checkpoint if there is one."""
     c = experiment.config[stage]
+    goodput = Goodput()
     checkpoints = Checkpointer(
         experiment.folder(stage) / "checkpoints", keep_every=c["keep_every"]
     )
-    with checkpoints:
-        start = begin(experiment, stage, checkpoints)
+    with checkpoints, compiled.memory_advice():
+        with goodput.lost("start"):
+            start = begin(experiment, stage, checkpoints)
         if start.step < c["steps"]:
-            continue_stage(experiment, stage, start, checkpoints, selector, stop)
+            continue_stage(experiment, stage, start, checkpoints, tools, goodput)
 
 
 def begin(experiment: Experiment, stage: str, checkpoints: Checkpointer) -> Start:
@@ -97,54 +125,109 @@ def continue_stage(
     stage: str,
     start: Start,
     checkpoints: Checkpointer,
-    selector: Selector,
-    stop: Stop,
+    tools: Tools,
+    goodput: Goodput,
 ) -> None:
-    """Train from ``start`` to the last step, or until ``stop``."""
+    """Train from ``start`` to the last step, or until it is stopped."""
     c = experiment.config[stage]
-    train_step = compiled(experiment, stage, start.optimizer)
     state, best = start.state, start.best
     with (
-        MetricsLog(
-            experiment.folder(stage), start=start.step, position=start.log
-        ) as log,
-        progress(stage, c["steps"], start.step) as bar,
-        contextlib.closing(experiment.batches(stage, start.step)) as batches,
-        stop.deferred(),
+        open_log(experiment, stage, start) as log,
+        Profiler(tools.profile) as profiler,
+        contextlib.closing(experiment.batches(stage, start.step)) as loaded,
+        tools.stop.deferred(),
     ):
-        watch = Watch(stage, c, log, bar)
-        for number in range(start.step + 1, c["steps"] + 1):
+        batches = prefetch.ahead(
+            loaded, lambda pair: (sharding.put_batch(pair[0], experiment.mesh), pair[1])
+        )
+        with goodput.lost("data"):
             batch, ids = next(batches)
-            batch = sharding.put_batch(batch, experiment.mesh)
-            state, metrics = train_step(state, batch)
-            watch.take(number, metrics, ids)
-            last = number == c["steps"]
-            reason = stop.after_step()
-            due = selector.due(stage, number)
-            if last or due or reason or number % c["checkpoint_every"] == 0:
-                watch.settle()
-                if due:
-                    best = selector.better(state, number, best)
-                facts = {"stage": stage, "method": c["method"]["name"], "step": number}
-                facts |= {"best": best, "log": log.position()}
-                checkpoints.save(number, state, facts)
-            if last or reason:
-                checkpoints.wait()
-            if reason and not last:
-                raise Stopped(f"stopped by {reason} after step {number} of {stage}")
+        with goodput.lost("compile"):
+            train_step = compile_step(experiment, stage, start, batch)
+        with progress(stage, c["steps"], start.step) as bar:
+            watch = Watch(stage, c, log, bar)
+            for number in range(start.step + 1, c["steps"] + 1):
+                profiler.step()
+                state, metrics = train_step(state, batch)
+                watch.take(number, metrics, ids)
+                last = number == c["steps"]
+                reason = stop_reason(tools.stop, number, c["log_every"])
+                due = tools.selector.due(stage, number)
+                if last or due or reason or number % c["checkpoint_every"] == 0:
+                    watch.settle()
+                    with goodput.lost("evaluation" if due else "checkpoint"):
+                        if due:
+                            best = tools.selector.better(state, number, best)
+                        facts = {"stage": stage, "method": c["method"]["name"]}
+                        facts |= {"step": number, "best": best}
+                        facts |= {"log": log.position() if log else None}
+                        checkpoints.save(number, state, facts)
+                if last or reason:
+                    checkpoints.wait()
+                if reason and not last:
+                    raise Stopped(f"stopped by {reason} after step {number} of {stage}")
+                if not last:
+                    with goodput.lost("data"):
+                        batch, ids = next(batches)
+    if distributed.is_main():
+        print(f"{stage}: {goodput.summary()}")
 
 
-def compiled(experiment: Experiment, stage: str, optimizer):
-    """The jitted step of a stage."""
-    whole = step.make_step(
-        experiment.method(stage),
-        optimizer,
-        experiment.model.forward,
-        experiment.preprocess(stage),
-        augment.pixels(experiment.config["data"]["preprocessing"]),
-        skip_nonfinite=experiment.config[stage]["on_nonfinite"] == "skip",
+def stop_reason(stop: Stop, number: int, every: int) -> str | None:
+    """Why to stop after a step; several processes agree on it every so many steps."""
+    reason = stop.after_step()
+    if jax.process_count() == 1:
+        return reason
+    if number % every or not distributed.any_process(reason is not None):
+        return None
+    return reason or "another process"
+
+
+def compile_step(
+    experiment: Experiment, stage: str, start: Start, batch: Batch
+) -> Callable:
+    """The step of a stage, compiled; says what it will cost."""
+    config = experiment.config
+    c, model = config[stage], config["model"]
+    parts = c["micro_batches"]
+    group = accumulate.group_size(model, parts)
+
+    def jitted(forward: Callable) -> Callable:
+        whole = step.make_step(
+            experiment.method(stage),
+            start.optimizer,
+            forward,
+            experiment.preprocess(stage),
+            augment.pixels(config["data"]["preprocessing"]),
+            skip_nonfinite=c["on_nonfinite"] == "skip",
+        )
+        return sharding.compile_step(whole, experiment.mesh)
+
+    forward = experiment.model.forward
+    train_step, cost = compiled.compile_ahead(
+        jitted(accumulate.in_parts(forward, parts, group=group)),
+        start.state,
+        batch,
+        counted=jitted(forward) if parts > 1 else None,
     )
-    return sharding.compile_step(whole, experiment.mesh)
+    if distributed.is_main():
+        rate = compiled.matmul_rate(model["dtype"])
+        line = compiled.summary(cost, steps=c["steps"] - start.step, rate=rate)
+        print(f"{stage}: {line}")
+    return train_step
+
+
+@contextlib.contextmanager
+def open_log(
+    experiment: Experiment, stage: str, start: Start
+) -> Iterator[MetricsLog | None]:
+    """The metrics log on process 0, None on the others."""
+    if not distributed.is_main():
+        yield None
+        return
+    folder = experiment.folder(stage)
+    with MetricsLog(folder, start=start.step, position=start.log) as log:
+        yield log
 
 
 def progress(stage: str, steps: int, start: int) -> tqdm:
@@ -154,6 +237,6 @@ def progress(stage: str, steps: int, start: int) -> tqdm:
         initial=start,
         desc=stage,
         unit="step",
-        disable=jax.process_index() != 0,
+        disable=not distributed.is_main(),
         mininterval=1.0,
     )

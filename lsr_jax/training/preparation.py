@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lsr_jax.data import pipeline
+from lsr_jax.errors import InputError
 from lsr_jax.training import sharding
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.state import TrainState
@@ -21,10 +22,19 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
 
     A method without ``prepare`` leaves it as it is. Everything that a preparation reads
     is fixed before the stage starts, so an interrupted one is simply done again.
+
+    Raises:
+      InputError: a method that prepares itself, in one of several processes.
     """
     method = experiment.method(stage)
     if method.prepare is None:
         return state
+    if jax.process_count() > 1:
+        name = experiment.config[stage]["method"]["name"]
+        raise InputError(
+            f"{stage}: {name} prepares anchors or labels in one process; expected one, "
+            f"found {jax.process_count()}; train this stage without --distributed"
+        )
     params, model_state = labeller(experiment, stage, state)
 
     def batches(domain: str, labelled: bool):

@@ -52,7 +52,8 @@ def share_cpu(count: int) -> None:
     One program leaves much of a CPU idle; two, each with half of the batch, do not.
     Accelerators are not touched.
     """
-    jax.config.update("jax_num_cpu_devices", count)
+    if jax.config.jax_num_cpu_devices != count:
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

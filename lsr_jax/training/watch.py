@@ -22,13 +22,13 @@ class Watch:
     logged.
     """
 
-    def __init__(self, stage: str, c: Mapping, log: MetricsLog, bar: tqdm):
+    def __init__(self, stage: str, c: Mapping, log: MetricsLog | None, bar: tqdm):
         """Describes the stage.
 
         Args:
           stage: its name.
           c: its config.
-          log: gets the metrics.
+          log: gets the metrics; None on all processes but the first.
           bar: shows them.
         """
         self._stage = stage
@@ -63,7 +63,8 @@ class Watch:
             self._complain(number, broken, ids, values)
         self._bar.update()
         if number == self._c["steps"] or number % self._c["log_every"] == 0:
-            self._log.write(number, values)
+            if self._log:
+                self._log.write(number, values)
             self._bar.set_postfix({name: f"{x:.3f}" for name, x in values.items()})
 
     def _complain(self, number, broken, ids, values) -> None:

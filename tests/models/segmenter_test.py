@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from lsr_jax import errors, models
 
@@ -96,6 +97,40 @@ def test_bfloat16_computes_low_and_returns_float32(images):
     assert 1e-4 < error / np.linalg.norm(expected.features) < 0.1
 
 
+def _products(jaxpr):
+    """``(precision, dtype)`` of every convolution and matrix product, also of calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            precision = equation.params["precision"]
+            yield set(precision or (None,)), equation.outvars[0].aval.dtype.name
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from _products(inner)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "array"),
+    [
+        ("float32", jax.lax.Precision.HIGHEST, "float32"),
+        ("tf32", jax.lax.Precision.HIGH, "float32"),
+        ("bfloat16", jax.lax.Precision.DEFAULT, "bfloat16"),
+    ],
+)
+@pytest.mark.parametrize("backbone", [TINY, "vgg13"])
+def test_precision_of_every_product(backbone, dtype, precision, array):
+    """Forwards and backwards; the default of XLA would be TF32 on a GPU."""
+    model = models.build(backbone=backbone, dtype=dtype, head="two_heads")
+    params, state = jax.eval_shape(lambda key: model.init(key, SIZE), jax.random.key(0))
+    images = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.float32)
+
+    def loss(params, state, images):
+        outputs, _ = model.forward(params, state, images, True)
+        return outputs.features.sum() + outputs.logits.sum() + outputs.aux_logits.sum()
+
+    found = list(_products(jax.make_jaxpr(jax.grad(loss))(params, state, images).jaxpr))
+    assert len(found) > 40
+    assert all(product == ({precision}, array) for product in found), found
+
+
 @pytest.mark.parametrize(
     ("options", "count"),
     [
@@ -125,6 +160,17 @@ def test_images_of_a_group_do_not_see_each_other(images):
     mixed, _ = together.forward(params, state, images, True)
     np.testing.assert_allclose(both.features[:1], alone.features, atol=1e-5)
     assert np.abs(mixed.features[:1] - alone.features).max() > 1e-2
+
+
+def test_groups_matter_in_training_only(images):
+    """A network in groups of four starts, and evaluates any number of images."""
+    model, params, state = _started(bn_group_size=4)
+    plain, *_ = _started()
+    found, _ = model.forward(params, state, images, False)
+    expected, _ = plain.forward(params, state, images, False)
+    chex.assert_trees_all_equal(found, expected)
+    with pytest.raises(errors.InputError, match="bn_group_size: 4 does not divide"):
+        model.forward(params, state, images, True)
 
 
 def test_eight_devices_equal_one(images):

@@ -1,0 +1,102 @@
+"""How many images a second are evaluated: prediction, enlargement, confusion matrix.
+
+    python -m benchmarks.evaluate                    ResNet-101, 1024x512 to 2048x1024
+    python -m benchmarks.evaluate --dtype float32 bfloat16 --batch-size 10
+    python -m benchmarks.evaluate --quick            small, on a CPU
+
+Images are random and lie on the host, so their transfer counts. The last batch is filled
+up to half: masked images count in the time, not in the rate.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+
+from benchmarks import steps, timing
+from lsr_jax import models
+from lsr_jax.data import augment
+from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.training import sharding
+from lsr_jax.types import Images
+
+HEADER = ("evaluation", "ms a set [quartiles]", "images/s")
+BATCHES = 3
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Measures, prints."""
+    options = parse(arguments)
+    sharding.share_cpu(options.cpu_devices)
+    mesh = sharding.make_mesh(options.devices)
+    sharding.check_batch_size(options.batch_size, mesh)
+    loaded, count = batches(options)
+    sides = {dtype: side(dtype, options, mesh, loaded) for dtype in options.dtype}
+    samples = timing.alternate(sides, repeats=options.repeats, warmup=options.warmup)
+    result, rows = {}, [HEADER]
+    for dtype, times in samples.items():
+        seconds = timing.spread(times)
+        rate = count / seconds.median
+        result[dtype] = {"seconds": seconds, "images_per_second": rate}
+        name = f"{options.backbone} {dtype} batch {options.batch_size}"
+        rows.append((name, timing.ms(seconds), f"{rate:.3g}"))
+    facts = ("size", "label_size", "batch_size", "backbone", "devices")
+    return timing.finish(
+        {**{name: getattr(options, name) for name in facts}, "evaluation": result},
+        rows,
+        file=options.json,
+    )
+
+
+def parse(arguments):
+    """The command line; `--quick` changes the defaults."""
+    parser = timing.parser(__doc__, repeats=10)
+    parser.prog = "python -m benchmarks.evaluate"
+    parser.add_argument("--dtype", nargs="+", default=["float32"])
+    parser.add_argument("--batch-size", type=int, default=10)
+    parser.add_argument("--size", type=timing.size, help="of the images, 1024x512")
+    parser.add_argument("--label-size", type=timing.size, help="2048x1024")
+    parser.add_argument("--backbone", help="resnet101; quick: mini")
+    parser.add_argument("--devices", type=int, default=1)
+    options = parser.parse_args(arguments)
+    quick = options.quick
+    options.size = options.size or ((64, 128) if quick else (512, 1024))
+    options.label_size = options.label_size or ((128, 256) if quick else (1024, 2048))
+    options.backbone = options.backbone or ("mini" if quick else "resnet101")
+    if quick:
+        options.repeats = min(options.repeats, 3)
+    return options
+
+
+def batches(options) -> tuple[list, int]:
+    """The set as the pipeline would deliver it, and how many images of it count."""
+    draw = np.random.default_rng(0)
+    image = steps.images(draw, options.batch_size, options.size, False).image
+    label = steps.images(draw, options.batch_size, options.label_size, True).label
+    half = -(-options.batch_size // 2)
+    valid = np.arange(options.batch_size) < half
+    full = np.ones_like(valid)
+    masks = [*[full] * (BATCHES - 1), valid]
+    images = Images(image, label)
+    return [(images, mask, None) for mask in masks], sum(int(m.sum()) for m in masks)
+
+
+def side(dtype: str, options, mesh, loaded):
+    """One call evaluates the set once."""
+    model = models.build(
+        backbone=options.backbone, num_classes=steps.NUM_CLASSES, dtype=dtype
+    )
+    network = sharding.put_replicated(model.init(jax.random.key(0), options.size), mesh)
+    evaluator = Evaluator(
+        model.forward,
+        num_classes=steps.NUM_CLASSES,
+        preprocess=functools.partial(augment.normalise, preprocessing="caffe"),
+        mesh=mesh,
+    )
+    return lambda: evaluator.confusion(*network, loaded)
+
+
+if __name__ == "__main__":
+    main()

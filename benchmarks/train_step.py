@@ -1,0 +1,165 @@
+"""How long a training step takes, and what it needs.
+
+    python -m benchmarks.train_step                            ResNet-101, 1280x720 + 1024x512
+    python -m benchmarks.train_step --dtype float32 tf32 bfloat16 --batch-size 1 4
+    python -m benchmarks.train_step --dtype bfloat16 --vs-torch
+    python -m benchmarks.train_step --quick                    small, on a CPU
+    python -m benchmarks.train_step --profile FOLDER           and a trace for TensorBoard
+
+All combinations of methods, dtypes and batch sizes take turns in one process. TFLOP/s is
+the arithmetic of the step as it is written, by XLA's count, over the median time; its
+share is of ``--peak`` if given, else of a large matrix product measured in the same run.
+Memory is that of the compiled step. ``--vs-torch`` adds `benchmarks.torch_baseline`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import jax
+
+from benchmarks import steps, timing
+from lsr_jax.training import compiled, sharding
+
+HEADER = (
+    *("step", "ms [quartiles]", "images/s", "TFLOP/s", "share of peak"),
+    *("memory GB", "compile s"),
+)
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    """Measures, prints."""
+    options = parse(arguments)
+    sharding.share_cpu(options.cpu_devices)
+    built = {setting: steps.Step(setting) for setting in settings(options)}
+    sides = {setting.name(): step for setting, step in built.items()}
+    if options.vs_torch:
+        from benchmarks import torch_baseline  # optional, and slow to import
+
+        sides |= torch_baseline.sides(next(iter(built)), options.vs_torch)
+    samples = timing.alternate(sides, repeats=options.repeats, warmup=options.warmup)
+    peaks = {
+        dtype: options.peak * 1e12 if options.peak else compiled.matmul_rate(dtype)
+        for dtype in options.dtype
+    }
+    result = [
+        measured(setting, step.cost, samples[setting.name()], peaks[setting.dtype])
+        for setting, step in built.items()
+    ]
+    rows = [HEADER, *(row(numbers) for numbers in result)]
+    ours = {setting.name() for setting in built}
+    torch = {name: s for name, s in samples.items() if name not in ours}
+    rows += [torch_row(name, s, 2 * options.batch_size[0]) for name, s in torch.items()]
+    against = {
+        f"{theirs} / {name}": timing.ratios(samples[theirs], samples[name])
+        for name, theirs in itertools.product(ours, torch)
+    }
+    rows += [(f"{name}", str(ratio), *[""] * 5) for name, ratio in against.items()]
+    if options.profile:
+        with jax.profiler.trace(options.profile):
+            jax.block_until_ready([step() for step in built.values()])
+    return timing.finish(
+        {
+            "steps": result,
+            "torch": {name: timing.spread(s) for name, s in torch.items()},
+            "torch_over_ours": against,
+        },
+        rows,
+        file=options.json,
+    )
+
+
+def parse(arguments):
+    """The command line; `--quick` changes the defaults."""
+    parser = timing.parser(__doc__, repeats=20)
+    parser.prog = "python -m benchmarks.train_step"
+    known = (steps.BASELINE, *steps.plain_methods())
+    parser.add_argument("--method", nargs="+", default=["lsr"], choices=known)
+    parser.add_argument("--dtype", nargs="+", default=["float32"])
+    parser.add_argument("--batch-size", nargs="+", type=int, default=[1])
+    parser.add_argument("--source-size", type=timing.size, help="1280x720")
+    parser.add_argument("--target-size", type=timing.size, help="1024x512")
+    parser.add_argument("--backbone", help="resnet101; quick: mini")
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device, if known")
+    parser.add_argument(
+        "--vs-torch",
+        nargs="*",
+        metavar="MODE",
+        help="and PyTorch's step; default and bfloat16 unless modes are named",
+    )
+    parser.add_argument("--profile", metavar="FOLDER", help="trace one step of each")
+    options = timing.defaults(parser.parse_args(arguments))
+    if options.vs_torch == []:
+        options.vs_torch = ["default", "bfloat16"]
+    if options.vs_torch:
+        # Two frameworks in one process: JAX may not take the memory for itself.
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    return options
+
+
+def settings(options) -> list[steps.Setting]:
+    """Every combination that was asked for."""
+    return [
+        steps.Setting(
+            method=method,
+            source_size=options.source_size,
+            target_size=options.target_size,
+            batch_size=batch_size,
+            dtype=dtype,
+            devices=options.devices,
+            backbone=options.backbone,
+            remat=options.remat,
+            micro_batches=options.micro_batches,
+        )
+        for method, dtype, batch_size in itertools.product(
+            options.method, options.dtype, options.batch_size
+        )
+    ]
+
+
+def measured(setting, cost: compiled.Cost, samples, peak: float) -> dict:
+    """The figures of one step."""
+    seconds = timing.spread(samples)
+    rate = cost.flops / seconds.median
+    return {
+        "step": setting.name(),
+        **setting._asdict(),
+        "seconds": seconds,
+        "images_per_second": 2 * setting.batch_size / seconds.median,
+        "tflops_per_device": rate / 1e12,
+        "peak_tflops": peak / 1e12,
+        "share_of_peak": rate / peak,
+        "memory_gigabytes": cost.peak_bytes / 1e9,
+        "compile_seconds": cost.compile_seconds,
+        "teraflop": cost.flops / 1e12,
+    }
+
+
+def row(numbers: dict) -> tuple:
+    """The same as cells."""
+    return (
+        numbers["step"],
+        timing.ms(numbers["seconds"]),
+        f"{numbers['images_per_second']:.3g}",
+        f"{numbers['tflops_per_device']:.3g}",
+        f"{numbers['share_of_peak']:.0%}",
+        f"{numbers['memory_gigabytes']:.2f}",
+        f"{numbers['compile_seconds']:.0f}",
+    )
+
+
+def torch_row(name: str, samples, images: int) -> tuple:
+    """A step of PyTorch, of which we know the time only."""
+    seconds = timing.spread(samples)
+    return (
+        *(name, timing.ms(seconds), f"{images / seconds.median:.3g}"),
+        *("", "", "", ""),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The compiled step, and what it will cost, known before step 0."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lsr_jax.errors import InputError
+from lsr_jax.types import PyTree
+
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")
+# Rows of the square matrices that measure a device; large enough to keep it busy.
+MATRIX_ROWS = {"cpu": 1024}
+ACCELERATOR_ROWS = 8192
+
+
+def keep_programs() -> None:
+    """Keep compiled programs on disk, so that the next run starts at once.
+
+    In the folder of ``JAX_COMPILATION_CACHE_DIR``, else in ``~/.cache/lsr_jax/programs``.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = pathlib.Path("~/.cache/lsr_jax/programs").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+class Cost(NamedTuple):
+    """What one step takes, on each device.
+
+    Attributes:
+      compile_seconds: tracing and compilation, or reading the persistent cache.
+      peak_bytes: arguments, results and temporaries; donated buffers count once.
+      temporary_bytes: of these, what lives within the step only.
+      flops: floating-point operations of the step as it is written, one device's share.
+        (XLA's count after its rewriting leaves out what it hands to libraries.)
+    """
+
+    compile_seconds: float
+    peak_bytes: int
+    temporary_bytes: int
+    flops: float
+
+
+def compile_ahead(
+    step: Callable, *arguments: PyTree, counted: Callable | None = None
+) -> tuple[Callable, Cost]:
+    """Compile a jitted step for ``arguments``, arrays with their placement.
+
+    Args:
+      step: jitted.
+      *arguments: of the step.
+      counted: a jitted step of the same arithmetic, if ``step`` loops over parts of the
+        batch: XLA counts the body of a loop once.
+
+    Raises:
+      InputError: the step does not fit into the memory of a device.
+    """
+    start = time.perf_counter()
+    with memory_advice():
+        lowered = step.lower(*arguments)
+        compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    donated_once = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    whole = lowered if counted is None else counted.lower(*arguments)
+    flops = (whole.cost_analysis() or {}).get("flops", math.nan)
+    devices = len(jax.tree.leaves(arguments)[0].sharding.device_set)
+    return compiled, Cost(
+        compile_seconds=seconds,
+        peak_bytes=memory.argument_size_in_bytes
+        + donated_once
+        + memory.temp_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        flops=float(flops) / devices,
+    )
+
+
+@contextlib.contextmanager
+def memory_advice():
+    """Turn a device's lack of memory into an error that says what to change.
+
+    Raises:
+      InputError: whatever ran inside asked for more memory than there is.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"out of memory on {jax.devices()[0].device_kind}: {reason[:200]}; set "
+            "model.dtype=bfloat16, model.remat=True or micro_batches of the stage to a "
+            "divisor of its batch_size, lower its batch_size, or use smaller images"
+        ) from error
+
+
+def matmul_rate(dtype: str, *, repeats: int = 3) -> float:
+    """Floating-point operations a second of one large matrix product on one device.
+
+    Args:
+      dtype: "float32", "tf32" or "bfloat16", as ``model.dtype``.
+      repeats: the fastest of so many counts.
+    """
+    device = jax.devices()[0]
+    rows = MATRIX_ROWS.get(device.platform, ACCELERATOR_ROWS)
+    array = "bfloat16" if dtype == "bfloat16" else "float32"
+    precision = {"float32": "highest", "tf32": "high"}.get(dtype, "default")
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision=precision))
+    matrix = jax.device_put(jnp.ones((rows, rows), array), jax.local_devices()[0])
+    product(matrix).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * rows**3 / min(seconds)
+
+
+def summary(cost: Cost, *, steps: int, rate: float) -> str:
+    """The line that is printed before step 0.
+
+    Args:
+      cost: of one step.
+      steps: still to run.
+      rate: of `matmul_rate`; no network reaches it, so the time is a lower bound.
+    """
+    parts = [
+        f"compiled in {cost.compile_seconds:.0f} s",
+        f"{cost.peak_bytes / 1e9:.2f} GB a device at most",
+        f"{cost.flops / 1e12:.3f} TFLOP a step",
+    ]
+    if math.isfinite(cost.flops):
+        seconds = cost.flops / rate
+        parts.append(
+            f"{steps} steps take {duration(steps * seconds)} or more at the "
+            f"{rate / 1e12:.2g} TFLOP/s of a large matrix product"
+        )
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``75.2`` as ``1 min 15 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,92 @@
+"""Several processes, one run: started by `jax.distributed`, one of them writes.
+
+Every process runs the same program on the same batch numbers; its pipeline delivers its
+share of each batch, and the step is compiled for all devices of all processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lsr_jax.errors import InputError
+
+# How long a process that has ended waits for the others before it gives up.
+SHUTDOWN_SECONDS = 60
+
+
+def initialize(
+    *,
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Join the other processes; before JAX is used for the first time.
+
+    Without arguments JAX finds them where it can: on Cloud TPUs, under Slurm, Open MPI
+    and Kubernetes, and the address in ``JAX_COORDINATOR_ADDRESS``.
+
+    Args:
+      coordinator_address: ``host:port`` of process 0, the same in every process.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Raises:
+      InputError: some of the three are missing and cannot be found, or are impossible.
+    """
+    if process_id is not None and not 0 <= process_id < (num_processes or 1 << 31):
+        raise InputError(
+            f"--process_id: expected 0 to {num_processes - 1}, found {process_id}"
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"--distributed: {error}; this is no cluster that JAX knows, so give "
+            "--coordinator_address=HOST:PORT, --num_processes and --process_id"
+        ) from error
+
+
+def is_main() -> bool:
+    """Whether this process writes logs, tables and the files of the run."""
+    return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Return when every process has come to the point of that name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether it is True in some process: all of them stop, or none.
+
+    Every process has to ask at the same step.
+    """
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+@contextlib.contextmanager
+def main_first(name: str) -> Iterator[None]:
+    """The body in process 0, then in the others, who find what it wrote.
+
+    If process 0 fails, the others go on and meet the same error themselves.
+    """
+    if not is_main():
+        wait(name)
+    try:
+        yield
+    finally:
+        if is_main():
+            wait(name)

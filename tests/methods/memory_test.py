@@ -1,0 +1,74 @@
+"""No loss builds a tensor that is larger than what the network already returns."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend import core
+
+from lsr_jax.methods import METHODS
+from lsr_jax.types import Batch, BatchSpec, Context, Images, Outputs, Pixels
+
+C, D = 19, 2048
+SIZE, CELLS = (720, 1280), (91, 161)
+# Enlarged logits, or features; both are there in any training step.
+LARGEST = max(math.prod(SIZE) * C, math.prod(CELLS) * D)
+
+
+def arrays(jaxpr):
+    """Shapes of everything that is computed, also inside of calls."""
+    for equation in jaxpr.eqns:
+        for value in equation.outvars:
+            yield equation.primitive.name, value.aval.shape
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from arrays(inner)
+
+
+def network(heads):
+    """Parameters that are the outputs of their network, and two heads beside them."""
+    kernel = {"conv2d_list_0": {"kernel": jnp.ones((3, 3, D, C)), "bias": jnp.ones(C)}}
+    features, logits = jnp.zeros((1, *CELLS, D)), jnp.zeros((1, *CELLS, C))
+    outputs = Outputs(features, logits, None if heads == "single" else logits)
+    return {"head": kernel, "aux_head": kernel, "outputs": outputs}
+
+
+def forward(params, state, images, train):
+    return params["outputs"], state
+
+
+VARIANTS = [
+    pytest.param(name, preset, id=f"{name}-{preset or 'default'}")
+    for name, module in METHODS.items()
+    if not module.make().prepare
+    for preset in (None, *getattr(module, "PRESETS", {}))
+]
+
+
+@pytest.mark.parametrize(("name", "preset"), VARIANTS)
+def test_nothing_is_larger_than_logits_and_features(name, preset):
+    module = METHODS[name]
+    method = module.make(**(module.PRESETS[preset] if preset else {}))
+
+    def gradient(key, source, target):
+        params = network(method.heads[0])
+        spec = BatchSpec(C, D, SIZE, SIZE)
+        extra, state = method.init(key, params, {}, spec)
+        context = Context(
+            forward,
+            {},
+            jnp.zeros((), jnp.int32),
+            key,
+            Pixels(lambda image: image, lambda image: image),
+        )
+        batch = Batch(Images(*source), Images(*target))
+        return jax.grad(
+            lambda params: method.loss(params, state, batch, context), has_aux=True
+        )({"model": params, **extra})
+
+    images = (jnp.zeros((1, *SIZE, 3)), jnp.zeros((1, *SIZE), jnp.int32))
+    jaxpr = jax.make_jaxpr(gradient)(jax.random.key(0), images, images).jaxpr
+    found = [(math.prod(shape), *rest, shape) for *rest, shape in arrays(jaxpr)]
+    assert max(found)[0] == LARGEST  # so the test sees what the loss builds
+    large = [entry for entry in found if entry[0] > LARGEST]
+    assert not large

@@ -1,0 +1,79 @@
+"""What is known of a step before it runs."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lsr_jax.errors import InputError
+from lsr_jax.training import compiled, sharding
+
+
+def test_cost_of_a_matrix_product_on_two_devices():
+    mesh = sharding.make_mesh(2)
+    weights = sharding.put_replicated(jnp.ones((64, 32)), mesh)
+    rows = sharding.put_batch(jnp.ones((128, 64)), mesh)
+    step = sharding.compile_step(lambda w, x: (w + 1, (x @ w).sum()), mesh)
+    call, cost = compiled.compile_ahead(step, weights, rows)
+    product = 2 * 128 * 64 * 32
+    assert product / 2 <= cost.flops < 1.2 * product / 2
+    arguments = 4 * (64 * 32 + 128 * 64 // 2)
+    assert arguments <= cost.peak_bytes
+    assert 0 <= cost.temporary_bytes < cost.peak_bytes
+    assert call(weights, rows)[1] == 128 * 64 * 32
+    line = compiled.summary(cost, steps=1000, rate=cost.flops)
+    assert "1000 steps take 16 min 40 s or more" in line
+
+
+def test_arithmetic_of_a_loop_is_that_of_the_whole():
+    rows = sharding.put_replicated(jnp.ones((64, 16, 16)), sharding.make_mesh(1))
+    square = jax.jit(lambda x: x @ x)
+    loop = jax.jit(lambda x: jax.lax.map(lambda part: part @ part, x))
+    _, once = compiled.compile_ahead(loop, rows)
+    _, cost = compiled.compile_ahead(loop, rows, counted=square)
+    product = 64 * 2 * 16**3
+    assert once.flops < product / 10
+    assert cost.flops == pytest.approx(product, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16"])
+def test_a_large_product_has_a_rate(dtype, monkeypatch):
+    monkeypatch.setitem(compiled.MATRIX_ROWS, "cpu", 64)
+    assert compiled.matmul_rate(dtype) > 1e6
+
+
+def test_lack_of_memory_says_what_to_change():
+    reason = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 80000 bytes."
+    with (
+        pytest.raises(InputError, match=r"80000 bytes.*model\.remat=True") as caught,
+        compiled.memory_advice(),
+    ):
+        raise jax.errors.JaxRuntimeError(reason)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_a_device_stay_what_they_are():
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        compiled.memory_advice(),
+    ):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (75.2, "1 min 15 s"), (7300.0, "2 h 1 min")]
+)
+def test_duration(seconds, text):
+    assert compiled.duration(seconds) == text
+
+
+@pytest.mark.parametrize("given", [None, "/somewhere"])
+def test_programs_are_kept_where_jax_is_told(given, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", given)
+    try:
+        compiled.keep_programs()
+        found = jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert found == (given or str(tmp_path / ".cache/lsr_jax/programs"))

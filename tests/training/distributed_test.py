@@ -1,0 +1,160 @@
+"""Two processes of four devices each against one process of eight."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import pytest
+
+from lsr_jax.errors import InputError
+from lsr_jax.models import resnet
+from lsr_jax.training import distributed, loop
+from lsr_jax.training.checkpoint import Checkpointer
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 600
+# The same program on the same eight shards; only the sums between processes may be
+# taken in another order.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+OVERRIDES = {
+    "stages": ("adapt",),
+    "adapt.init_from": "scratch",
+    "adapt.steps": 4,
+    "adapt.checkpoint_every": 2,
+    "adapt.log_every": 1,
+    "adapt.batch_size": 8,
+    "model.aspp_dilations": (2,),
+    "model.backbone": "tiny",  # as in one_of_two.py: the network matters little here
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _standard_promotion():
+    """optax's AdamW mixes integer counts and float rates."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSR_JAX_DATA", str(folder))
+        tiny = resnet.Architecture(8, 4, (1, 1, 1, 1))
+        patch.setitem(resnet.ARCHITECTURES, "tiny", tiny)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def one(load_config, tmp_path_factory):
+    """The run in this process, on eight devices."""
+    config = load_config("streets", "lsr,tiny")
+    for key, value in OVERRIDES.items():
+        *sections, name = key.split(".")
+        place = config
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return loop.train(config, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def two(one, tmp_path_factory):
+    """The folder of the same run in two processes, and what they wrote to stderr."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        *(sys.executable, "tests/one_of_two.py"),
+        "--config=configs/streets.py:lsr,tiny",
+        "--config.cpu_devices=4",
+        *(f"--config.{key}={value}" for key, value in OVERRIDES.items()),
+        *(f"--workdir={folder}", f"--coordinator_address={address}"),
+        "--num_processes=2",
+    ]
+    processes = [
+        subprocess.Popen(
+            [*command, f"--process_id={number}"],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        printed = [process.communicate(timeout=SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [p.returncode for p in processes] == [0, 0], printed
+    return folder, [errors for _, errors in printed]
+
+
+def logged(folder):
+    lines = (folder / "adapt" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def final(folder, experiment):
+    """The last checkpoint of a run, read by this process."""
+    state, _ = experiment.initial("adapt")
+    with Checkpointer(folder / "adapt" / "checkpoints") as checkpoints:
+        state = checkpoints.restore(checkpoints.latest(), state)
+    return jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(one, two):
+    folder, _ = two
+    lines = logged(folder / "unbroken")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for found, expected in zip(lines, logged(one.workdir), strict=True):
+        chex.assert_trees_all_close(found, expected, **TOLERANCE)
+    found, expected = (final(f, one) for f in (folder / "unbroken", one.workdir))
+    chex.assert_trees_all_close(found.model_state, expected.model_state, **TOLERANCE)
+    chex.assert_trees_all_close(found.method_state, expected.method_state, **TOLERANCE)
+
+
+@pytest.mark.slow
+def test_two_processes_continue_bit_by_bit(one, two):
+    folder, _ = two
+    chex.assert_trees_all_equal(
+        final(folder / "continued", one), final(folder / "unbroken", one)
+    )
+    assert logged(folder / "continued") == logged(folder / "unbroken")
+
+
+@pytest.mark.slow
+def test_only_the_first_process_writes(two):
+    folder, errors = two
+    assert len(list((folder / "unbroken" / "adapt").glob("events.*"))) == 1
+    assert ["step/s" in text for text in errors] == [True, False]  # the progress bar
+
+
+def test_an_impossible_process_is_named():
+    with pytest.raises(InputError, match="--process_id: expected 0 to 1, found 2"):
+        distributed.initialize(num_processes=2, process_id=2)
+
+
+def test_what_no_cluster_tells_is_asked_for():
+    names = ("JAX_COORDINATOR_ADDRESS", "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")
+    command = ["--config=configs/streets.py:lsr,tiny", "--distributed"]
+    process = subprocess.run(
+        [sys.executable, "train.py", *command],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k not in names},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: --distributed: coordinator_address")
+    assert "--num_processes" in process.stderr
