@@ -45,8 +45,8 @@ def guarded(main: Callable[[], None]) -> None:
     # did not take: the error itself comes out of the save.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.excepthook = of_main_thread
-    threading.excepthook = of_other_thread
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_in_thread
     try:
         main()
     except Stopped as reason:
@@ -61,13 +61,13 @@ def guarded(main: Callable[[], None]) -> None:
         fail(error, code=1)
 
 
-def of_main_thread(kind: type, error: BaseException, trace: object) -> None:
+def uncaught(kind: type, error: BaseException, trace: object) -> None:
     """The usual traceback, without those of Orbax's writers after a save has failed."""
-    if threading.current_thread() is threading.main_thread():
+    if str(error) != "Event loop is closed":
         sys.__excepthook__(kind, error, trace)
 
 
-def of_other_thread(failure: threading.ExceptHookArgs) -> None:
+def uncaught_in_thread(failure: threading.ExceptHookArgs) -> None:
     """The usual traceback, without those of Orbax's threads: their error is raised."""
     if not type(failure.thread).__module__.startswith("orbax."):
         threading.__excepthook__(failure)
