@@ -18,6 +18,7 @@ import logging
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,8 +43,10 @@ def guarded(main: Callable[[], None]) -> None:
     """Call ``main``; print a user's error as one line and exit."""
     # Orbax and TFDS tell every step they take, and Orbax every array that a full disk
     # did not take: the error itself comes out of the save.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_in_thread
     try:
         main()
     except Stopped as reason:
@@ -56,6 +59,18 @@ def guarded(main: Callable[[], None]) -> None:
         if flags.FLAGS.debug or error.errno not in DISK:
             raise
         fail(error, code=1)
+
+
+def uncaught(kind: type, error: BaseException, trace: object) -> None:
+    """The usual traceback, without those of Orbax's writers after a save has failed."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
+
+
+def uncaught_in_thread(failure: threading.ExceptHookArgs) -> None:
+    """The usual traceback, without those of Orbax's threads: their error is raised."""
+    if not type(failure.thread).__module__.startswith("orbax."):
+        threading.__excepthook__(failure)
 
 
 def stopped(reason: Stopped) -> None:

@@ -98,15 +98,15 @@ def test_a_run_survives_everything_one_after_the_other(laboratory):
     assert alive(process.pid) == []
     assert [name for name in mapped if Path(name).exists()] == []
 
-    # A disk that takes no file of more than 100 kB.
-    limit = (100_000, resource.RLIM_INFINITY)
+    # A disk that takes no file of more than a megabyte: a checkpoint has larger ones.
+    limit = (2**20, resource.RLIM_INFINITY)
     before = newest(workdir).name
     code = laboratory.run(
         workdir, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     )
     assert code == 1
-    last = laboratory.output(workdir).strip().splitlines()[-1]
-    assert re.search(r"error: .*cannot be written: .*; the last one is kept", last)
+    told = r"\nerror: checkpoint in .*: cannot be written: .*; the last one is kept"
+    assert len(re.findall(told, laboratory.output(workdir))) == 1
     assert newest(workdir).name == before
 
     # A stop after one step, a flipped bit in what it saved, and on to the end.

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lsr_jax.analysis import drawing
-from lsr_jax.training.metrics_log import read_lines
 
 FEWEST = 0.005  # smaller shares of a class are not written into their cell
 
@@ -21,7 +20,10 @@ Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 def read_curves(path: Path) -> Curves:
     """``{metric: (steps, values)}`` of a stage's ``metrics.jsonl``; empty without one."""
     found: dict[str, list] = {}
-    for line in read_lines(path):
+    lines = path.read_text().splitlines(True) if path.is_file() else []
+    for line in lines:
+        if not line.endswith("\n"):  # the last one, of a run that is under way
+            break
         entry = json.loads(line)
         step = entry.pop("step")
         for name, value in entry.items():
