@@ -178,10 +178,10 @@ def weights(tmp_path_factory):
     """The bytes of a weight file of either kind."""
     folder = tmp_path_factory.mktemp("weights")
     arrays = {"layer.weight": np.ones((2, 3), np.float32), "layer.bias": np.ones(2)}
-    weight_files.write(folder / "w.safetensors", arrays, wrapped=False)
+    weight_files.write(folder / "w.safetensors", arrays, wrapped=())
     found = {"safetensors": (folder / "w.safetensors").read_bytes()}
     try:
-        weight_files.write(folder / "w.pth", arrays, wrapped=True)
+        weight_files.write(folder / "w.pth", arrays, wrapped=("state_dict",))
     except InputError:  # without PyTorch
         return found
     return found | {"pth": (folder / "w.pth").read_bytes()}
