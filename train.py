@@ -9,6 +9,9 @@ The same command continues an interrupted run, to the same result. Exit codes: 0
 1 training could not go on, 2 bad input, 3 stopped before the end by a signal or a limit.
 """
 
+import contextlib
+import sys
+
 from absl import flags
 
 from lsr_jax import command_line
@@ -22,6 +25,13 @@ MAX_MINUTES = flags.DEFINE_float(
 )
 PROFILE = flags.DEFINE_string(
     "profile", None, "Folder for a trace of five steps of each stage, for TensorBoard."
+)
+SHOW = flags.DEFINE_enum(
+    "progress",
+    "auto",
+    ("auto", "bar", "lines", "json", "none"),
+    "What is shown: a bar, lines, JSON lines on stdout (all else on stderr), or nothing; "
+    "auto: a bar on a terminal, lines elsewhere.",
 )
 
 
@@ -38,7 +48,10 @@ def main() -> None:
         if processes := read_processes():
             distributed.initialize(**processes)
         compiled.keep_programs()
-        report.write(loop.train(config.to_dict(), workdir, stop, PROFILE.value))
+        run = loop.train(config.to_dict(), workdir, stop, PROFILE.value, SHOW.value)
+        json = SHOW.value == "json"
+        with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
+            report.write(run)
 
 
 if __name__ == "__main__":

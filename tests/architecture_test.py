@@ -31,6 +31,7 @@ LEVELS = [
         "training.prefetch",
         "training.goodput",
         "training.profiling",
+        "training.progress",
         "evaluation",
     },
     {"convert"},

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from tqdm import tqdm
 
 from lsr_jax.data import augment
 from lsr_jax.training import (
@@ -18,6 +18,7 @@ from lsr_jax.training import (
     prefetch,
     preflight,
     preparation,
+    progress,
     sharding,
     step,
     workdir,
@@ -39,6 +40,7 @@ def train(
     folder: Path,
     stop: Stop | None = None,
     profile: Path | None = None,
+    show: str = "auto",
 ) -> Experiment:
     """Train every stage of ``config`` in ``folder``; finished stages are skipped.
 
@@ -47,6 +49,7 @@ def train(
       folder: the workdir, new or of an interrupted run with the same config.
       stop: when to stop before the end.
       profile: a folder for a trace of a few steps of each stage.
+      show: one of `progress.KINDS`.
 
     Raises:
       InputError: an unusable config, dataset, workdir or checkpoint; another process
@@ -59,7 +62,7 @@ def train(
         workdir.check(folder, config)
         experiment = Experiment(config, folder)
         preflight.check(experiment)
-    tools = Tools(Selector(experiment), stop, profile)
+    tools = Tools(Selector(experiment), stop, profile, show)
     with workdir.claimed(folder, config, experiment.facts()):
         for stage in config["stages"]:
             stop.check()
@@ -74,6 +77,7 @@ class Tools(NamedTuple):
     selector: Selector
     stop: Stop
     profile: Path | None
+    show: str
 
 
 class Start(NamedTuple):
@@ -144,8 +148,9 @@ def continue_stage(
             batch, ids = next(batches)
         with goodput.lost("compile"):
             train_step = compile_step(experiment, stage, start, batch)
-        with progress(stage, c["steps"], start.step) as bar:
-            watch = Watch(stage, c, log, bar)
+        kind = tools.show if distributed.is_main() else "none"
+        with progress.begin(kind, stage, steps=c["steps"], start=start.step) as shown:
+            watch = Watch(stage, c, log, shown)
             for number in range(start.step + 1, c["steps"] + 1):
                 profiler.step()
                 state, metrics = train_step(state, batch)
@@ -170,7 +175,7 @@ def continue_stage(
                     with goodput.lost("data"):
                         batch, ids = next(batches)
     if distributed.is_main():
-        print(f"{stage}: {goodput.summary()}")
+        print(f"{stage}: {goodput.summary()}", file=sys.stderr)
 
 
 def stop_reason(stop: Stop, number: int, every: int) -> str | None:
@@ -213,7 +218,7 @@ def compile_step(
     if distributed.is_main():
         rate = compiled.matmul_rate(model["dtype"])
         line = compiled.summary(cost, steps=c["steps"] - start.step, rate=rate)
-        print(f"{stage}: {line}")
+        print(f"{stage}: {line}", file=sys.stderr)
     return train_step
 
 
@@ -228,15 +233,3 @@ def open_log(
     folder = experiment.folder(stage)
     with MetricsLog(folder, start=start.step, position=start.log) as log:
         yield log
-
-
-def progress(stage: str, steps: int, start: int) -> tqdm:
-    """A bar with rate and time left, on process 0."""
-    return tqdm(
-        total=steps,
-        initial=start,
-        desc=stage,
-        unit="step",
-        disable=not distributed.is_main(),
-        mininterval=1.0,
-    )

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping
 
 import jax
-from tqdm import tqdm
 
 from lsr_jax.errors import TrainingError
 from lsr_jax.training.metrics_log import MetricsLog
+from lsr_jax.training.progress import Progress
 
 NAMED = 8  # ids of a batch and domain in a message
 
@@ -22,19 +22,19 @@ class Watch:
     logged.
     """
 
-    def __init__(self, stage: str, c: Mapping, log: MetricsLog | None, bar: tqdm):
+    def __init__(self, stage: str, c: Mapping, log: MetricsLog | None, shown: Progress):
         """Describes the stage.
 
         Args:
           stage: its name.
           c: its config.
           log: gets the metrics; None on all processes but the first.
-          bar: shows them.
+          shown: shows them.
         """
         self._stage = stage
         self._c = c
         self._log = log
-        self._bar = bar
+        self._shown = shown
         self._unread: tuple[int, Mapping, Mapping] | None = None
 
     def take(self, number: int, metrics: Mapping, ids: Mapping) -> None:
@@ -61,11 +61,11 @@ class Watch:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             self._complain(number, broken, ids, values)
-        self._bar.update()
+        self._shown.update()
         if number == self._c["steps"] or number % self._c["log_every"] == 0:
             if self._log:
                 self._log.write(number, values)
-            self._bar.set_postfix({name: f"{x:.3f}" for name, x in values.items()})
+            self._shown.show(number, values)
 
     def _complain(self, number, broken, ids, values) -> None:
         found = (
