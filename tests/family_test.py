@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import streets
+from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.methods import METHODS
 from lsr_jax.training import loop
 
@@ -23,6 +24,8 @@ def resolved(method):
         config[stage]["log_every"] = 1
         config[stage]["checkpoint_every"] = STEPS
         config[stage]["optimizer"]["warmup_steps"] = 0
+        for domain in ("source", "target"):  # seconds of compilation each
+            config[stage]["augment"][domain].update(AUGMENTATION["none"])
     return config
 
 

@@ -26,7 +26,7 @@ def laboratory(tmp_path_factory):
     return laboratory
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_25_kills_leave_no_trace(laboratory):
     found = faults.experiment(laboratory, kills=25, chains=3, seed=0)
     assert found.kills.total() == 25
@@ -101,10 +101,9 @@ def test_a_run_survives_everything_one_after_the_other(laboratory):
     # A disk that takes no file of more than a megabyte: a checkpoint has larger ones.
     limit = (2**20, resource.RLIM_INFINITY)
     before = newest(workdir).name
-    code = laboratory.run(
-        workdir, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    )
-    assert code == 1
+    process = laboratory.start(workdir)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
+    assert process.wait(processes.LIMIT) == 1
     told = r"\nerror: checkpoint in .*: cannot be written: .*; the last one is kept"
     assert len(re.findall(told, laboratory.output(workdir))) == 1
     assert newest(workdir).name == before
@@ -149,6 +148,7 @@ def test_kills_are_drawn_from_the_seed():
     assert plans[0][-1].where == "end"
 
 
+@pytest.mark.long
 def test_bad_inputs_are_one_line_and_the_page_lists_them(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     found = bad_inputs.in_a_process_of_its_own(tmp_path)

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from lsr_jax import models
-from lsr_jax.training import state
+from lsr_jax.training import state, workdir
 from lsr_jax.training.checkpoint import Checkpointer
 
 
@@ -18,6 +18,7 @@ def run(folder: Path, config: dict, steps: dict[str, tuple[int, ...]]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "manifest.json").write_text(json.dumps(workdir.environment()))
     for stage, kept in steps.items():
         with Checkpointer(folder / stage / "checkpoints", keep_every=1) as checkpoints:
             for step in kept:

@@ -44,7 +44,7 @@ def experiment(tmp_path, key):
 
     def trained(stage):
         network = toy.init(jax.random.fold_in(key, len(stage)))
-        return Network(*sharding.put_replicated(network, mesh), step=1)
+        return Network(*sharding.put_replicated(network, mesh), step=1, facts={})
 
     data = {domain: split(domain) for domain in gallery.DOMAINS}
     return types.SimpleNamespace(

@@ -28,6 +28,7 @@ def _tiny(monkeypatch):
     monkeypatch.setitem(resnet.ARCHITECTURES, "tiny", tiny)
 
 
+@pytest.mark.long
 def test_train_step(capsys, tmp_path):
     """Also of parts and several devices; the JSON says what was measured."""
     file = tmp_path / "numbers.json"
@@ -46,12 +47,14 @@ def test_train_step(capsys, tmp_path):
     assert f"| {step['step']} " in printed
 
 
+@pytest.mark.long
 def test_method_overhead(capsys):
     result = method_overhead.main([*NETWORK, *SIZES, "--method=lsr"])
     assert result["methods"]["lsr"]["ratio"]["count"] == 2
     assert "<= 1.10: " in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_scaling():
     result = scaling.main([*NETWORK, *SIZES, "--devices", "1", "2"])
     rates = [result["devices"][n]["images_per_second"] for n in (1, 2)]

@@ -25,6 +25,7 @@ def losses():
     return np.array(found).T
 
 
+@pytest.mark.long
 def test_same_losses_while_both_train(losses):
     """In the second, gradients, optimisers and prototypes count too.
 

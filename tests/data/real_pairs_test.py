@@ -16,7 +16,14 @@ RUNS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gta2cs",
+        pytest.param("synthia2cs", marks=pytest.mark.long),
+        pytest.param("cs2crosscity", marks=pytest.mark.long),
+    ],
+)
 def test_tiny_runs_end_to_end(name, downloads, tmp_path, capsys):
     module, source, target, classes = RUNS[name]
     config = module.get_config("lsr,tiny")

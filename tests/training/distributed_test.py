@@ -107,11 +107,11 @@ def final(folder, experiment):
     """The last checkpoint of a run, read by this process."""
     state, _ = experiment.initial("adapt")
     with Checkpointer(folder / "adapt" / "checkpoints") as checkpoints:
-        state = checkpoints.restore(checkpoints.latest(), state)
+        state, _ = checkpoints.resume(state)
     return jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_give_what_one_gives(one, two):
     folder, _ = two
     lines = logged(folder / "unbroken")
@@ -123,7 +123,7 @@ def test_two_processes_give_what_one_gives(one, two):
     chex.assert_trees_all_close(found.method_state, expected.method_state, **TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_continue_bit_by_bit(one, two):
     folder, _ = two
     chex.assert_trees_all_equal(
@@ -132,7 +132,7 @@ def test_two_processes_continue_bit_by_bit(one, two):
     assert logged(folder / "continued") == logged(folder / "unbroken")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_only_the_first_process_writes(two):
     folder, errors = two
     assert len(list((folder / "unbroken" / "adapt").glob("events.*"))) == 1

@@ -39,7 +39,7 @@ def run(load_config, dtype, folder):
     experiment = loop.train(config, folder)
     first, _ = experiment.initial("adapt")
     with checkpoint.Checkpointer(folder / "adapt" / "checkpoints") as checkpoints:
-        last = checkpoints.restore(STEPS, first)
+        last, _ = checkpoints.restore(STEPS, first)
     lines = (folder / "adapt" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], *map(jax.device_get, (first, last))
 
@@ -48,7 +48,7 @@ def vector(params):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bfloat16_drifts_little(runs):
     full, (low_lines, _, low) = runs["float32"], runs["bfloat16"]
     lines, first, last = full

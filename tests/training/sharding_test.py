@@ -85,7 +85,7 @@ def worst(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", [None, 1])
+@pytest.mark.parametrize("group", [None, pytest.param(1, marks=pytest.mark.long)])
 def test_eight_devices_give_what_one_gives(group):
     one, one_metrics = after_one_step(group, 1)
     eight, eight_metrics = after_one_step(group, 8)
