@@ -1,0 +1,259 @@
+"""What a study leaves behind: tables, numbers, figures and one page of all."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lsr_jax.analysis import drawing, formats, page, published, rows, study_figures
+from lsr_jax.analysis.rows import Row
+from lsr_jax.analysis.study_figures import Estimate
+from lsr_jax.studies import comparison, tables
+from lsr_jax.studies.plan import Cell
+from lsr_jax.training import workdir
+
+
+class Result(NamedTuple):
+    """How a cell ended.
+
+    Attributes:
+      cell: of the plan.
+      status: "finished" or "failed".
+      error: what went wrong, in one line.
+    """
+
+    cell: Cell
+    status: str
+    error: str | None = None
+
+
+def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -> str:
+    """Writes every file of a study into its folder; returns the tables as text.
+
+    Args:
+      results: of all cells.
+      folder: of the study.
+      ablated: the method each of whose terms was removed.
+
+    Raises:
+      InputError: the report of a finished cell is missing or damaged.
+    """
+    everything, compared = measured(results)
+    controls = comparison.controls(comparison.labels(compared), ablated)
+    scores = reported(results)
+    split = results[0].cell.run.config["data"]["target"]["val"]
+    methods = tables.means(compared, scores, split)
+    methods += tables.differences(compared, controls)
+    classes = tables.by_class(compared)
+    facts = workdir.environment()
+    study = {
+        **facts,
+        "cells": [ending(result) for result in results],
+        "summary": comparison.summary(compared),
+        "differences": comparison.differences(compared, controls),
+        "published": [
+            {"line": line, **score._asdict()}
+            for line, found in scores.items()
+            for score in found
+        ],
+    }
+    rows.write(folder / "metrics.json", everything)
+    workdir.write(folder / "study.json", workdir.to_json(without_nan(study)))
+    workdir.write(folder / "study.csv", rows.to_csv(everything))
+    workdir.write(folder / "study.tex", formats.latex([*methods, *classes]))
+    pictures = draw(compared, controls, ablated, folder)
+    workdir.write(
+        folder / "study.md", markdown(results, facts, methods, pictures, classes)
+    )
+    sections = (
+        page.Section("Methods", methods),
+        page.Section(
+            "Figures", (), [(folder / name, text) for name, text in pictures.items()]
+        ),
+        page.Section("By class", classes),
+    )
+    title = f"lsr_jax study: {folder.resolve().name}"
+    html = page.document(title, headline(results, facts), sections)
+    workdir.write(folder / "index.html", html)
+    return formats.terminal(methods)
+
+
+def measured(results: Sequence[Result]) -> tuple[list[Row], list[Row]]:
+    """Every row of the finished cells with ``line``, and those that are compared.
+
+    Compared is what this run measured of the last stage at its last step. Rows stand in
+    the order of the lines.
+    """
+    lines = dict.fromkeys(result.cell.label for result in results)
+    finished = [result.cell for result in results if result.status == "finished"]
+    everything, compared = [], []
+    for line in lines:
+        for cell in (cell for cell in finished if cell.label == line):
+            found = rows.read(cell.run.folder / "report" / "metrics.json")
+            found = [{**row, "line": line} for row in found]
+            everything += found
+            compared += [row for row in found if final(row, cell)]
+    return everything, compared
+
+
+def final(row: Row, cell: Cell) -> bool:
+    """Whether a row is of the network that the cell trained, and of it alone."""
+    end = (cell.stage, cell.run.config[cell.stage]["steps"])
+    foreign = "recorded" in row or "members" in row
+    return (row["stage"], row["step"]) == end and not foreign
+
+
+def reported(results: Sequence[Result]) -> dict[str, list[published.Score]]:
+    """Label -> published results of whole methods."""
+    found = {
+        result.cell.label: published.find(result.cell.run.config, result.cell.method)
+        for result in results
+        if result.cell.line.without is None
+    }
+    return {label: scores for label, scores in found.items() if scores}
+
+
+def ending(result: Result) -> dict[str, Any]:
+    """How a cell ended, for JSON."""
+    cell = result.cell
+    return {
+        "line": cell.label,
+        "method": cell.method,
+        "seed": cell.seed,
+        "run": cell.run.folder.name,
+        "pretraining": cell.run.needs and cell.run.needs.folder.name,
+        "status": result.status,
+        "error": result.error,
+    }
+
+
+def draw(
+    compared: Sequence[Row],
+    controls: Sequence[str],
+    ablated: str | None,
+    folder: Path,
+) -> dict[str, str]:
+    """Draws the first benchmark of the study; returns PNG names and their captions."""
+    if not compared:
+        return {}
+    benchmark, part = tables.benchmarks(compared)[0]
+    where = f"target {benchmark['split']}, protocol {benchmark['protocol']}"
+    axis = f"mIoU (%), {where}"
+    lines = comparison.labels(part)
+    control = controls[-1] if controls else None
+    both = {line: estimates(part, line) for line in lines}
+    figures = {
+        "methods": (
+            study_figures.methods(both, control, axis),
+            "Every seed, mean and 95 % confidence interval",
+        )
+    }
+    others = [line for line in lines if line != control]
+    if control and others:
+        classes = list(dict.fromkeys(name for row in part for name in row["iou"]))
+        above = {line: gaps(part, line, control, classes) for line in others}
+        figures["by_class"] = (
+            study_figures.per_class(above, classes, control),
+            f"IoU of each class above {control} in points, mean over seeds, running "
+            "BatchNorm statistics",
+        )
+    terms = [line for line in lines if line.startswith(f"{ablated} without ")]
+    if ablated in lines and terms:
+        running = {line: both[line]["running BN"] for line in (ablated, *terms)}
+        figures["ablation"] = (
+            study_figures.ablation(running, axis),
+            f"{ablated} and each of its terms removed (LSR, Fig. 3a), with every seed "
+            "and the 95 % confidence interval",
+        )
+    for name, (figure, _) in figures.items():
+        drawing.save(figure, folder / name)
+    return {f"{name}.png": f"{text}; {where}." for name, (_, text) in figures.items()}
+
+
+def estimates(part: Sequence[Row], line: str) -> dict[str, Estimate]:
+    """Statistics -> mIoU of a line in percent."""
+    found = {}
+    for bn in tables.STATISTICS:
+        values = comparison.seeds(part, "miou", line=line, bn=bn).values()
+        values = [value for value in values if not math.isnan(value)]
+        if values:
+            spread = comparison.spread(values)
+            percent = [100 * value for value in values]
+            found[f"{bn} BN"] = Estimate(percent, 100 * spread.mean, 100 * spread.half)
+    return found
+
+
+def gaps(
+    part: Sequence[Row], line: str, control: str, classes: Sequence[str]
+) -> np.ndarray:
+    """``[C]`` IoU above the control in points, NaN where undefined."""
+    found = (
+        comparison.difference(
+            part, f"iou/{name}", line=line, control=control, bn="running"
+        )
+        for name in classes
+    )
+    return np.array([100 * spread.mean for spread in found])
+
+
+def machine(facts: Mapping) -> str:
+    """Where the study was put together."""
+    versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
+    where = f"{facts['cpus']} cores, {facts['device_kind']}"
+    return f"{where}, Python {facts['python']}, {versions}"
+
+
+def counts(results: Sequence[Result]) -> str:
+    """``14 finished, 1 failed``."""
+    found = Counter(result.status for result in results)
+    return ", ".join(f"{count} {status}" for status, count in found.items())
+
+
+def failures(results: Sequence[Result]) -> dict[str, str]:
+    """``METHOD, seed SEED`` -> what went wrong."""
+    return {
+        f"{cell.label}, seed {cell.seed}": f"{status}: {error}"
+        for cell, status, error in results
+        if status != "finished"
+    }
+
+
+def headline(results: Sequence[Result], facts: Mapping) -> dict[str, str]:
+    """The facts at the top of the page."""
+    config = results[0].cell.run.config
+    return {
+        "command": facts["command"],
+        "source": config["data"]["source"]["name"],
+        "target": config["data"]["target"]["name"],
+        "network": config["model"]["backbone"],
+        "machine": machine(facts),
+        "cells": counts(results),
+        **failures(results),
+    }
+
+
+def markdown(results, facts, methods, pictures, classes) -> str:
+    """The text of ``study.md``."""
+    parts = [
+        f"Command: `{facts['command']}`",
+        f"Machine: {machine(facts)}. Cells: {counts(results)}.",
+        *(f"{cell}: {what}" for cell, what in failures(results).items()),
+        formats.markdown(methods),
+        *(f"![{text}]({name})\n\n{text}" for name, text in pictures.items()),
+        formats.markdown(classes),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def without_nan(value: Any) -> Any:
+    """The same tree with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
