@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from lsr_jax.analysis import drawing, formats, page, published, rows, study_figures
+from lsr_jax.analysis import formats, page, published, rows
 from lsr_jax.analysis.rows import Row
-from lsr_jax.analysis.study_figures import Estimate
-from lsr_jax.studies import comparison, tables
+from lsr_jax.studies import comparison, pictures, tables
 from lsr_jax.studies.plan import Cell
 from lsr_jax.training import workdir
 
@@ -66,14 +63,14 @@ def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -
     workdir.write(folder / "study.json", workdir.to_json(without_nan(study)))
     workdir.write(folder / "study.csv", rows.to_csv(everything))
     workdir.write(folder / "study.tex", formats.latex([*methods, *classes]))
-    pictures = draw(compared, controls, ablated, folder)
+    drawn = pictures.draw(compared, controls, ablated, folder)
     workdir.write(
-        folder / "study.md", markdown(results, facts, methods, pictures, classes)
+        folder / "study.md", markdown(results, facts, methods, drawn, classes)
     )
     sections = (
         page.Section("Methods", methods),
         page.Section(
-            "Figures", (), [(folder / name, text) for name, text in pictures.items()]
+            "Figures", (), [(folder / name, text) for name, text in drawn.items()]
         ),
         page.Section("By class", classes),
     )
@@ -86,19 +83,17 @@ def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -
 def measured(results: Sequence[Result]) -> tuple[list[Row], list[Row]]:
     """Every row of the finished cells with ``line``, and those that are compared.
 
-    Compared is what this run measured of the last stage at its last step. Rows stand in
-    the order of the lines.
+    Compared is what this run measured of the last stage at its last step, in the order
+    of the lines; the others stand in the order of the cells.
     """
-    lines = dict.fromkeys(result.cell.label for result in results)
-    finished = [result.cell for result in results if result.status == "finished"]
+    lines = list(dict.fromkeys(result.cell.label for result in results))
     everything, compared = [], []
-    for line in lines:
-        for cell in (cell for cell in finished if cell.label == line):
-            found = rows.read(cell.run.folder / "report" / "metrics.json")
-            found = [{**row, "line": line} for row in found]
-            everything += found
-            compared += [row for row in found if final(row, cell)]
-    return everything, compared
+    for cell in (result.cell for result in results if result.status == "finished"):
+        found = rows.read(cell.run.folder / "report" / "metrics.json")
+        found = [{**row, "line": cell.label} for row in found]
+        everything += found
+        compared += [row for row in found if final(row, cell)]
+    return everything, sorted(compared, key=lambda row: lines.index(row["line"]))
 
 
 def final(row: Row, cell: Cell) -> bool:
@@ -130,75 +125,6 @@ def ending(result: Result) -> dict[str, Any]:
         "status": result.status,
         "error": result.error,
     }
-
-
-def draw(
-    compared: Sequence[Row],
-    controls: Sequence[str],
-    ablated: str | None,
-    folder: Path,
-) -> dict[str, str]:
-    """Draws the first benchmark of the study; returns PNG names and their captions."""
-    if not compared:
-        return {}
-    benchmark, part = tables.benchmarks(compared)[0]
-    where = f"target {benchmark['split']}, protocol {benchmark['protocol']}"
-    axis = f"mIoU (%), {where}"
-    lines = comparison.labels(part)
-    control = controls[-1] if controls else None
-    both = {line: estimates(part, line) for line in lines}
-    figures = {
-        "methods": (
-            study_figures.methods(both, control, axis),
-            "Every seed, mean and 95 % confidence interval",
-        )
-    }
-    others = [line for line in lines if line != control]
-    if control and others:
-        classes = list(dict.fromkeys(name for row in part for name in row["iou"]))
-        above = {line: gaps(part, line, control, classes) for line in others}
-        figures["by_class"] = (
-            study_figures.per_class(above, classes, control),
-            f"IoU of each class above {control} in points, mean over seeds, running "
-            "BatchNorm statistics",
-        )
-    terms = [line for line in lines if line.startswith(f"{ablated} without ")]
-    if ablated in lines and terms:
-        running = {line: both[line]["running BN"] for line in (ablated, *terms)}
-        figures["ablation"] = (
-            study_figures.ablation(running, axis),
-            f"{ablated} and each of its terms removed (LSR, Fig. 3a), with every seed "
-            "and the 95 % confidence interval",
-        )
-    for name, (figure, _) in figures.items():
-        drawing.save(figure, folder / name)
-    return {f"{name}.png": f"{text}; {where}." for name, (_, text) in figures.items()}
-
-
-def estimates(part: Sequence[Row], line: str) -> dict[str, Estimate]:
-    """Statistics -> mIoU of a line in percent."""
-    found = {}
-    for bn in tables.STATISTICS:
-        values = comparison.seeds(part, "miou", line=line, bn=bn).values()
-        values = [value for value in values if not math.isnan(value)]
-        if values:
-            spread = comparison.spread(values)
-            percent = [100 * value for value in values]
-            found[f"{bn} BN"] = Estimate(percent, 100 * spread.mean, 100 * spread.half)
-    return found
-
-
-def gaps(
-    part: Sequence[Row], line: str, control: str, classes: Sequence[str]
-) -> np.ndarray:
-    """``[C]`` IoU above the control in points, NaN where undefined."""
-    found = (
-        comparison.difference(
-            part, f"iou/{name}", line=line, control=control, bn="running"
-        )
-        for name in classes
-    )
-    return np.array([100 * spread.mean for spread in found])
 
 
 def machine(facts: Mapping) -> str:
@@ -237,14 +163,14 @@ def headline(results: Sequence[Result], facts: Mapping) -> dict[str, str]:
     }
 
 
-def markdown(results, facts, methods, pictures, classes) -> str:
+def markdown(results, facts, methods, drawn, classes) -> str:
     """The text of ``study.md``."""
     parts = [
         f"Command: `{facts['command']}`",
         f"Machine: {machine(facts)}. Cells: {counts(results)}.",
         *(f"{cell}: {what}" for cell, what in failures(results).items()),
         formats.markdown(methods),
-        *(f"![{text}]({name})\n\n{text}" for name, text in pictures.items()),
+        *(f"![{text}]({name})\n\n{text}" for name, text in drawn.items()),
         formats.markdown(classes),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
