@@ -41,7 +41,8 @@ def house(monkeypatch):
         if method in house.fail:
             raise TrainingError(f"stage {stage}: not finite\nat all")
         workdir.check(folder, config)
-        workdir.claim(folder, config, {})
+        with workdir.claimed(folder, config, {}):
+            pass  # config.json and manifest.json are all that is wanted
         return Experiment(config, folder)
 
     def write(experiment):

@@ -1,0 +1,185 @@
+"""What a study leaves behind: tables, numbers, figures and one page of all."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lsr_jax.analysis import formats, page, published, rows
+from lsr_jax.analysis.rows import Row
+from lsr_jax.studies import comparison, pictures, tables
+from lsr_jax.studies.plan import Cell
+from lsr_jax.training import workdir
+
+
+class Result(NamedTuple):
+    """How a cell ended.
+
+    Attributes:
+      cell: of the plan.
+      status: "finished" or "failed".
+      error: what went wrong, in one line.
+    """
+
+    cell: Cell
+    status: str
+    error: str | None = None
+
+
+def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -> str:
+    """Writes every file of a study into its folder; returns the tables as text.
+
+    Args:
+      results: of all cells.
+      folder: of the study.
+      ablated: the method each of whose terms was removed.
+
+    Raises:
+      InputError: the report of a finished cell is missing or damaged.
+    """
+    everything, compared = measured(results)
+    controls = comparison.controls(comparison.labels(compared), ablated)
+    scores = reported(results)
+    split = results[0].cell.run.config["data"]["target"]["val"]
+    methods = tables.means(compared, scores, split)
+    methods += tables.differences(compared, controls)
+    classes = tables.by_class(compared)
+    facts = workdir.environment()
+    study = {
+        **facts,
+        "cells": [ending(result) for result in results],
+        "summary": comparison.summary(compared),
+        "differences": comparison.differences(compared, controls),
+        "published": [
+            {"line": line, **score._asdict()}
+            for line, found in scores.items()
+            for score in found
+        ],
+    }
+    rows.write(folder / "metrics.json", everything)
+    workdir.write(folder / "study.json", workdir.to_json(without_nan(study)))
+    workdir.write(folder / "study.csv", rows.to_csv(everything))
+    workdir.write(folder / "study.tex", formats.latex([*methods, *classes]))
+    drawn = pictures.draw(compared, controls, ablated, folder)
+    workdir.write(
+        folder / "study.md", markdown(results, facts, methods, drawn, classes)
+    )
+    sections = (
+        page.Section("Methods", methods),
+        page.Section(
+            "Figures", (), [(folder / name, text) for name, text in drawn.items()]
+        ),
+        page.Section("By class", classes),
+    )
+    title = f"lsr_jax study: {folder.resolve().name}"
+    html = page.document(title, headline(results, facts), sections)
+    workdir.write(folder / "index.html", html)
+    return formats.terminal(methods)
+
+
+def measured(results: Sequence[Result]) -> tuple[list[Row], list[Row]]:
+    """Every row of the finished cells with ``line``, and those that are compared.
+
+    Compared is what this run measured of the last stage at its last step, in the order
+    of the lines; the others stand in the order of the cells.
+    """
+    lines = list(dict.fromkeys(result.cell.label for result in results))
+    everything, compared = [], []
+    for cell in (result.cell for result in results if result.status == "finished"):
+        found = rows.read(cell.run.folder / "report" / "metrics.json")
+        found = [{**row, "line": cell.label} for row in found]
+        everything += found
+        compared += [row for row in found if final(row, cell)]
+    return everything, sorted(compared, key=lambda row: lines.index(row["line"]))
+
+
+def final(row: Row, cell: Cell) -> bool:
+    """Whether a row is of the network that the cell trained, and of it alone."""
+    end = (cell.stage, cell.run.config[cell.stage]["steps"])
+    foreign = "recorded" in row or "members" in row
+    return (row["stage"], row["step"]) == end and not foreign
+
+
+def reported(results: Sequence[Result]) -> dict[str, list[published.Score]]:
+    """Label -> published results of whole methods."""
+    found = {
+        result.cell.label: published.find(result.cell.run.config, result.cell.method)
+        for result in results
+        if result.cell.line.without is None
+    }
+    return {label: scores for label, scores in found.items() if scores}
+
+
+def ending(result: Result) -> dict[str, Any]:
+    """How a cell ended, for JSON."""
+    cell = result.cell
+    return {
+        "line": cell.label,
+        "method": cell.method,
+        "seed": cell.seed,
+        "run": cell.run.folder.name,
+        "pretraining": cell.run.needs and cell.run.needs.folder.name,
+        "status": result.status,
+        "error": result.error,
+    }
+
+
+def machine(facts: Mapping) -> str:
+    """Where the study was put together."""
+    versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
+    where = f"{facts['cpus']} cores, {facts['device_kind']}"
+    return f"{where}, Python {facts['python']}, {versions}"
+
+
+def counts(results: Sequence[Result]) -> str:
+    """``14 finished, 1 failed``."""
+    found = Counter(result.status for result in results)
+    return ", ".join(f"{count} {status}" for status, count in found.items())
+
+
+def failures(results: Sequence[Result]) -> dict[str, str]:
+    """``METHOD, seed SEED`` -> what went wrong."""
+    return {
+        f"{cell.label}, seed {cell.seed}": f"{status}: {error}"
+        for cell, status, error in results
+        if status != "finished"
+    }
+
+
+def headline(results: Sequence[Result], facts: Mapping) -> dict[str, str]:
+    """The facts at the top of the page."""
+    config = results[0].cell.run.config
+    return {
+        "command": facts["command"],
+        "source": config["data"]["source"]["name"],
+        "target": config["data"]["target"]["name"],
+        "network": config["model"]["backbone"],
+        "machine": machine(facts),
+        "cells": counts(results),
+        **failures(results),
+    }
+
+
+def markdown(results, facts, methods, drawn, classes) -> str:
+    """The text of ``study.md``."""
+    parts = [
+        f"Command: `{facts['command']}`",
+        f"Machine: {machine(facts)}. Cells: {counts(results)}.",
+        *(f"{cell}: {what}" for cell, what in failures(results).items()),
+        formats.markdown(methods),
+        *(f"![{text}]({name})\n\n{text}" for name, text in drawn.items()),
+        formats.markdown(classes),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def without_nan(value: Any) -> Any:
+    """The same tree with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
