@@ -46,6 +46,7 @@ def guarded(main: Callable[[], None]) -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.excepthook = uncaught
+    sys.unraisablehook = unraisable
     threading.excepthook = uncaught_in_thread
     try:
         main()
@@ -65,6 +66,12 @@ def uncaught(kind: type, error: BaseException, trace: object) -> None:
     """The usual traceback, without those of Orbax's writers after a save has failed."""
     if str(error) != "Event loop is closed":
         sys.__excepthook__(kind, error, trace)
+
+
+def unraisable(failure: sys.UnraisableHookArgs) -> None:
+    """The same for what is raised where nobody can catch it."""
+    if str(failure.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(failure)
 
 
 def uncaught_in_thread(failure: threading.ExceptHookArgs) -> None:

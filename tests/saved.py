@@ -18,7 +18,16 @@ def run(folder: Path, config: dict, steps: dict[str, tuple[int, ...]]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "manifest.json").write_text(json.dumps(workdir.environment()))
+    (folder / "manifest.json").write_text(
+        json.dumps(
+            {
+                **workdir.environment(),
+                "data": {"source": "-", "target": "-"},
+                "weights": {},
+                "seed": 0,
+            }
+        )
+    )
     for stage, kept in steps.items():
         with Checkpointer(folder / stage / "checkpoints", keep_every=1) as checkpoints:
             for step in kept:
