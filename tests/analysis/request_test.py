@@ -72,7 +72,8 @@ def test_stages_of_a_run(run, evaluated):
     assert place.stage == "adapt"
     assert row["masr"] >= 0
     assert {p.name for p in (run / "report").iterdir()} == {
-        *("metrics.json", "metrics.csv", "table.md", "table.tex", "panel.png")
+        *("metrics.json", "metrics.csv", "table.md", "table.tex", "panel.png"),
+        *("index.html", "model_card.md"),
     }
     assert "protocol native (= resized), seed 0" in printed
     assert row["weights"][:8] in printed

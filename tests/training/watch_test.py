@@ -5,9 +5,9 @@ import math
 
 import jax.numpy as jnp
 import pytest
-from tqdm import tqdm
 
 from lsr_jax.errors import TrainingError
+from lsr_jax.training import progress
 from lsr_jax.training.metrics_log import MetricsLog
 from lsr_jax.training.watch import Watch, named
 
@@ -16,7 +16,7 @@ IDS = {"source": tuple(f"s{i}" for i in range(11)), "target": ("t0",)}
 
 @pytest.fixture
 def bar():
-    with tqdm(disable=True) as bar:
+    with progress.Silent() as bar:
         yield bar
 
 
