@@ -143,7 +143,7 @@ def test_a_restored_state_goes_on_bit_for_bit(name, key, tmp_path):
     for batch in batches[:2]:
         whole, _ = compiled(whole, batch)
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(2, whole, {})
+        checkpoints.save(2, whole, {"best": None})
     other, _ = start(method, jax.random.key(1), tmp_path / "other")
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
         restored = checkpoints.restore(2, other)
