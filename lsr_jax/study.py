@@ -16,17 +16,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lsr_jax import commands
 from lsr_jax.errors import InputError, TrainingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out the command; returns its exit code."""
-    try:
-        options, overrides = parse(arguments)
-        return carry_out(options, overrides)
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return commands.guarded(lambda: carry_out(*parse(arguments)))
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -35,7 +31,9 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     Raises:
       InputError: flags that cannot be used.
     """
-    parser = Parser(prog="python -m lsr_jax.study", description=__doc__.splitlines()[0])
+    parser = commands.Parser(
+        prog="python -m lsr_jax.study", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "--config", required=True, help="configs/NAME.py or configs/NAME.py:WORDS"
     )
@@ -52,14 +50,6 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     if any(word.startswith("--config.seed=") for word in rest):
         raise InputError("--config.seed: name seeds by --seeds 0,1,2")
     return options, rest
-
-
-class Parser(argparse.ArgumentParser):
-    """Complains by InputError."""
-
-    def error(self, message: str):
-        """Raises InputError."""
-        raise InputError(f"{message}; see --help")
 
 
 def carry_out(options: argparse.Namespace, overrides: Sequence[str]) -> int:
