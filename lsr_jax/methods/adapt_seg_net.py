@@ -52,15 +52,8 @@ def make(
     Raises:
       InputError: an unknown choice, or a second level in feature space.
     """
-    choices = {
-        "kind": (kind, ("cross_entropy", "least_squares")),
-        "space": (space, ("output", "feature")),
-    }
-    for key, (value, known) in choices.items():
-        if value not in known:
-            raise InputError(
-                f"method.{key}: expected one of {', '.join(known)}; found {value!r}"
-            )
+    common.check_choice("kind", kind, ("cross_entropy", "least_squares"))
+    common.check_choice("space", space, ("output", "feature"))
     if space == "feature" and auxiliary_adversarial != 0:
         raise InputError(
             "method.auxiliary_adversarial: expected 0 with method.space=feature, which "

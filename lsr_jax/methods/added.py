@@ -9,6 +9,7 @@ import jax
 
 from lsr_jax import losses
 from lsr_jax.errors import InputError
+from lsr_jax.methods import common
 from lsr_jax.types import Aux, Images, Method, PyTree
 
 REFERENCES = ("current", "previous")
@@ -55,11 +56,7 @@ def norm(
     Raises:
       InputError: an unknown reference, or a method without any such pass.
     """
-    if reference not in REFERENCES:
-        raise InputError(
-            f"method.norm_reference: expected one of {', '.join(REFERENCES)}; found "
-            f"{reference!r}"
-        )
+    common.check_choice("norm_reference", reference, REFERENCES)
     if weight == 0:
         return method
     if reference == "previous":

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lsr_jax import losses, pseudo_labels, resample
-from lsr_jax.errors import InputError
+from lsr_jax.methods import common
 from lsr_jax.prototypes import Prototypes
 from lsr_jax.types import Outputs
 
@@ -53,11 +53,7 @@ CHOICES = {
 def check(**chosen: str) -> None:
     """Raises InputError for a value that is none of its key's `CHOICES`."""
     for key, value in chosen.items():
-        if value not in CHOICES[key]:
-            raise InputError(
-                f"method.{key}: expected one of {', '.join(CHOICES[key])}; found "
-                f"{value!r}"
-            )
+        common.check_choice(key, value, CHOICES[key])
 
 
 def target_labels(
