@@ -64,10 +64,7 @@ def parse(arguments):
     quick = options.quick
     options.size = options.size or ((64, 128) if quick else (512, 1024))
     options.label_size = options.label_size or ((128, 256) if quick else (1024, 2048))
-    options.backbone = options.backbone or ("mini" if quick else "resnet101")
-    if quick:
-        options.repeats = min(options.repeats, 3)
-    return options
+    return timing.network_defaults(options)
 
 
 def batches(options) -> tuple[list, int]:

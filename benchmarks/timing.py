@@ -12,14 +12,14 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
+
+from lsr_jax import commands
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -101,8 +101,13 @@ def defaults(options: argparse.Namespace) -> argparse.Namespace:
     quick = options.quick
     options.source_size = options.source_size or ((72, 128) if quick else (720, 1280))
     options.target_size = options.target_size or ((64, 128) if quick else (512, 1024))
-    options.backbone = options.backbone or ("mini" if quick else "resnet101")
-    if quick:
+    return network_defaults(options)
+
+
+def network_defaults(options: argparse.Namespace) -> argparse.Namespace:
+    """Network and repeats that were not given: the large ones, or those of `--quick`."""
+    options.backbone = options.backbone or ("mini" if options.quick else "resnet101")
+    if options.quick:
         options.repeats = min(options.repeats, 3)
     return options
 
@@ -116,18 +121,12 @@ def environment() -> dict:
     """Command, device, cores and versions: what every figure belongs to."""
     device = jax.devices()[0]
     return {
-        "command": shlex.join(["python", "-m", module(), *sys.argv[1:]]),
+        "command": commands.line(),
         "device": f"{len(jax.devices())} x {device.device_kind}",
         "platform": device.platform,
         "cores": len(os.sched_getaffinity(0)),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def module() -> str:
-    """The name with which ``python -m`` was called."""
-    path = pathlib.Path(sys.argv[0])
-    return f"{path.parent.name}.{path.stem}"
 
 
 def finish(result: Mapping, rows: list[tuple], *, file: str | None) -> dict:

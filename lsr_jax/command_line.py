@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import logging
 import re
-import shlex
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from lsr_jax import commands
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.training.stopping import Stopped
 
@@ -82,8 +82,7 @@ def uncaught_in_thread(failure: threading.ExceptHookArgs) -> None:
 
 def stopped(reason: Stopped) -> None:
     """Say how to go on, and exit."""
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    print(f"{reason}; continue with: {command}", file=sys.stderr)
+    print(f"{reason}; continue with: {commands.line()}", file=sys.stderr)
     sys.exit(3)
 
 

@@ -8,15 +8,14 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 import jax
 
+from lsr_jax import commands
 from lsr_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -156,18 +155,10 @@ def read_json(path: Path) -> dict:
     return found
 
 
-def program() -> list[str]:
-    """What is run, as a user writes it: a script, or ``-m`` and a module."""
-    spec = sys.modules["__main__"].__spec__
-    if spec is None:
-        return [Path(sys.argv[0]).name]
-    return ["-m", spec.name.removesuffix(".__main__")]
-
-
 def environment() -> dict:
     """Command, versions, devices and machine."""
     return {
-        "command": shlex.join(["python", *program(), *sys.argv[1:]]),
+        "command": commands.line(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
