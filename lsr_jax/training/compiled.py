@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import pathlib
 import time
@@ -102,8 +103,11 @@ def memory_advice():
         ) from error
 
 
+@functools.cache
 def matmul_rate(dtype: str, *, repeats: int = 3) -> float:
     """Floating-point operations a second of one large matrix product on one device.
+
+    Measured once by a process.
 
     Args:
       dtype: "float32", "tf32" or "bfloat16", as ``model.dtype``.
