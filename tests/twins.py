@@ -6,14 +6,15 @@ from torch.nn import functional
 
 
 class Bottleneck(nn.Module):
-    """torchvision's: the stride sits on the 3x3 convolution."""
+    """torchvision's, the stride on the 3x3 convolution, or Caffe's, on the first 1x1."""
 
-    def __init__(self, inner, width, stride, dilation, project):
+    def __init__(self, inner, width, stride, dilation, project, *, caffe=False):
         super().__init__()
         out = 4 * width
-        self.conv1 = nn.Conv2d(inner, width, 1, bias=False)
+        first, second = (stride, 1) if caffe else (1, stride)
+        self.conv1 = nn.Conv2d(inner, width, 1, first, bias=False)
         self.conv2 = nn.Conv2d(
-            width, width, 3, stride, padding=dilation, dilation=dilation, bias=False
+            width, width, 3, second, padding=dilation, dilation=dilation, bias=False
         )
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)

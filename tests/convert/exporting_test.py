@@ -78,28 +78,9 @@ def test_export_loads_into_a_fresh_torch_module(layout_state, write, tmp_path):
 
 def _twin(torch):
     """A small module of our own with the names of LSR's checkpoints."""
+    import twins
+
     nn = torch.nn
-
-    class Block(nn.Module):
-        def __init__(self, inner, width, stride, dilation, project):
-            super().__init__()
-            out = 4 * width
-            self.conv1 = nn.Conv2d(inner, width, 1, stride, bias=False)
-            self.conv2 = nn.Conv2d(
-                width, width, 3, padding=dilation, dilation=dilation, bias=False
-            )
-            self.conv3 = nn.Conv2d(width, out, 1, bias=False)
-            self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
-            self.bn3 = nn.BatchNorm2d(out)
-            self.downsample = None
-            if project:
-                conv = nn.Conv2d(inner, out, 1, stride, bias=False)
-                self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out))
-
-        def forward(self, x):
-            y = self.bn1(self.conv1(x)).relu()
-            y = self.bn3(self.conv3(self.bn2(self.conv2(y)).relu()))
-            return (y + (x if self.downsample is None else self.downsample(x))).relu()
 
     class Head(nn.Module):
         def __init__(self):
@@ -124,7 +105,8 @@ def _twin(torch):
                     first = index == 0
                     dilation = (1, 1, 2, 4)[layer]
                     stride = stride if first else 1
-                    blocks.append(Block(inner, width, stride, dilation, first))
+                    sizes = (inner, width, stride, dilation, first)
+                    blocks.append(twins.Bottleneck(*sizes, caffe=True))
                     inner = 4 * width
                 setattr(self, f"layer{layer + 1}", nn.Sequential(*blocks))
             self.clas = Head()
