@@ -100,7 +100,13 @@ CASES = (
     train("a workdir in which another process trains", "--workdir={}/busy"),
     train("a workdir that is a file", "--workdir={}/file"),
     train("a workdir below a file", "--workdir={}/file/run"),
+    Case("evaluation of nothing", "evaluate.py", ()),
     Case("evaluation without a run", "evaluate.py", ("--workdir={}/new",)),
+    Case(
+        "evaluation under no protocol",
+        "evaluate.py",
+        ("--workdir={}/other", "--protocol=both_of_them"),
+    ),
     Case("evaluation of a damaged run", "evaluate.py", ("--workdir={}/damaged",)),
 )
 
@@ -187,11 +193,13 @@ def answers(folder: Path, cases: Iterable[Case] = CASES) -> list[Answer]:
         return [ask(case, folder) for case in cases]
 
 
-def in_a_process_of_its_own(folder: Path) -> list[Answer]:
+def in_a_process_of_its_own(
+    folder: Path, cases: Iterable[Case] = CASES
+) -> list[Answer]:
     """`answers`, for a caller that has threads or devices, which a fork would lose."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(answers, folder).result()
+        return pool.submit(answers, folder, tuple(cases)).result()
 
 
 def table(found: Iterable[Answer]) -> str:

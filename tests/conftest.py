@@ -8,10 +8,11 @@ import shutil
 import tempfile
 
 # Set before JAX is imported, and inherited by pytest's workers and by the scripts that
-# tests start: a network is compiled once for all of them.
+# tests start: everything is compiled once for all of them, single operations too.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lsr_jax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import chex
 import jax

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import bad_inputs
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -74,46 +76,31 @@ def test_evaluation_repeats_the_rows_of_training(run, data):
     assert (workdir / "report" / "metrics.json").read_text() == before
 
 
-def bad_inputs(folder):
-    """``(script, arguments, what the one line has to say)``."""
-    tiny = "--config=configs/streets.py:lsr,tiny"
-    (folder / "file").write_text("")
-    (folder / "run").mkdir()
-    (folder / "run" / "config.json").write_text('{"seed": 7}')
-    yield "train.py", (), "--config"
-    yield "train.py", ("--config=configs/nope.py",), "configs/nope.py: no such file"
-    yield "train.py", ("--config=configs/streets.py:lrs",), "'lrs' is unknown"
-    yield "train.py", (tiny, "--config.sead=1"), '"seed" instead of "sead"'
-    yield "train.py", (tiny, "--config.adapt.steps=many"), "'many'"
-    yield "train.py", (tiny, "surplus"), "unexpected argument 'surplus'"
-    yield "train.py", (tiny, f"--workdir={folder / 'run'}"), "another config"
-    yield "train.py", (tiny, f"--workdir={folder / 'file'}"), "cannot be written"
-    yield (
-        "train.py",
-        (tiny, f"--workdir={folder / 'new'}", "--config.adapt.init_from=lsr_nope"),
-        "init_from lsr_nope",
-    )
-    yield (
-        "train.py",
-        ("--config=configs/gta2cs.py", f"--workdir={folder / 'gta'}"),
-        "data/gta5",
-    )
-    yield "evaluate.py", (f"--workdir={folder / 'none'}",), "no run found"
-    yield "evaluate.py", (), "expected --workdir, --checkpoint or --ensemble"
-    yield "evaluate.py", ("--workdir=x", "--protocol=both_of_them"), "<both|native"
+MISTAKES = {
+    "no config": "--config",
+    "no such config": "configs/nope.py: no such file",
+    "no such method": "'lrs' is unknown",
+    "unknown key": '"seed" instead of "sead"',
+    "a word for a number": "'many'",
+    "a flag without dashes": "unexpected argument 'surplus'",
+    "a workdir with another config": "another config",
+    "a workdir that is a file": "cannot be written",
+    "init_from nothing": "init_from lsr_nope",
+    "data that are not there": "data/gta5",
+    "evaluation without a run": "no run found",
+    "evaluation of nothing": "expected --workdir, --checkpoint or --ensemble",
+    "evaluation under no protocol": "<both|native",
+}
 
 
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, data):
-    cases = list(bad_inputs(tmp_path))
-    # A few at a time: most of each is the start of Python and JAX.
-    for group in (cases[i : i + 4] for i in range(0, len(cases), 4)):
-        processes = [start(script, *rest, data=data) for script, rest, _ in group]
-        for process, (_, rest, message) in zip(processes, group, strict=True):
-            output, errors = process.communicate()
-            lines = [line for line in errors.splitlines() if line.startswith("error:")]
-            assert process.returncode == 2, (rest, errors)
-            assert len(lines) == 1, (rest, errors)
-            assert message in lines[0], (rest, lines)
-            assert "Traceback" not in output + errors, rest
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, data, monkeypatch):
+    """Some of the mistakes that ``pytest -m long`` makes, and what the line says."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("LSR_JAX_DATA", str(data))
+    cases = [case for case in bad_inputs.CASES if case.mistake in MISTAKES]
+    found = bad_inputs.in_a_process_of_its_own(tmp_path, cases)
+    assert {answer.case.mistake for answer in found} == MISTAKES.keys()
+    for answer in found:
+        assert answer.good, answer
+        assert MISTAKES[answer.case.mistake] in answer.text, answer
     assert not (tmp_path / "new").exists()
-    assert not (tmp_path / "gta").exists()

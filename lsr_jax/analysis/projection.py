@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 PERPLEXITY = 30
 COMPONENTS = 50
@@ -31,6 +29,10 @@ def tsne(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
     Perplexity 30, or less where there are few vectors; starts from the principal
     components. One thread: the order in which several add up is not reproducible.
     """
+    # Imported here: a run without these figures does not wait for scikit-learn.
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
     reduced = principal(vectors, min(COMPONENTS, vectors.shape[1]))
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     method = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1)
