@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 # A room imports its own level only inside itself, and any level above.
 LEVELS = [
     {"errors", "types"},
-    {"resample", "placement", "commands"},
+    {"resample", "placement", "commands", "geometry"},
     {
         "losses",
         "prototypes",
@@ -32,6 +32,8 @@ LEVELS = [
         "training.goodput",
         "training.profiling",
         "training.progress",
+        "training.events",
+        "training.board",
         "evaluation",
     },
     {"convert"},

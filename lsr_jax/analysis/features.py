@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsr_jax import geometry
 from lsr_jax.types import IGNORE
 
 
@@ -66,20 +67,15 @@ def class_means(sample: Sample, *, num_classes: int) -> np.ndarray:
     return means
 
 
-def norms(vectors: np.ndarray) -> np.ndarray:
-    """L2 norms ``[N]``."""
-    return np.linalg.norm(np.asarray(vectors, np.float64), axis=-1)
-
-
 def norm_ring(vectors: np.ndarray) -> Ring:
     """2.5 %, 50 % and 97.5 % quantile of the norms (LSR, Fig. 5)."""
-    return Ring(*np.quantile(norms(vectors), (0.025, 0.5, 0.975)).tolist())
+    return Ring(*np.quantile(geometry.norms(vectors), (0.025, 0.5, 0.975)).tolist())
 
 
 def inner_angles(sample: Sample, prototypes: np.ndarray) -> np.ndarray:
     """Angle ``[N]`` between each vector and the prototype of its class (LSR, Fig. 5)."""
     own = prototypes[sample.labels]
-    products = (unit(sample.vectors) * unit(own)).sum(axis=-1)
+    products = (geometry.unit(sample.vectors) * geometry.unit(own)).sum(axis=-1)
     return np.degrees(np.arccos(np.clip(products, -1, 1)))
 
 
@@ -89,9 +85,7 @@ def prototype_angles(prototypes: np.ndarray) -> np.ndarray:
     ``theta_c = mean_{j != c} arccos(cos(p_c, p_j))``; at most 90 for the non-negative
     features behind a ReLU.
     """
-    directions = unit(prototypes)
-    angles = np.degrees(np.arccos(np.clip(directions @ directions.T, -1, 1)))
-    np.fill_diagonal(angles, np.nan)
+    angles = geometry.angles(prototypes)
     defined = ~np.isnan(angles)
     totals, counts = np.where(defined, angles, 0).sum(axis=1), defined.sum(axis=1)
     return np.divide(totals, counts, out=np.full(len(angles), np.nan), where=counts > 0)
@@ -116,11 +110,3 @@ def joined(samples: Sequence[Sample]) -> tuple[Sample, np.ndarray]:
     whole = Sample(*(np.concatenate(part) for part in zip(*samples, strict=True)))
     sizes = [len(sample.labels) for sample in samples]
     return whole, np.repeat(np.arange(len(samples)), sizes)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """The vectors divided by their L2 norms; a zero vector becomes NaN."""
-    vectors = np.asarray(vectors, np.float64)
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    undefined = np.full(vectors.shape, np.nan)
-    return np.divide(vectors, length, out=undefined, where=length > 0)

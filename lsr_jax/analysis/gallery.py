@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lsr_jax import geometry
 from lsr_jax.analysis import (
     drawing,
     features,
@@ -190,7 +191,7 @@ def _domains(sampler, stages, folder):
 
 
 def _tsne(sample):
-    return projection.tsne(np.nan_to_num(features.unit(sample.vectors)))
+    return projection.tsne(np.nan_to_num(geometry.unit(sample.vectors)))
 
 
 def _save(figure, folder, name, caption):

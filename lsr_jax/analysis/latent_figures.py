@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from lsr_jax import geometry
 from lsr_jax.analysis import drawing, features
 from lsr_jax.analysis.features import Sample
 
@@ -36,7 +37,7 @@ def polar(
     """
     rows, columns = drawing.grid(len(samples))
     figure = drawing.new(4.4 * columns, 4.6 * rows + 0.3)
-    lengths = [features.norms(sample.vectors) for sample in samples.values()]
+    lengths = [geometry.norms(sample.vectors) for sample in samples.values()]
     positive = [length[length > 0] for length in lengths]
     low, high = norm_range or (
         min(x.min() for x in positive),

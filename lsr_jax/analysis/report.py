@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from lsr_jax.analysis import (
     booklet,
     formats,
+    gallery,
     measuring,
     oracles,
     rows,
@@ -16,7 +20,7 @@ from lsr_jax.analysis import (
 from lsr_jax.analysis import figures as drawing
 from lsr_jax.analysis.measuring import Entry, Evaluation, Options
 from lsr_jax.errors import InputError
-from lsr_jax.training import distributed
+from lsr_jax.training import distributed, events
 from lsr_jax.training.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]  # relative paths of recorded rows start here
@@ -73,6 +77,7 @@ def write(
     classes = [*tables.per_class(found), *tables.ratios(found)]
     save(folder, found, [*summary, *classes])
     drawing.panel(*pictures, space.classes, space.colors, folder / "panel.png")
+    show_panel(folder, max(one.step or 0 for entry in chosen for one in entry.members))
     if not entries:
         booklet.write(
             experiment,
@@ -104,6 +109,22 @@ def save(
         (folder / "table.tex").write_text(formats.latex(whole))
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error}") from error
+
+
+def show_panel(folder: Path, step: int) -> None:
+    """``panel.png`` for TensorBoard too, in place of that of an earlier report.
+
+    In a folder of its own, so that nothing else is removed from where a report is
+    written.
+    """
+    own = folder / "tensorboard"
+    own.mkdir(exist_ok=True)
+    for old in own.glob("events.out.tfevents.*"):
+        old.unlink()
+    with Image.open(folder / gallery.PANEL.file) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    with events.Events(own, first=step) as written:
+        written.image(step, "panel", pixels, gallery.PANEL.caption)
 
 
 def check_stages(config, stages: Iterable[str] | None) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from lsr_jax.training import (
     step,
     workdir,
 )
+from lsr_jax.training.board import Board
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.goodput import Goodput
@@ -146,6 +147,8 @@ def continue_stage(
         )
         with goodput.lost("data"):
             batch, ids = next(batches)
+            board = Board(log and log.events, experiment.domains["source"].space)
+            board.batch(start.step + 1, batch, ids)
         with goodput.lost("compile"):
             train_step = compile_step(experiment, stage, start, batch)
         kind = tools.show if distributed.is_main() else "none"
@@ -167,6 +170,7 @@ def continue_stage(
                         facts |= {"step": number, "best": best}
                         facts |= {"log": log.position() if log else None}
                         checkpoints.save(number, state, facts)
+                    board.state(number, state.method_state, goodput.metrics())
                 if last or reason:
                     checkpoints.wait()
                 if reason and not last:

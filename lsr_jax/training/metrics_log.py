@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
-
 from lsr_jax.errors import InputError
+from lsr_jax.training.events import Events
 
 EMPTY = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
 
@@ -24,6 +20,9 @@ class MetricsLog:
     A checkpoint holds the `position` of the log. A run that continues from it drops
     what an interrupted one had logged beyond, so that no step appears twice, and makes
     sure that everything before is as it was written.
+
+    Attributes:
+      events: of the folder, for what is shown and not recorded.
     """
 
     def __init__(self, folder: Path, *, start: int, position: Mapping | None = None):
@@ -41,20 +40,14 @@ class MetricsLog:
         path = folder / "metrics.jsonl"
         self._digest = hashlib.sha256(kept(path, position or EMPTY))
         self._file = path.open("ab")
-        # Written by this thread: a full disk is then an error here, and not a queue
-        # that nobody empties any more.
-        self._events = event_file_writer.EventsWriter(
-            str(folder / "events"), f".{os.getpid()}"
-        )
-        begin = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._event(start + 1, session_log=begin)
+        self.events = Events(folder, first=start + 1)
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_) -> None:
         self._file.close()
-        self._events.close()
+        self.events.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of a step, counted from 1; what is not finite is null."""
@@ -63,18 +56,11 @@ class MetricsLog:
         self._file.write(line)
         self._file.flush()
         self._digest.update(line)
-        for name, value in metrics.items():
-            self._event(step, summary=summary.scalar(name, value))
-        self._events.flush()
+        self.events.scalars(step, metrics)
 
     def position(self) -> dict:
         """Length and sha256 of the log so far."""
         return {"bytes": self._file.tell(), "sha256": self._digest.hexdigest()}
-
-    def _event(self, step: int, **content) -> None:
-        self._events.write_event(
-            event_pb2.Event(wall_time=time.time(), step=step, **content)
-        )
 
 
 def kept(path: Path, position: Mapping) -> bytes:

@@ -12,10 +12,9 @@ def sample():
     return Sample(vectors, np.array([0, 0, 2]))
 
 
-def test_prototypes_norms_and_angles_by_hand(sample):
+def test_prototypes_and_angles_by_hand(sample):
     prototypes = features.class_means(sample, num_classes=3)
     np.testing.assert_allclose(prototypes, [[2, 1], [np.nan, np.nan], [0, 3]])
-    np.testing.assert_allclose(features.norms(sample.vectors), [2, 8**0.5, 3])
     slope = np.degrees(np.arctan(0.5))
     np.testing.assert_allclose(
         features.inner_angles(sample, prototypes), [slope, 45 - slope, 0], atol=1e-6
@@ -39,12 +38,6 @@ def test_ring_holds_95_percent():
     lengths = np.arange(1, 1002, dtype=float)
     ring = features.norm_ring(lengths[:, None])
     assert ring == pytest.approx((26, 501, 976))
-
-
-def test_a_zero_vector_has_no_direction():
-    found = features.unit(np.array([[0, 0], [3, 4]]))
-    assert np.isnan(found[0]).all()
-    np.testing.assert_allclose(found[1], [0.6, 0.8])
 
 
 def test_choice_is_balanced_and_of_labels_and_seed_alone():

@@ -73,7 +73,7 @@ def test_stages_of_a_run(run, evaluated):
     assert row["masr"] >= 0
     assert {p.name for p in (run / "report").iterdir()} == {
         *("metrics.json", "metrics.csv", "table.md", "table.tex", "panel.png"),
-        *("index.html", "model_card.md"),
+        *("index.html", "model_card.md", "tensorboard"),
     }
     assert "protocol native (= resized), seed 0" in printed
     assert row["weights"][:8] in printed

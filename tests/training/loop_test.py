@@ -4,15 +4,17 @@ import json
 import shutil
 
 import chex
+import eventfiles
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from lsr_jax import convert
 from lsr_jax.analysis import report
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.evaluation import metrics
-from lsr_jax.training import loop, preflight
+from lsr_jax.training import distributed, loop, preflight
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.stopping import Stop, Stopped
@@ -73,6 +75,43 @@ def test_every_step_is_logged_with_every_term(unbroken):
     manifest = json.loads((unbroken.workdir / "manifest.json").read_text())
     assert manifest["versions"]["jax"] == jax.__version__
     assert set(manifest["data"]) == {"source", "target"}
+
+
+def test_tensorboard_shows_what_the_record_does_not_hold(unbroken):
+    found = eventfiles.shown(unbroken.folder("adapt"))
+    steps = {}
+    for step, tag, _ in found:
+        steps.setdefault(tag, []).append(step)
+    assert steps["total"] == [1, 2, 3, 4]
+    at_the_start = ("before_augmentation/source", "before_augmentation/target")
+    assert [steps[tag] for tag in at_the_start] == [[1], [1]]
+    saved = ("prototypes/norms", "prototypes/angles", "goodput", "lost_compile_seconds")
+    assert [steps[tag] for tag in saved] == [[2, 4]] * 4
+    assert not set(at_the_start + saved) & set(logged(unbroken)[0])
+
+    last = {tag: value for _, tag, value in found}
+    prototypes = final(unbroken).method_state.prototypes
+    vectors = np.float64(prototypes.mean[prototypes.seen])
+    lengths = np.linalg.norm(vectors, axis=1)
+    norms, angles = (last[f"prototypes/{kind}"].histo for kind in ("norms", "angles"))
+    assert (norms.min, norms.max) == pytest.approx((lengths.min(), lengths.max()))
+    assert angles.num == len(vectors) * (len(vectors) - 1) / 2
+    cosines = (vectors / lengths[:, None]) @ (vectors / lengths[:, None]).T
+    widest = np.degrees(np.arccos(cosines.min()))
+    assert angles.max == pytest.approx(widest)
+    image, _ = eventfiles.pixels(last["before_augmentation/source"])
+    height, width = unbroken.sizes["source"]
+    assert image.shape == (height, 2 * width, 3)
+
+
+def test_only_process_0_has_a_log(unbroken, tmp_path, monkeypatch):
+    monkeypatch.setattr(unbroken, "workdir", tmp_path)
+    start = loop.Start(None, None, 0, None, None)
+    for main, files in ((False, 0), (True, 2)):
+        monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
+        with loop.open_log(unbroken, "adapt", start) as log:
+            assert (log is not None) == main
+        assert len(list(tmp_path.glob("adapt/*"))) == files
 
 
 def test_adaptation_starts_from_the_source_stage(unbroken):
@@ -162,6 +201,11 @@ def test_report_has_every_row_and_file(unbroken, capsys):
     text = (folder / "metrics.json").read_text()
     report.write(unbroken)
     assert (folder / "metrics.json").read_text() == text
+    # One event file, though the report was written twice.
+    ((step, tag, value),) = eventfiles.shown(folder / "tensorboard")
+    assert (step, tag) == (4, "panel")
+    panel = np.asarray(Image.open(folder / "panel.png").convert("RGB"))
+    np.testing.assert_array_equal(eventfiles.pixels(value)[0], panel)
 
 
 def test_unknown_stage_is_named(unbroken):

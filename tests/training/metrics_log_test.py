@@ -2,6 +2,7 @@
 
 import json
 
+import eventfiles
 import pytest
 from tensorboardX.proto import event_pb2
 
@@ -58,14 +59,6 @@ def test_a_log_that_is_not_what_was_written_is_refused(damage, tmp_path):
     assert path.read_text() == new
 
 
-def events(path):
-    data = path.read_bytes()
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        yield event_pb2.Event.FromString(data[12 : 12 + length])
-        data = data[16 + length :]
-
-
 def test_tensorboard_forgets_what_is_logged_again(tmp_path):
     position = write(tmp_path / "a", [1, 2])[0]
     (tmp_path / "b").mkdir()
@@ -73,8 +66,7 @@ def test_tensorboard_forgets_what_is_logged_again(tmp_path):
         (tmp_path / "a" / "metrics.jsonl").read_bytes()
     )
     write(tmp_path / "b", [2], position=position)
-    (path,) = (tmp_path / "b").glob("events*")
-    begin, *rest = list(events(path))[1:]
+    begin, *rest = eventfiles.read(tmp_path / "b")
     assert begin.session_log.status == event_pb2.SessionLog.START
     assert begin.step == 2
     assert [(e.step, e.summary.value[0].tag) for e in rest] == [(2, "total")]
