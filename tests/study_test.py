@@ -17,7 +17,13 @@ from lsr_jax.training import loop, sharding, workdir
 # How ml_collections reads config files.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 CONFIG = "configs/streets.py:tiny"
-BASE = {"source_only": 0.30, "batchnorm_only": 0.31, "max_square": 0.33, "lsr": 0.35}
+BASE = {
+    "source_only": 0.30,
+    "batchnorm_only": 0.31,
+    "max_square": 0.33,
+    "lsr": 0.35,
+    "target_only": 0.50,
+}
 
 
 class Experiment:
@@ -122,6 +128,21 @@ def test_two_methods_two_seeds_then_nothing_to_do(house, tmp_path, capsys):
     changed = [p.name for p in before if before[p] != after[p]]
     assert changed == []
     assert "finished" in capsys.readouterr().out
+
+
+def test_ratios_are_to_the_oracle_of_the_same_seed(house, tmp_path):
+    flags = ("--methods", "source_only,target_only", "--seeds", "0,5")
+    assert run(tmp_path, *flags) == 0
+    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    (ratio,) = (
+        entry
+        for entry in facts["summary"]
+        if (entry["line"], entry["domain"], entry["bn"], entry["measure"])
+        == ("source_only", "target", "running", "masr")
+    )
+    assert ratio["mean"] == pytest.approx((0.30 / 0.50 + 0.35 / 0.55) / 2)
+    text = (tmp_path / "study" / "study.md").read_text()
+    assert "ASR: ratio to target_only of the same seed" in text
 
 
 def test_a_failing_cell_is_named_and_the_others_go_on(house, tmp_path, capsys):

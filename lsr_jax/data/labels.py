@@ -6,7 +6,7 @@ indices that a network is trained with, ``0 .. C-1``, and everything else to 255
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -132,15 +132,24 @@ class LabelSpace:
         return tuple(i for i, name in enumerate(self.classes) if name in wanted)
 
     def subsets(self) -> dict[str, tuple[int, ...]]:
-        """Name -> indices of the groups of classes that tables report beside them all.
+        """`subsets` of its classes."""
+        return subsets(self.classes)
 
-        ``large`` and ``small``; ``16`` and ``13`` where the space has all of these and more.
-        """
-        groups = {"large": self.indices(LARGE), "small": self.indices(SMALL)}
-        for names in (NAMES_16, NAMES_13):
-            if set(names) < set(self.classes):
-                groups[str(len(names))] = self.indices(names)
-        return {name: group for name, group in groups.items() if group}
+
+def subsets(classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Name -> indices of the groups of classes that tables report beside them all.
+
+    ``large`` and ``small``; ``16`` and ``13`` where the classes are all of these and more.
+    """
+    groups = {"large": LARGE, "small": SMALL}
+    for names in (NAMES_16, NAMES_13):
+        if set(names) < set(classes):
+            groups[str(len(names))] = names
+    indices = {
+        name: tuple(i for i, c in enumerate(classes) if c in group)
+        for name, group in groups.items()
+    }
+    return {name: found for name, found in indices.items() if found}
 
 
 def make_space(

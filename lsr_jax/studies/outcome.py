@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsr_jax.analysis import formats, page, published, rows
+from lsr_jax.analysis import formats, oracles, page, published, rows
 from lsr_jax.analysis.rows import Row
+from lsr_jax.data import labels
 from lsr_jax.studies import comparison, pictures, tables
 from lsr_jax.studies.plan import Cell
 from lsr_jax.training import workdir
+
+ORACLE = f"{oracles.METHOD} of the same seed"
 
 
 class Result(NamedTuple):
@@ -84,7 +87,8 @@ def measured(results: Sequence[Result]) -> tuple[list[Row], list[Row]]:
     """Every row of the finished cells with ``line``, and those that are compared.
 
     Compared is what this run measured of the last stage at its last step, in the order
-    of the lines; the others stand in the order of the cells.
+    of the lines; the others stand in the order of the cells. Ratios to an oracle (ASR)
+    are to that of the same seed, if the study has one.
     """
     lines = list(dict.fromkeys(result.cell.label for result in results))
     everything, compared = [], []
@@ -93,7 +97,21 @@ def measured(results: Sequence[Result]) -> tuple[list[Row], list[Row]]:
         found = [{**row, "line": cell.label} for row in found]
         everything += found
         compared += [row for row in found if final(row, cell)]
+    compared = beside_oracles(compared)
     return everything, sorted(compared, key=lambda row: lines.index(row["line"]))
+
+
+def beside_oracles(found: Sequence[Row]) -> list[Row]:
+    """The rows, with their ratio to the oracle of the same seed where there is one."""
+    attached = []
+    for seed in dict.fromkeys(row["seed"] for row in found):
+        own = [row for row in found if row["seed"] == seed]
+        if any(row["method"] == oracles.METHOD for row in own):
+            groups = labels.subsets(list(own[0]["iou"]))
+            own = oracles.attach(own, subsets=groups)
+            own = [{**r, "oracle": ORACLE} if "oracle" in r else r for r in own]
+        attached += own
+    return attached
 
 
 def final(row: Row, cell: Cell) -> bool:
