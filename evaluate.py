@@ -6,6 +6,7 @@ python evaluate.py --workdir runs/streets --stages source,lsr --figures
 python evaluate.py --workdir runs/gta2cs --flip --scales 0.75,1,1.25
 python evaluate.py --checkpoint runs/gta2cs/adapt/checkpoints/20000
 python evaluate.py --checkpoint lsr.pth --config configs/gta2cs.py --out reports/lsr
+python evaluate.py --workdir runs/gta2cs --distributed                on every host
 python evaluate.py --ensemble runs/a:clan=0.7,runs/b:max_square=0.3 --flip
 
 Protocols: "native" enlarges predictions to the labels as stored (AdaptSegNet, CLAN),
@@ -20,7 +21,7 @@ from lsr_jax import command_line
 
 
 def define() -> None:
-    """Define the flags; `request.Request` has a field for each."""
+    """Define the flags; `request.Request` has a field for each of these."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string(
         "checkpoint",
@@ -59,12 +60,14 @@ def main() -> None:
     # Imported here: bad flags are answered without waiting for JAX.
     from lsr_jax.analysis import request
 
-    fields = [name for name in request.Request._fields if name != "config"]
-    given = {name: flags.FLAGS[name].value for name in fields}
-    request.carry_out(request.Request(**given, config=read_config()))
+    read = {"config": read_config(), "processes": read_processes()}
+    names = [name for name in request.Request._fields if name not in read]
+    given = {name: flags.FLAGS[name].value for name in names}
+    request.carry_out(request.Request(**given, **read))
 
 
 if __name__ == "__main__":
     define()
     read_config = command_line.define_data_config()
+    read_processes = command_line.define_processes()
     command_line.run(main)

@@ -122,7 +122,11 @@ class Preparation(NamedTuple):
         not augmented, as ``(Images of network input, valid [B], ids)``. Images are on
         the devices; what is not valid only fills up, or cannot be read and is skipped.
         Labels of a domain are given only to a method that may read them.
+      compile: `jax.jit` for what works on the batches: its results are whole on every
+        device, so that every process can read them.
       folder: of the stage, for files that the data pipeline reads back.
+      writes: whether this process writes them: the first of several, which all compute
+        the same.
     """
 
     forward: Forward
@@ -130,7 +134,9 @@ class Preparation(NamedTuple):
     model_state: PyTree
     num_classes: int
     batches: Callable[[str, bool], Iterator[tuple[Images, Any, tuple[str, ...]]]]
+    compile: Callable[[Callable], Callable]
     folder: Path
+    writes: bool
 
 
 HEADS = ("single", "multi_level", "two_heads")

@@ -1,4 +1,4 @@
-"""One process of a run on two: trained, broken off, continued.
+"""One process of a run on two: trained, broken off, continued; stages that prepare.
 
 Started by `training/distributed_test.py` with the flags of train.py.
 """
@@ -9,13 +9,17 @@ import sys
 from lsr_jax import command_line
 
 LAST = "4"
+# Methods that prepare themselves: stage, and keywords that suit a fresh network.
+PREPARING = {
+    "cag": ("stage_1", {"minimum": 1}),
+    "bdl": ("round_1", {"adversarial": 0.0}),
+}
 
 
 def main():
-    from lsr_jax.models import resnet
     from lsr_jax.training import distributed, loop, sharding
 
-    resnet.ARCHITECTURES["tiny"] = resnet.Architecture(8, 4, (1, 1, 1, 1))
+    add_tiny()
     config, workdir = read()
     sharding.share_cpu(config.cpu_devices)
     distributed.initialize(**read_processes())
@@ -29,6 +33,29 @@ def main():
     assert distributed.any_process(second)
     assert not distributed.any_process(False)
     loop.train(config.to_dict(), workdir / "continued")
+    for name in PREPARING:
+        loop.train(preparing(name), workdir / name)
+
+
+def add_tiny():
+    """A backbone for tests in which the network matters little."""
+    from lsr_jax.models import resnet
+
+    resnet.ARCHITECTURES["tiny"] = resnet.Architecture(8, 4, (1, 1, 1, 1))
+
+
+def preparing(name):
+    """The config of one stage of a method that prepares itself."""
+    from configs import streets
+
+    stage, keywords = PREPARING[name]
+    config = streets.get_config(f"{name},tiny")
+    config.stages = (stage,)
+    config.model.update({"backbone": "tiny", "aspp_dilations": (2,)})
+    config[stage].update({"init_from": "scratch", "labeller": "start"})
+    config[stage].update({"steps": 1, "log_every": 1, "batch_size": 8})
+    config[stage].method.update(keywords)
+    return config.to_dict()
 
 
 if __name__ == "__main__":

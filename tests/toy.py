@@ -118,4 +118,13 @@ def preparation(
             found = images(own, len(present), labelled=labelled)
             yield found, np.array(present), tuple(map(str, range(len(present))))
 
-    return Preparation(forward, params, model_state, NUM_CLASSES, batches, folder)
+    return Preparation(
+        forward=forward,
+        params=params,
+        model_state=model_state,
+        num_classes=NUM_CLASSES,
+        batches=batches,
+        compile=jax.jit,
+        folder=folder,
+        writes=True,
+    )

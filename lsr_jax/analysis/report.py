@@ -41,7 +41,8 @@ def write(
 
     A stage is evaluated on the validation splits of both domains, with the BatchNorm
     statistics of its training and with statistics re-estimated on unlabelled target
-    training images, under every protocol in one pass.
+    training images, under every protocol in one pass. Of several processes all evaluate
+    and the first writes and prints.
 
     Args:
       experiment: with finished checkpoints.
@@ -51,10 +52,11 @@ def write(
       options: protocols, and views of every image.
       entries: networks and ensembles to evaluate in place of stages.
       oracle: to which ratios are taken, see `oracles.attach`.
-      figures: draw the figures of the feature space too, which takes minutes.
+      figures: draw the figures of the feature space too, which takes minutes and one
+        process.
 
     Returns:
-      The rows, as in ``metrics.json``.
+      The rows, as in ``metrics.json``; without ratios where nothing is written.
 
     Raises:
       InputError: a stage without checkpoint, or unusable data.
@@ -66,31 +68,32 @@ def write(
     found = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
         found += rows.read(ROOT / path)
-    pictures = evaluation.pictures(chosen)  # every process takes part
-    if not distributed.is_main():
-        return found
-    space = evaluation.space
-    found = oracles.attach(found, subsets=space.subsets(), origin=oracle)
-
-    folder = experiment.workdir / folder
-    summary = tables.summary(found, control=config["evaluation"]["control"])
-    classes = [*tables.per_class(found), *tables.ratios(found)]
-    save(folder, found, [*summary, *classes])
-    drawing.panel(*pictures, space.classes, space.colors, folder / "panel.png")
-    show_panel(folder, max(one.step or 0 for entry in chosen for one in entry.members))
-    if not entries:
-        booklet.write(
-            experiment,
-            stages,
-            folder,
-            summary=summary,
-            details=classes,
-            figures=figures,
-        )
-    print(formats.terminal([*summary, *classes] if per_class else summary))
-    print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
-    if not entries:
-        print(f"{folder / 'index.html'}: all of it with pictures; model_card.md")
+    pictures = evaluation.pictures(chosen)
+    with distributed.together("report"):
+        if distributed.is_main():
+            space = evaluation.space
+            found = oracles.attach(found, subsets=space.subsets(), origin=oracle)
+            folder = experiment.workdir / folder
+            summary = tables.summary(found, control=config["evaluation"]["control"])
+            classes = [*tables.per_class(found), *tables.ratios(found)]
+            save(folder, found, [*summary, *classes])
+            drawing.panel(*pictures, space.classes, space.colors, folder / "panel.png")
+            steps = [one.step or 0 for entry in chosen for one in entry.members]
+            show_panel(folder, max(steps))
+            print(formats.terminal([*summary, *classes] if per_class else summary))
+            names = "metrics.json, metrics.csv, table.md, table.tex, panel.png"
+            print(f"\n{folder}: {names}")
+            if not entries:
+                booklet.write(
+                    experiment,
+                    stages,
+                    folder,
+                    summary=summary,
+                    details=classes,
+                    figures=figures,
+                )
+                page = folder / "index.html"
+                print(f"{page}: all of it with pictures; model_card.md")
     return found
 
 

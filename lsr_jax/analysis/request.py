@@ -16,7 +16,7 @@ from lsr_jax.errors import InputError
 from lsr_jax.evaluation import scoring
 from lsr_jax.evaluation.predictor import PROTOCOLS
 from lsr_jax.evaluation.scoring import Averaging
-from lsr_jax.training import sharding
+from lsr_jax.training import distributed, sharding
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.workdir import read_config
 
@@ -24,7 +24,10 @@ BOTH = "both"
 
 
 class Request(NamedTuple):
-    """The flags of ``evaluate.py``, as they were given; see there."""
+    """The flags of ``evaluate.py``, as they were given; see there.
+
+    ``processes`` are the keywords of `distributed.initialize`, None for one process.
+    """
 
     workdir: str | None = None
     checkpoint: str | None = None
@@ -40,6 +43,7 @@ class Request(NamedTuple):
     oracle: str | None = None
     figures: bool = False
     out: str | None = None
+    processes: Mapping | None = None
 
 
 def carry_out(request: Request) -> list[dict]:
@@ -53,6 +57,8 @@ def carry_out(request: Request) -> list[dict]:
     places = [networks.find(name, step=request.step) for name, _ in named(request)]
     config = networks.finished(data_config(request, places))
     sharding.share_cpu(config["cpu_devices"])
+    if request.processes:
+        distributed.initialize(**request.processes)
     if request.split:
         config["data"]["target"]["val"] = request.split
     folder = output(request, places, averaging)
@@ -91,6 +97,11 @@ def check(request: Request) -> None:
         raise InputError(
             "--figures: expected no such flag beside --checkpoint and --ensemble, which "
             "are no stages of a run"
+        )
+    if request.figures and request.processes:
+        raise InputError(
+            "--figures: expected no such flag beside --distributed: one process draws "
+            "them; evaluate once more without --distributed"
         )
     if request.ensemble and request.step is not None:
         raise InputError(

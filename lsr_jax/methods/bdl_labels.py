@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 
 import jax
@@ -21,7 +22,7 @@ def write(given: Preparation, *, portion: float, cap: float) -> None:
     Two passes: the first counts confidences, the second writes what reaches the
     threshold of its class. A ``summary.json`` says what that left: threshold, pixels
     predicted and share kept of every class. Labels of an earlier attempt are replaced as
-    a whole.
+    a whole. Of several processes all compute and one writes.
 
     Args:
       given: of the stage.
@@ -29,13 +30,12 @@ def write(given: Preparation, *, portion: float, cap: float) -> None:
       cap: likewise.
     """
 
-    @jax.jit
     def probabilities(image):
         outputs, _ = given.forward(given.params, given.model_state, image, False)
         # Enlarged as probabilities, not as logits (SSL.py).
         return resample.bilinear(jax.nn.softmax(outputs.logits), image.shape[1:3])
 
-    @jax.jit
+    @given.compile
     def count(image, valid):
         found = probabilities(image)
         label = found.argmax(axis=-1).astype(jnp.int32)
@@ -44,7 +44,7 @@ def write(given: Preparation, *, portion: float, cap: float) -> None:
             label, found.max(axis=-1), num_classes=given.num_classes
         )
 
-    @jax.jit
+    @given.compile
     def keep(image, thresholds):
         label = self_training.class_thresholded(probabilities(image), thresholds)
         return label.astype(jnp.uint8)
@@ -54,16 +54,24 @@ def write(given: Preparation, *, portion: float, cap: float) -> None:
         for images, valid, _ in given.batches("target", False)
     )
     thresholds = self_training.histogram_thresholds(histogram, portion=portion, cap=cap)
-    kept = np.zeros(256, np.int64)
-    with relabelled.writing(given.folder / relabelled.FOLDER) as folder:
+
+    def labels():
         index = 0
         for images, valid, _ in given.batches("target", False):
-            labels = keep(images.image, jnp.asarray(thresholds, jnp.float32))
-            for label, usable in zip(np.asarray(labels), valid, strict=True):
+            found = keep(images.image, np.asarray(thresholds, np.float32))
+            for label, usable in zip(np.asarray(found), valid, strict=True):
                 if usable:
-                    relabelled.write(folder, index, label)
-                    kept += np.bincount(label.ravel(), minlength=256)
+                    yield index, label
                 index += 1
+
+    if not given.writes:
+        collections.deque(labels(), maxlen=0)
+        return
+    kept = np.zeros(256, np.int64)
+    with relabelled.writing(given.folder / relabelled.FOLDER) as folder:
+        for index, label in labels():
+            relabelled.write(folder, index, label)
+            kept += np.bincount(label.ravel(), minlength=256)
         summary = _summary(thresholds, histogram.sum(axis=-1), kept)
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
 

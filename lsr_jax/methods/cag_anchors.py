@@ -34,7 +34,7 @@ def of_source(
       anchors ``[C, D]`` and how many images are behind each, ``[C]``.
     """
 
-    @jax.jit
+    @given.compile
     def add(anchors, images, valid):
         outputs, _ = given.forward(given.params, given.model_state, images.image, False)
         label = resample.nearest(
@@ -49,7 +49,9 @@ def of_source(
         )
         return prototypes.running_mean(*anchors, means, exist & valid[:, None], cap=cap)
 
-    anchors = jnp.zeros((given.num_classes, feature_dim)), jnp.zeros(given.num_classes)
+    shapes = (given.num_classes, feature_dim), (given.num_classes,)
+    # Of numpy: an array on the device of one process is none for all of them.
+    anchors = tuple(np.zeros(shape, np.float32) for shape in shapes)
     for images, valid, _ in given.batches("source", True):
         anchors = add(anchors, images, valid)
     return anchors

@@ -78,6 +78,15 @@ def any_process(flag: bool) -> bool:
 
 
 @contextlib.contextmanager
+def together(name: str) -> Iterator[None]:
+    """The body, which no process leaves before all have done theirs, or failed."""
+    try:
+        yield
+    finally:
+        wait(name)
+
+
+@contextlib.contextmanager
 def main_first(name: str) -> Iterator[None]:
     """The body in process 0, then in the others, who find what it wrote.
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from lsr_jax.data import pipeline
+from lsr_jax.data import pipeline, relabelled
 from lsr_jax.errors import InputError
-from lsr_jax.training import sharding
+from lsr_jax.training import distributed, sharding
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import Images, Preparation, PyTree
@@ -23,18 +25,15 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
     A method without ``prepare`` leaves it as it is. Everything that a preparation reads
     is fixed before the stage starts, so an interrupted one is simply done again.
 
+    Of several processes each reads every image and computes its share of every batch;
+    all come to the same state, and the first writes the files.
+
     Raises:
-      InputError: a method that prepares itself, in one of several processes.
+      InputError: a process that does not find the files that the first one wrote.
     """
     method = experiment.method(stage)
     if method.prepare is None:
         return state
-    if jax.process_count() > 1:
-        name = experiment.config[stage]["method"]["name"]
-        raise InputError(
-            f"{stage}: {name} prepares anchors or labels in one process; expected one, "
-            f"found {jax.process_count()}; train this stage without --distributed"
-        )
     params, model_state = labeller(experiment, stage, state)
 
     def batches(domain: str, labelled: bool):
@@ -50,9 +49,16 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
             model_state=model_state,
             num_classes=experiment.model.num_classes,
             batches=batches,
+            compile=functools.partial(
+                jax.jit, out_shardings=sharding.replicated(experiment.mesh)
+            ),
             folder=experiment.folder(stage),
+            writes=distributed.is_main(),
         ),
     )
+    distributed.wait(f"{stage} is prepared")
+    if method.pseudo_labelled:
+        check_shared(experiment.folder(stage) / relabelled.FOLDER)
     # The labeller may be the network itself, whose buffers are donated.
     method_state = jax.tree.map(jnp.copy, method_state)
     method_state = sharding.put_replicated(method_state, experiment.mesh)
@@ -66,7 +72,8 @@ def read(
 
     A bar shows how far it is: a pass over a real data set takes minutes.
     """
-    normalise = jax.jit(experiment.normalise)
+    placement = sharding.split(experiment.mesh)
+    normalise = jax.jit(experiment.normalise, out_shardings=placement)
     size = experiment.config["evaluation"]["batch_size"]
     size += -size % experiment.mesh.devices.size
     source = experiment.open(domain, "train")
@@ -76,14 +83,23 @@ def read(
             total=len(source),
             desc=f"{stage} prepares from {domain}",
             unit="image",
-            disable=jax.process_index() != 0,
+            disable=not distributed.is_main(),
             mininterval=1.0,
         ) as bar,
     ):
         for images, valid, ids in loaded:
-            images = jax.device_put(images, sharding.split(experiment.mesh))
+            images = sharding.put_split(images, experiment.mesh)
             yield images._replace(image=normalise(images.image)), valid, ids
             bar.update(int(valid.sum()))
+
+
+def check_shared(labels: Path) -> None:
+    """Raise InputError where this process does not see the labels of the first one."""
+    if not labels.is_dir():
+        raise InputError(
+            f"{labels}: expected the labels that process 0 wrote, found no folder; give "
+            "all processes one --workdir, on a file system that they share"
+        )
 
 
 def labeller(

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from lsr_jax.errors import InputError
-from lsr_jax.placement import put_replicated, replicated, split
+from lsr_jax.placement import put_replicated, put_split, replicated, split
 from lsr_jax.types import PyTree
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "make_mesh",
     "put_batch",
     "put_replicated",
+    "put_split",
     "replicated",
     "share_cpu",
     "split",

@@ -125,6 +125,10 @@ def test_views_reach_the_network(run, evaluated):
         ({"ensemble": ["a=1"], "stages": ["b"]}, "--stages: expected no such flag"),
         ({"ensemble": ["a=1"], "checkpoint": "b"}, "--checkpoint: expected no such"),
         ({"ensemble": ["a=1"], "step": 1}, "--step: expected no such flag"),
+        (
+            {"workdir": "a", "figures": True, "processes": {"num_processes": 2}},
+            "--figures: expected no such flag beside --distributed",
+        ),
         ({"checkpoint": "a", "stages": ["b"]}, "name WORKDIR:STAGE there"),
         ({"ensemble": ["a"]}, "NAME=WEIGHT.* found 'a'"),
         ({"ensemble": ["a=x"]}, "NAME=WEIGHT.* found 'a=x'"),
@@ -143,6 +147,19 @@ def test_wrong_flags_are_one_line(flags, message, run):
     with pytest.raises(InputError, match=message) as caught:
         request.carry_out(Request(**flags))
     assert "\n" not in str(caught.value)
+
+
+def test_processes_meet_before_anything_is_read(run, monkeypatch):
+    class MetError(Exception):
+        pass
+
+    def initialize(**given):
+        raise MetError(given)
+
+    monkeypatch.setattr(request.distributed, "initialize", initialize)
+    given = {"num_processes": 2, "process_id": 1}
+    with pytest.raises(MetError, match="'process_id': 1"):
+        request.carry_out(Request(workdir=str(run), processes=given))
 
 
 def test_weights_outside_of_a_run_need_data_and_a_folder(run, tmp_path):

@@ -108,6 +108,16 @@ def test_traces_once_keeps_its_tree_and_agrees_on_eight_devices(
     assert all(x > 0 for x in jax.tree.leaves(moved)), moved
 
 
+@pytest.mark.parametrize("devices", [2, 4])
+def test_fewer_devices_agree(devices, key, tmp_path):
+    """Prototypes, norms and statistics of images on two devices are those on one."""
+    method = build("lsr", None)
+    batches = [toy.batch(key, 8, method)]
+    one = run(method, key, batches, 1, tmp_path)
+    found = run(method, key, batches, devices, tmp_path)
+    chex.assert_trees_all_close(found, one, **DEVICE_TOLERANCE)
+
+
 @pytest.mark.parametrize(("name", "preset"), VARIANTS)
 def test_finite_with_absent_classes_and_without_labels(name, preset, key, tmp_path):
     method = build(name, preset)

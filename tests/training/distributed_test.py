@@ -9,12 +9,17 @@ from pathlib import Path
 
 import chex
 import jax
+import one_of_two
 import pytest
 
+from lsr_jax.analysis import report
+from lsr_jax.data import relabelled
 from lsr_jax.errors import InputError
 from lsr_jax.models import resnet
 from lsr_jax.training import distributed, loop
 from lsr_jax.training.checkpoint import Checkpointer
+from lsr_jax.training.experiment import Experiment
+from lsr_jax.training.workdir import read_config
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 600
@@ -45,8 +50,8 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSR_JAX_DATA", str(folder))
-        tiny = resnet.Architecture(8, 4, (1, 1, 1, 1))
-        patch.setitem(resnet.ARCHITECTURES, "tiny", tiny)
+        patch.setattr(resnet, "ARCHITECTURES", dict(resnet.ARCHITECTURES))
+        one_of_two.add_tiny()
         yield folder
 
 
@@ -64,25 +69,29 @@ def one(load_config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(one, tmp_path_factory):
-    """The folder of the same run in two processes, and what they wrote to stderr."""
-    folder = tmp_path_factory.mktemp("two")
+def prepared(tmp_path_factory):
+    """Runs of stages that prepare themselves, in this process."""
+    return {
+        name: loop.train(one_of_two.preparing(name), tmp_path_factory.mktemp(name))
+        for name in one_of_two.PREPARING
+    }
+
+
+def in_two_processes(*command):
+    """What two processes with the same flags print: ``[(stdout, stderr), ...]``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [
-        *(sys.executable, "tests/one_of_two.py"),
-        "--config=configs/streets.py:lsr,tiny",
-        "--config.cpu_devices=4",
-        *(f"--config.{key}={value}" for key, value in OVERRIDES.items()),
-        *(f"--workdir={folder}", f"--coordinator_address={address}"),
-        "--num_processes=2",
-    ]
+    flags = (f"--coordinator_address={address}", "--num_processes=2")
     processes = [
         subprocess.Popen(
-            [*command, f"--process_id={number}"],
+            [sys.executable, *command, *flags, f"--process_id={number}"],
             cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -95,18 +104,37 @@ def two(one, tmp_path_factory):
         for process in processes:
             process.kill()
     assert [p.returncode for p in processes] == [0, 0], printed
+    return printed
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder of the same runs in two processes, and what they wrote to stderr."""
+    folder = tmp_path_factory.mktemp("two")
+    printed = in_two_processes(
+        "tests/one_of_two.py",
+        "--config=configs/streets.py:lsr,tiny",
+        "--config.cpu_devices=4",
+        *(f"--config.{key}={value}" for key, value in OVERRIDES.items()),
+        f"--workdir={folder}",
+    )
     return folder, [errors for _, errors in printed]
 
 
-def logged(folder):
-    lines = (folder / "adapt" / "metrics.jsonl").read_text().splitlines()
+def logged(folder, stage="adapt"):
+    lines = (folder / stage / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def final(folder, experiment):
-    """The last checkpoint of a run, read by this process."""
-    state, _ = experiment.initial("adapt")
-    with Checkpointer(folder / "adapt" / "checkpoints") as checkpoints:
+    """The last checkpoint of a run of one stage, read by this process."""
+    (stage,) = experiment.config["stages"]
+    state, _ = experiment.initial(stage)
+    with Checkpointer(folder / stage / "checkpoints") as checkpoints:
         state, _ = checkpoints.resume(state)
     return jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
 
@@ -133,10 +161,51 @@ def test_two_processes_continue_bit_by_bit(one, two):
 
 
 @pytest.mark.long
+def test_two_processes_find_the_anchors_that_one_finds(prepared, two):
+    one, (folder, _) = prepared["cag"], two
+    found, expected = (
+        final(f, one).method_state for f in (folder / "cag", one.workdir)
+    )
+    assert expected.count.sum() > len(expected.count)
+    chex.assert_trees_all_equal(found.count, expected.count)
+    chex.assert_trees_all_close(found, expected, **TOLERANCE)
+
+
+@pytest.mark.long
+def test_two_processes_write_the_labels_that_one_writes(prepared, two):
+    folders = two[0] / "bdl", prepared["bdl"].workdir
+    found, expected = (contents(f / "round_1" / relabelled.FOLDER) for f in folders)
+    assert found == expected
+    kept = [row["kept"] for row in json.loads(found["summary.json"])]
+    assert 0 < max(kept) < 1
+    (found,), (expected,) = (logged(f, "round_1") for f in folders)
+    assert expected["self_training"] > 0
+    chex.assert_trees_all_close(found, expected, **TOLERANCE)
+
+
+@pytest.mark.long
+def test_two_processes_count_what_one_counts(two, tmp_path):
+    workdir = two[0] / "unbroken"
+    program = (
+        "import one_of_two, runpy; one_of_two.add_tiny(); "
+        "runpy.run_path('evaluate.py', run_name='__main__')"
+    )
+    printed = in_two_processes("-c", program, f"--workdir={workdir}")
+    assert [text.count("metrics.json") for text, _ in printed] == [1, 0]
+    report.write(Experiment(read_config(workdir), workdir), folder=tmp_path)
+    found, expected = (
+        json.loads((folder / "metrics.json").read_text())
+        for folder in (workdir / "report", tmp_path)
+    )
+    assert len(found) == 4
+    assert found == expected
+
+
+@pytest.mark.long
 def test_only_the_first_process_writes(two):
     folder, errors = two
     assert len(list((folder / "unbroken" / "adapt").glob("events.*"))) == 1
-    assert ["step/s" in text for text in errors] == [True, False]  # the progress bar
+    assert ["adapt 4/4" in text for text in errors] == [True, False]
 
 
 def test_an_impossible_process_is_named():

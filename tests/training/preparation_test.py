@@ -122,6 +122,9 @@ def test_the_labeller_is_the_start_or_a_stage_and_has_buffers_of_its_own(
     def prepare(method_state, given):
         assert given.num_classes == 5
         assert given.folder == "stage"
+        assert given.writes
+        sums = given.compile(jnp.sum)(next(given.batches("target", False))[0].image)
+        assert sums.sharding == sharding.replicated(sharding.make_mesh(4))
         return {"params": given.params, "statistics": given.model_state}
 
     before, after = prepared(prepare, labeller=labeller)
@@ -135,6 +138,12 @@ def test_the_labeller_is_the_start_or_a_stage_and_has_buffers_of_its_own(
     whole = sharding.put_replicated(after, sharding.make_mesh(4))
     moved = jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)(whole)
     np.testing.assert_array_equal(moved.method_state["params"]["w"], value + 1)
+
+
+def test_a_process_that_does_not_see_the_labels_is_told_so(tmp_path):
+    preparation.check_shared(tmp_path)
+    with pytest.raises(InputError, match="that process 0 wrote, found no folder"):
+        preparation.check_shared(tmp_path / "pseudo_labels")
 
 
 def is_shared(left, right):

@@ -1,4 +1,4 @@
-"""The real network on one and on eight devices; what the mesh refuses."""
+"""A real network on one and on more devices; what the mesh refuses."""
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ from lsr_jax import models
 from lsr_jax.data import augment
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
+from lsr_jax.models import resnet
 from lsr_jax.training import optimizer, sharding, state, step
 from lsr_jax.types import Batch, BatchSpec, Images
 
@@ -18,21 +19,21 @@ TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-3
 
 
-def batch():
+def batch(count):
     draw = np.random.default_rng(0)
 
     def images():
-        blocks = draw.integers(0, 19, (8, 2, 3), dtype=np.uint8)
+        blocks = draw.integers(0, 19, (count, 2, 3), dtype=np.uint8)
         label = blocks.repeat(SIZE[0] // 2, 1).repeat(SIZE[1] // 3, 2)
-        noise = draw.integers(0, 100, (8, *SIZE, 3), dtype=np.uint8)
+        noise = draw.integers(0, 100, (count, *SIZE, 3), dtype=np.uint8)
         return Images(noise + 8 * label[..., None], label)
 
     return Batch(images(), images()._replace(label=None))
 
 
-def after_one_step(group, devices):
+def after_one_step(devices, *, group=None, backbone="mini", images=8):
     """State and metrics; without decay the momentum buffers are the gradients."""
-    model = models.build(backbone="mini", num_classes=19, bn_group_size=group)
+    model = models.build(backbone=backbone, num_classes=19, bn_group_size=group)
     method = METHODS["lsr"].make(confidence=0.05)  # fresh networks are sure of nothing
     params, model_state = model.init(jax.random.key(0), SIZE)
     # Scales of zero would hide the gradients of most layers.
@@ -68,7 +69,7 @@ def after_one_step(group, devices):
     )
     whole = sharding.put_replicated(whole, mesh)
     whole, metrics = sharding.compile_step(train_step, mesh)(
-        whole, sharding.put_batch(batch(), mesh)
+        whole, sharding.put_batch(batch(images), mesh)
     )
     return jax.device_get((whole.replace(rng=None), metrics))
 
@@ -84,18 +85,43 @@ def worst(found, expected):
     return max(errors)
 
 
+def check_same(found, expected):
+    """Two states and metrics within the tolerances."""
+    (state, metrics), (expected_state, expected_metrics) = found, expected
+    assert metrics.keys() == expected_metrics.keys()
+    for name, value in metrics.items():
+        limit = GRADIENT_TOLERANCE if name == "gradient_norm" else TOLERANCE
+        assert worst(value, expected_metrics[name]) < limit, name
+    assert worst(state.method_state, expected_state.method_state) < TOLERANCE
+    assert worst(state.model_state, expected_state.model_state) < TOLERANCE
+    assert worst(state.opt_state, expected_state.opt_state) < GRADIENT_TOLERANCE
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [None, pytest.param(1, marks=pytest.mark.long)])
 def test_eight_devices_give_what_one_gives(group):
-    one, one_metrics = after_one_step(group, 1)
-    eight, eight_metrics = after_one_step(group, 8)
-    assert one_metrics["clustering_target"] > 0
-    norm = one_metrics.pop("gradient_norm"), eight_metrics.pop("gradient_norm")
-    assert worst(*norm) < GRADIENT_TOLERANCE
-    assert worst(eight_metrics, one_metrics) < TOLERANCE
-    assert worst(eight.method_state, one.method_state) < TOLERANCE
-    assert worst(eight.model_state, one.model_state) < TOLERANCE
-    assert worst(eight.opt_state, one.opt_state) < GRADIENT_TOLERANCE
+    one, eight = (after_one_step(devices, group=group) for devices in (1, 8))
+    assert one[1]["clustering_target"] > 0
+    check_same(eight, one)
+
+
+def tiny(devices):
+    with pytest.MonkeyPatch.context() as patch:
+        architecture = resnet.Architecture(8, 4, (1, 1, 1, 1))
+        patch.setitem(resnet.ARCHITECTURES, "tiny", architecture)
+        return after_one_step(devices, backbone="tiny", images=12)
+
+
+@pytest.fixture(scope="module")
+def one_tiny():
+    return tiny(1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_fewer_devices_give_what_one_gives(devices, one_tiny):
+    assert one_tiny[1]["clustering_target"] > 0
+    check_same(tiny(devices), one_tiny)
 
 
 def test_more_devices_than_there_are():
