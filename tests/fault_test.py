@@ -1,11 +1,17 @@
-"""Real processes that are killed, stopped, refused and short of disk: nothing is lost."""
+"""The scripts as a user starts them: their tables, their answers to mistakes.
 
+And what is left of a run that is killed, stopped, refused and short of disk: everything.
+"""
+
+import json
 import os
 import random
 import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +30,41 @@ def laboratory(tmp_path_factory):
     laboratory = processes.Laboratory(tmp_path_factory.mktemp("faults"))
     faults.unbroken(laboratory)
     return laboratory
+
+
+@pytest.mark.slow
+def test_training_prints_the_table_and_writes_the_report(laboratory):
+    workdir = laboratory.folder / "unbroken"
+    output = laboratory.output(workdir)
+    assert "source (source_only)" in output
+    assert "adapt (lsr)" in output
+    rows = json.loads((workdir / "report" / "metrics.json").read_text())
+    assert len(rows) == 8
+    page = (workdir / "report" / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "adapt (lsr)" in page
+    assert "method `lsr`" in (workdir / "report" / "model_card.md").read_text()
+    losses = [
+        json.loads(line)["segmentation"]
+        for line in (workdir / "source" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_evaluation_repeats_the_rows_of_training(laboratory):
+    workdir = laboratory.folder / "unbroken"
+    before = (workdir / "report" / "metrics.json").read_text()
+    process = subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", f"--workdir={workdir}"],
+        env=laboratory.environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "bicycle" in process.stdout
+    assert (workdir / "report" / "metrics.json").read_text() == before
 
 
 @pytest.mark.long
@@ -146,6 +187,35 @@ def test_kills_are_drawn_from_the_seed():
     plans = [list(faults.plan(random.Random(seed), 9, 2)) for seed in (0, 0, 1)]
     assert plans[0] == plans[1] != plans[2]
     assert plans[0][-1].where == "end"
+
+
+MISTAKES = {
+    "no config": "--config",
+    "no such config": "configs/nope.py: no such file",
+    "no such method": "'lrs' is unknown",
+    "unknown key": '"seed" instead of "sead"',
+    "a word for a number": "'many'",
+    "a flag without dashes": "unexpected argument 'surplus'",
+    "a workdir with another config": "another config",
+    "a workdir that is a file": "cannot be written",
+    "init_from nothing": "init_from lsr_nope",
+    "data that are not there": "data/gta5",
+    "evaluation without a run": "no run found",
+    "evaluation of nothing": "expected --workdir, --checkpoint or --ensemble",
+    "evaluation under no protocol": "<both|native",
+}
+
+
+def test_a_mistake_is_answered_with_what_is_wrong(tmp_path, monkeypatch):
+    """Some of the mistakes that ``pytest -m long`` makes."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    cases = [case for case in bad_inputs.CASES if case.mistake in MISTAKES]
+    found = bad_inputs.in_a_process_of_its_own(tmp_path, cases)
+    assert {answer.case.mistake for answer in found} == MISTAKES.keys()
+    for answer in found:
+        assert answer.good, answer
+        assert MISTAKES[answer.case.mistake] in answer.text, answer
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.long

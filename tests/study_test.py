@@ -1,7 +1,7 @@
 """The command: which cells run, what is skipped, what a failure leaves standing.
 
 Training and evaluation are replaced by rows of known numbers; real runs of the loop are
-tested in tests/training and tests/end_to_end_test.py.
+tested in tests/training and tests/fault_test.py.
 """
 
 import csv

@@ -111,6 +111,9 @@ def save(figure: Figure, stem: str | os.PathLike, formats=FORMATS) -> list[str]:
     """Writes ``stem.png`` and the vector files beside it; returns their names."""
     stem = pathlib.Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
+    # Texts are kept apart once, not in every format anew.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     names = []
     for kind in formats:
         path = stem.with_name(f"{stem.name}.{kind}")
