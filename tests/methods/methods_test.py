@@ -76,17 +76,27 @@ def start(method, key, folder):
 
 def run(method, key, batches, num_devices, folder):
     chex.clear_trace_counter()
-    mesh = sharding.make_mesh(num_devices)
-    whole, train_step = start(method, key, folder)
-    whole = sharding.put_replicated(whole, mesh)
-    compiled = sharding.compile_step(chex.assert_max_traces(train_step, 1), mesh)
+    whole, compiled = placed(method, key, folder, num_devices)
     history = []
     for batch in batches:
-        whole, metrics = compiled(
-            whole, sharding.put_batch(jax.device_get(batch), mesh)
-        )
+        whole, metrics = compiled(whole, batch)
         history.append(jax.device_get(metrics))
     return jax.device_get(whole.replace(rng=jax.random.key_data(whole.rng))), history
+
+
+def placed(method, key, folder, num_devices=1):
+    """The state on its devices and the compiled step, which traces once; it donates.
+
+    With batches of 8 it is one program for all tests that use it.
+    """
+    mesh = sharding.make_mesh(num_devices)
+    whole, train_step = start(method, key, folder)
+    compiled = sharding.compile_step(chex.assert_max_traces(train_step, 1), mesh)
+
+    def call(whole, batch):
+        return compiled(whole, sharding.put_batch(jax.device_get(batch), mesh))
+
+    return sharding.put_replicated(whole, mesh), call
 
 
 @pytest.mark.parametrize(("name", "preset"), VARIANTS)
@@ -121,9 +131,8 @@ def test_fewer_devices_agree(devices, key, tmp_path):
 @pytest.mark.parametrize(("name", "preset"), VARIANTS)
 def test_finite_with_absent_classes_and_without_labels(name, preset, key, tmp_path):
     method = build(name, preset)
-    whole, train_step = start(method, key, tmp_path)
-    compiled = jax.jit(train_step)
-    one_class = toy.batch(key, 2, method, classes=1)
+    whole, compiled = placed(method, key, tmp_path)
+    one_class = toy.batch(key, 8, method, classes=1)
     void = jax.tree.map(
         lambda x: jnp.full_like(x, IGNORE) if x.dtype == jnp.int32 else x * 0,
         one_class,
@@ -147,16 +156,15 @@ def test_jit_equals_eager(name, key, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_restored_state_goes_on_bit_for_bit(name, key, tmp_path):
     method = build(name, None)
-    whole, train_step = start(method, key, tmp_path / "stage")
-    compiled = jax.jit(train_step)
-    batches = [toy.batch(jax.random.fold_in(key, i), 2, method) for i in range(3)]
+    whole, compiled = placed(method, key, tmp_path / "stage")
+    batches = [toy.batch(jax.random.fold_in(key, i), 8, method) for i in range(3)]
     for batch in batches[:2]:
         whole, _ = compiled(whole, batch)
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(2, whole, {"best": None})
-    other, _ = start(method, jax.random.key(1), tmp_path / "other")
+    other, _ = placed(method, jax.random.key(1), tmp_path / "other")
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(2, other)
+        restored, _ = checkpoints.restore(2, other)
     unbroken, resumed = compiled(whole, batches[2]), compiled(restored, batches[2])
     assert int(resumed[0].step) == 3
     chex.assert_trees_all_equal(comparable(unbroken), comparable(resumed))
