@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lsr_jax.analysis import card, gallery, page, seeds
+from lsr_jax.analysis import captions, card, gallery, page
 from lsr_jax.analysis.page import Section
 from lsr_jax.analysis.tables import Table
+from lsr_jax.training import workdir
 from lsr_jax.training.experiment import Experiment
 
 
@@ -33,7 +34,7 @@ def write(
     pictures = [gallery.PANEL, *gallery.curves(experiment, stages, folder)]
     if figures:
         pictures += gallery.write(experiment, stages, folder)
-    manifest = seeds.manifest(experiment.workdir)
+    manifest = workdir.manifest(experiment.workdir)
     config = experiment.config
     facts = {
         "stages": ", ".join(stages),
@@ -42,7 +43,7 @@ def write(
         "network": config["model"]["backbone"],
         "seed": str(config["seed"]),
         "command": manifest["command"],
-        "machine": seeds.machine(experiment.workdir).removeprefix("Machine: "),
+        "machine": captions.machine(manifest),
     }
     sections = (
         Section("Scores", summary),

@@ -57,6 +57,16 @@ def against(rows: Sequence[Row]) -> str:
     return "".join(f"; ASR: ratio to {oracle}" for oracle in oracles)
 
 
+def machine(facts: Mapping) -> str:
+    """Where a run was made, from its manifest or `workdir.environment`."""
+    versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
+    system = facts["platform"].split("-")[0]
+    return (
+        f"{facts['cpus']} cores ({facts['device_kind']}), {system}, "
+        f"Python {facts['python']}, {versions}"
+    )
+
+
 def protocols(row: Row) -> tuple[str, ...]:
     """The protocols whose number a row holds."""
     return (row["protocol"], *row.get("same_as", "").split())

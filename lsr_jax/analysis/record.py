@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from lsr_jax import commands
-from lsr_jax.analysis import rows, seeds
+from lsr_jax.analysis import rows
+from lsr_jax.training import workdir
 
 
 def record(folder: Path) -> list[rows.Row]:
@@ -19,7 +20,8 @@ def record(folder: Path) -> list[rows.Row]:
       InputError: no report there.
     """
     found = rows.read(folder / "report" / "metrics.json")
-    return [{**row, "recorded": seeds.command(folder)} for row in found]
+    command = workdir.manifest(folder)["command"]
+    return [{**row, "recorded": command} for row in found]
 
 
 def main() -> int:

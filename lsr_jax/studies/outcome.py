@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsr_jax.analysis import formats, oracles, page, published, rows
+from lsr_jax.analysis import captions, formats, oracles, page, published, rows
 from lsr_jax.analysis.rows import Row
 from lsr_jax.data import labels
 from lsr_jax.studies import comparison, pictures, tables
@@ -145,13 +145,6 @@ def ending(result: Result) -> dict[str, Any]:
     }
 
 
-def machine(facts: Mapping) -> str:
-    """Where the study was put together."""
-    versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
-    where = f"{facts['cpus']} cores, {facts['device_kind']}"
-    return f"{where}, Python {facts['python']}, {versions}"
-
-
 def counts(results: Sequence[Result]) -> str:
     """``14 finished, 1 failed``."""
     found = Counter(result.status for result in results)
@@ -175,7 +168,7 @@ def headline(results: Sequence[Result], facts: Mapping) -> dict[str, str]:
         "source": config["data"]["source"]["name"],
         "target": config["data"]["target"]["name"],
         "network": config["model"]["backbone"],
-        "machine": machine(facts),
+        "machine": captions.machine(facts),
         "cells": counts(results),
         **failures(results),
     }
@@ -185,7 +178,7 @@ def markdown(results, facts, methods, drawn, classes) -> str:
     """The text of ``study.md``."""
     parts = [
         f"Command: `{facts['command']}`",
-        f"Machine: {machine(facts)}. Cells: {counts(results)}.",
+        f"Machine: {captions.machine(facts)}. Cells: {counts(results)}.",
         *(f"{cell}: {what}" for cell, what in failures(results).items()),
         formats.markdown(methods),
         *(f"![{text}]({name})\n\n{text}" for name, text in drawn.items()),

@@ -140,8 +140,17 @@ def read_config(workdir: Path) -> dict:
     return read_json(path)
 
 
-def read_json(path: Path) -> dict:
-    """The content of a config file.
+def manifest(workdir: Path) -> dict:
+    """What `claimed` wrote about the environment of a run.
+
+    Raises:
+      InputError: it is missing or damaged.
+    """
+    return read_json(workdir / "manifest.json", "manifest")
+
+
+def read_json(path: Path, kind: str = "config") -> dict:
+    """The content of a file of this ``kind``, a table.
 
     Raises:
       InputError: it is damaged.
@@ -149,9 +158,9 @@ def read_json(path: Path) -> dict:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a config: {error}; restore it") from error
+        raise InputError(f"{path}: not a {kind}: {error}; restore it") from error
     if not isinstance(found, dict):
-        raise InputError(f"{path}: not a config: expected a table; restore it")
+        raise InputError(f"{path}: not a {kind}: expected a table; restore it")
     return found
 
 
