@@ -31,13 +31,20 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     losses) are global without further code.
 
     Raises:
-      InputError: fewer devices at hand than asked for.
+      InputError: fewer devices at hand than asked for, or a process without any.
     """
     devices = jax.devices()
     count = len(devices) if num_devices is None else num_devices
     if not 1 <= count <= len(devices):
         raise InputError(
             f"num_devices: expected 1 to {len(devices)} on this machine, found {count}"
+        )
+    idle = set(range(jax.process_count())) - {d.process_index for d in devices[:count]}
+    if idle:
+        raise InputError(
+            f"num_devices: expected devices of all {jax.process_count()} processes, "
+            f"found {count}, which leaves none to process {min(idle)}; start fewer "
+            "processes, or leave num_devices at None"
         )
     return jax.make_mesh(
         (count,),

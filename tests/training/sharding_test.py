@@ -129,6 +129,12 @@ def test_more_devices_than_there_are():
         sharding.make_mesh(9)
 
 
+def test_a_process_without_devices(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="found 8, which leaves none to process 1"):
+        sharding.make_mesh(8)
+
+
 def test_a_batch_that_the_devices_do_not_divide():
     with pytest.raises(InputError, match="a multiple of the 8 devices, found 12"):
         sharding.check_batch_size(12, sharding.make_mesh(8))
