@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections import Counter
 
 # Set before JAX is imported, and inherited by pytest's workers and by the scripts that
 # tests start: everything is compiled once for all of them, single operations too.
@@ -32,9 +33,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that no worker begins a long one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with many slow tests first, so that no worker begins a long one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -50,6 +50,7 @@ def rows(folder):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_stage_trains_and_its_loss_falls(method, source_stage, tmp_path):
     config = resolved(method)

@@ -99,6 +99,7 @@ def placed(method, key, folder, num_devices=1):
     return sharding.put_replicated(whole, mesh), call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "preset"), VARIANTS)
 def test_traces_once_keeps_its_tree_and_agrees_on_eight_devices(
     name, preset, key, tmp_path

@@ -59,6 +59,7 @@ def torch_names(tree, twin):
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
+@pytest.mark.slow
 def test_training_is_that_of_the_twin(twin, images):
     """Outputs, gradients and running statistics in float64."""
     import torch

@@ -72,12 +72,14 @@ def assert_close(found, expected):
         assert error <= TOLERANCE * np.linalg.norm(reference) + 1e-6
 
 
+@pytest.mark.slow
 def test_parts_change_no_number_and_need_less_memory(whole):
     found, cost = gradients(2, 4)
     assert_close(found, whole[0])
     assert cost.temporary_bytes < 0.6 * whole[1].temporary_bytes
 
 
+@pytest.mark.slow
 def test_parts_on_several_devices(whole):
     found, _ = gradients(2, 2, devices=2)
     assert_close(found, whole[0])

@@ -67,6 +67,7 @@ def logged(experiment, stage="adapt"):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_every_step_is_logged_with_every_term(unbroken):
     lines = logged(unbroken)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -125,6 +126,7 @@ def test_adaptation_starts_from_the_source_stage(unbroken):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken_at", [1, 3])
 def test_an_interrupted_run_continues_bit_by_bit(
     config, unbroken, broken_at, tmp_path, monkeypatch
@@ -163,6 +165,7 @@ def test_a_finished_run_is_left_alone(config, unbroken):
     assert before == after
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives(config, unbroken, tmp_path):
     many = {**config, "num_devices": 8, "stages": ("source",)}
     many = loop.train(many, tmp_path)
@@ -304,6 +307,7 @@ def test_a_run_goes_on_with_other_devices_and_workers(
     chex.assert_trees_all_close(lines[3], found[3], rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_reported(
     config, tmp_path, monkeypatch, capsys
 ):
