@@ -193,13 +193,11 @@ def answers(folder: Path, cases: Iterable[Case] = CASES) -> list[Answer]:
         return [ask(case, folder) for case in cases]
 
 
-def in_a_process_of_its_own(
-    folder: Path, cases: Iterable[Case] = CASES
-) -> list[Answer]:
+def in_a_process_of_its_own(folder: Path) -> list[Answer]:
     """`answers`, for a caller that has threads or devices, which a fork would lose."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(answers, folder, tuple(cases)).result()
+        return pool.submit(answers, folder).result()
 
 
 def table(found: Iterable[Answer]) -> str:

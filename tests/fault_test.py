@@ -189,6 +189,7 @@ def test_kills_are_drawn_from_the_seed():
     assert plans[0][-1].where == "end"
 
 
+# Words that some of the lines have to say.
 MISTAKES = {
     "no config": "--config",
     "no such config": "configs/nope.py: no such file",
@@ -206,23 +207,13 @@ MISTAKES = {
 }
 
 
-def test_a_mistake_is_answered_with_what_is_wrong(tmp_path, monkeypatch):
-    """Some of the mistakes that ``pytest -m long`` makes."""
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    cases = [case for case in bad_inputs.CASES if case.mistake in MISTAKES]
-    found = bad_inputs.in_a_process_of_its_own(tmp_path, cases)
-    assert {answer.case.mistake for answer in found} == MISTAKES.keys()
-    for answer in found:
-        assert answer.good, answer
-        assert MISTAKES[answer.case.mistake] in answer.text, answer
-    assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.long
 def test_bad_inputs_are_one_line_and_the_page_lists_them(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     found = bad_inputs.in_a_process_of_its_own(tmp_path)
     assert [answer for answer in found if not answer.good] == []
+    texts = {answer.case.mistake: answer.text for answer in found}
+    for mistake, words in MISTAKES.items():
+        assert words in texts[mistake], mistake
     assert not (tmp_path / "new").exists()
     page = (ROOT / "docs" / "reliability.md").read_text()
     listed = re.findall(r"^\| ([^|]+) \|", page.split("bad inputs: begin")[1], re.M)
