@@ -1,7 +1,8 @@
 """streets: the embedded benchmark, rendered scenes to camera scenes, drawn by the code itself.
 
     python train.py --config configs/streets.py                  source-only, the BatchNorm
-                                                                 control, MaxSquare, LSR
+                                                                 control, MaxSquare, LSR,
+                                                                 class mixing
     python train.py --config configs/streets.py:lsr              source-only, LSR
     python train.py --config configs/streets.py:lsr,tiny         the same in a minute
     python train.py --config configs/streets.py:cag              source-only, three stages
@@ -44,7 +45,7 @@ WEIGHTS = {
         "entropy_ratio": 0.2,
     },
 }
-STUDY = ("batchnorm_only", "max_square", "lsr")
+STUDY = ("batchnorm_only", "max_square", "lsr", "class_mix")
 
 
 class Schedule(NamedTuple):

@@ -161,13 +161,14 @@ def test_vgg16_has_one_level(name, load_config):
 
 def test_controls_share_the_source_stage(load_config):
     config = load_config("streets")
-    assert config["stages"] == ("source", "batchnorm_only", "max_square", "lsr")
+    methods = ("batchnorm_only", "max_square", "lsr", "class_mix")
+    assert config["stages"] == ("source", *methods)
     assert {config[s]["init_from"] for s in config["stages"][1:]} == {"source"}
     rest = [
         {key: value for key, value in config[s].items() if key != "method"}
         for s in config["stages"][1:]
     ]
-    assert rest[0] == rest[1] == rest[2]
+    assert all(stage == rest[0] for stage in rest)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -134,7 +134,9 @@ def ablation(found: Mapping[str, Estimate], measure: str) -> Figure:
         axes.scatter(places, estimate.seeds, s=10, c=drawing.INK, zorder=3)
     first = next(iter(found.values()))
     axes.axhline(first.mean, color=drawing.INK, linestyle="--", linewidth=0.8)
-    room = max(0.4 * np.ptp(everything), 0.5)
+    # As wide as the intervals, but two seeds have intervals of any width.
+    halves = [np.nan_to_num(estimate.half) for estimate in found.values()]
+    room = max(min(max(halves) + 0.1, 1.2 * np.ptp(everything)), 0.5)
     axes.set_ylim(max(0, min(everything) - room), max(everything) + room)
     labels = [name.replace(" without ", "\nwithout\n") for name in names]
     axes.set_xticks(range(len(names)), labels)

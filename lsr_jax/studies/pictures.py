@@ -24,7 +24,8 @@ def draw(
 
     Args:
       compared: rows with ``line``.
-      controls: of the comparison; classes are compared with the last one.
+      controls: of the comparison; figures show the last one that is not the ablated
+        method itself.
       ablated: the method each of whose terms was removed.
       folder: of the study.
     """
@@ -34,7 +35,7 @@ def draw(
     where = f"target {benchmark['split']}, protocol {benchmark['protocol']}"
     axis = f"mIoU (%), {where}"
     lines = comparison.labels(part)
-    control = controls[-1] if controls else None
+    control = ([name for name in controls if name != ablated] or controls or [None])[-1]
     both = {line: estimates(part, line) for line in lines}
     figures = {
         "methods": (
