@@ -1,8 +1,7 @@
 """streets: the embedded benchmark, rendered scenes to camera scenes, drawn by the code itself.
 
     python train.py --config configs/streets.py                  source-only, the BatchNorm
-                                                                 control, MaxSquare, LSR,
-                                                                 class mixing
+                                                                 control, MaxSquare, LSR
     python train.py --config configs/streets.py:lsr              source-only, LSR
     python train.py --config configs/streets.py:lsr,tiny         the same in a minute
     python train.py --config configs/streets.py:cag              source-only, three stages
@@ -45,7 +44,7 @@ WEIGHTS = {
         "entropy_ratio": 0.2,
     },
 }
-STUDY = ("batchnorm_only", "max_square", "lsr", "class_mix")
+STUDY = ("batchnorm_only", "max_square", "lsr")
 
 
 class Schedule(NamedTuple):

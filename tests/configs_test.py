@@ -161,7 +161,7 @@ def test_vgg16_has_one_level(name, load_config):
 
 def test_controls_share_the_source_stage(load_config):
     config = load_config("streets")
-    methods = ("batchnorm_only", "max_square", "lsr", "class_mix")
+    methods = ("batchnorm_only", "max_square", "lsr")
     assert config["stages"] == ("source", *methods)
     assert {config[s]["init_from"] for s in config["stages"][1:]} == {"source"}
     rest = [
