@@ -10,6 +10,16 @@ from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.methods import METHODS
 from lsr_jax.training import loop
 
+# Whole iterations of these are held against recorded ones, with every loss and every
+# parameter, by loops_test.py and the tests of their own; here they take minutes.
+HELD_ELSEWHERE = {
+    "adapt_seg_net",
+    "adv_ent",
+    "clan",
+    "feature_to_adapt",
+    "max_square",
+    "min_ent",
+}
 STEPS = 20
 # The first and the last of them, compared: single batches differ too much.
 WINDOW = 6
@@ -51,7 +61,13 @@ def rows(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in HELD_ELSEWHERE else ())
+        for name in METHODS
+    ],
+)
 def test_every_stage_trains_and_its_loss_falls(method, source_stage, tmp_path):
     config = resolved(method)
     if SOURCE in config["stages"][:-1]:
