@@ -128,12 +128,17 @@ class LabelSpace:
         `indices(LARGE)` splits any space into large and small classes; in the space of
         16 classes, `indices(NAMES_13)` are the 13 that both benchmarks report.
         """
-        wanted = set(names)
-        return tuple(i for i, name in enumerate(self.classes) if name in wanted)
+        return indices(self.classes, names)
 
     def subsets(self) -> dict[str, tuple[int, ...]]:
         """`subsets` of its classes."""
         return subsets(self.classes)
+
+
+def indices(classes: Sequence[str], names: Iterable[str]) -> tuple[int, ...]:
+    """Indices of those of ``names`` that are among the classes, in their order."""
+    wanted = set(names)
+    return tuple(i for i, name in enumerate(classes) if name in wanted)
 
 
 def subsets(classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -141,15 +146,11 @@ def subsets(classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
     ``large`` and ``small``; ``16`` and ``13`` where the classes are all of these and more.
     """
-    groups = {"large": LARGE, "small": SMALL}
+    groups = {"large": indices(classes, LARGE), "small": indices(classes, SMALL)}
     for names in (NAMES_16, NAMES_13):
         if set(names) < set(classes):
-            groups[str(len(names))] = names
-    indices = {
-        name: tuple(i for i, c in enumerate(classes) if c in group)
-        for name, group in groups.items()
-    }
-    return {name: found for name, found in indices.items() if found}
+            groups[str(len(names))] = indices(classes, names)
+    return {name: group for name, group in groups.items() if group}
 
 
 def make_space(
