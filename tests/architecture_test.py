@@ -21,6 +21,7 @@ LEVELS = [
     },
     {"methods"},
     {
+        "training.sgd",
         "training.optimizer",
         "training.state",
         "training.step",

@@ -12,7 +12,7 @@ import toy
 from lsr_jax import class_mix as mixing
 from lsr_jax import losses
 from lsr_jax.methods import class_mix, mean_teacher
-from lsr_jax.training import optimizer, state, step
+from lsr_jax.training import optimizer, sgd, state, step
 from lsr_jax.types import Batch, Images, Method, Outputs
 
 
@@ -20,7 +20,7 @@ from lsr_jax.types import Batch, Images, Method, Outputs
 def test_golden_rates(golden):
     with jax.enable_x64(True):
         for times in (1, 10):
-            rate = optimizer.poly(times * 2.5e-4, horizon=250_000)
+            rate = sgd.poly(times * 2.5e-4, horizon=250_000)
             ours = jax.vmap(rate)(golden["lr__iters"])
             golden.holds(f"lr__{times}x", ours, 1e-12)
 
