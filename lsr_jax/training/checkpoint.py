@@ -211,18 +211,15 @@ class Checkpointer:
 
     def _restore(self, step, template, *, whole, **options):
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        args = ocp.args.PyTreeRestore(
-            template,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(template),
-            **options,
-        )
+        placed = ocp.checkpoint_utils.construct_restore_args(template)
+        args = ocp.args.PyTreeRestore(template, restore_args=placed, **options)
         try:
             facts = self._manager.restore(
                 step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
             ).facts
             content.check_seal(facts)
             stored = self._manager.item_metadata(step)["state"].tree
-            content.check_network(as_dict(template), stored)
+            content.check_network(template, stored)
             args = ocp.args.Composite(state=args)
             found = self._manager.restore(step, args=args).state
             content.check_arrays(facts, found, whole=whole)
@@ -244,11 +241,6 @@ def writing(folder: Path) -> Iterator[None]:
             f"checkpoint in {folder}: cannot be written: {reason[:300]}; the last one "
             "is kept; make room, then the same command continues"
         ) from error
-
-
-def as_dict(tree: TrainState | dict) -> dict:
-    """The fields of a state by name."""
-    return tree if isinstance(tree, dict) else vars(tree)
 
 
 def unreadable(path: Path, error: Exception) -> InputError:

@@ -86,7 +86,7 @@ def check_network(wanted: PyTree, stored: PyTree) -> None:
     """Raise ValueError where the stored network has other leaves or other shapes.
 
     Args:
-      wanted: a tree with ``params/model`` and ``model_state``.
+      wanted: a state, or a dict with ``params/model`` and ``model_state``.
       stored: the same of a checkpoint, with shapes.
     """
     wanted, stored = shapes(wanted), shapes(stored)
@@ -103,5 +103,8 @@ def check_network(wanted: PyTree, stored: PyTree) -> None:
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Path -> shape of the leaves of the network in a state."""
-    network = {"params": tree["params"]["model"], "model_state": tree["model_state"]}
-    return {name: tuple(leaf.shape) for name, leaf in paths(network).items()}
+    return {
+        name: tuple(leaf.shape)
+        for name, leaf in paths(tree).items()
+        if name.startswith(("params/model/", "model_state/"))
+    }
