@@ -2,7 +2,7 @@
 
 python train.py --config configs/streets.py
 python train.py --config configs/gta2cs.py:lsr --workdir runs/gta2cs
-python train.py --config configs/streets.py --config.seed=1 --config.lsr.steps=1000
+python train.py --config configs/streets.py --config.seed=1 --workdir runs/streets-1
 python train.py --config configs/gta2cs.py:lsr --distributed      on every host
 
 The same command continues an interrupted run, to the same result. Exit codes: 0 done,

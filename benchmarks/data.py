@@ -13,13 +13,12 @@ cores, 2.5 times the rate from full-size files, 400 MB a worker, 5 ms of the mai
 import argparse
 import json
 import multiprocessing
-import os
 import pathlib
 import tempfile
 import time
 
 from benchmarks import trees
-from lsr_jax.data import pipeline, prepare, reading, records, sources
+from lsr_jax.data import pipeline, prepare, processes, reading, records, sources
 from lsr_jax.data.layouts import LAYOUTS
 
 SIZES = {"gta5": (720, 1280), "cityscapes": (512, 1024)}
@@ -39,7 +38,7 @@ def main():
         scale = 8 if options.quick else 1
         sizes = {name: tuple(n // scale for n in size) for name, size in SIZES.items()}
         draw(folder, options.images, scale)
-        result = {"cores": len(os.sched_getaffinity(0)), "workers": options.workers}
+        result = {"cores": processes.cores(), "workers": options.workers}
         result |= prepare_all(folder, sizes)
         result |= stages(folder, sizes)
         result |= chain(folder, sizes, options)

@@ -98,12 +98,13 @@ class Step:
             return sharding.compile_step(whole, mesh)
 
         parts = setting.micro_batches
-        self._call, self.cost = compiled.compile_ahead(
+        program = compiled.trace(
             jitted(accumulate.in_parts(model.forward, parts)),
             self.state,
             self.batch,
             counted=jitted(model.forward) if parts > 1 else None,
         )
+        self._call, self.cost = compiled.compile_program(program)
 
     def __call__(self):
         """One step; returns its metrics, on the device."""

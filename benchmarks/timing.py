@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import os
 import pathlib
 import statistics
 import time
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import jax
 
 from lsr_jax import commands
+from lsr_jax.data import processes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -124,7 +124,7 @@ def environment() -> dict:
         "command": commands.line(),
         "device": f"{len(jax.devices())} x {device.device_kind}",
         "platform": device.platform,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": processes.cores(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 

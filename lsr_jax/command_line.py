@@ -7,13 +7,13 @@ Exit codes:
 * 2: bad input.
 * 3: stopped before the end by SIGTERM, SIGINT or a limit; nothing is lost, and the same
   command goes on.
+* 130: Ctrl-C where nothing trains.
 * 128 + N: ended at once by signal N, the second one; the same command goes on from the
   newest checkpoint.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 import sys
@@ -29,13 +29,22 @@ from lsr_jax import commands
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.training.stopping import Stopped
 
-# What the machine refuses, whoever asks.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+SHARED = {
+    "config",
+    "workdir",
+    "debug",
+    "distributed",
+    "coordinator_address",
+    "num_processes",
+    "process_id",
+}
 
 
 def run(main: Callable[[], None]) -> None:
     """Parse the flags that the script defined, call ``main``, exit with its code."""
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
+    for name in SHARED & set(flags.FLAGS):  # in --help, as if the script defined them
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(lambda _: guarded(main), flags_parser=parse)
 
 
@@ -52,14 +61,13 @@ def guarded(main: Callable[[], None]) -> None:
         main()
     except Stopped as reason:
         stopped(reason)
-    except (InputError, TrainingError) as error:
-        if flags.FLAGS.debug:
+    except KeyboardInterrupt:
+        sys.exit(commands.INTERRUPTED)
+    except (InputError, TrainingError, OSError) as error:
+        code = 1 if isinstance(error, TrainingError) else commands.code_of(error)
+        if flags.FLAGS.debug or code is None:
             raise
-        fail(error, code=2 if isinstance(error, InputError) else 1)
-    except OSError as error:
-        if flags.FLAGS.debug or error.errno not in DISK:
-            raise
-        fail(error, code=1)
+        sys.exit(commands.complain(error, code))
 
 
 def uncaught(kind: type, error: BaseException, trace: object) -> None:
@@ -86,21 +94,14 @@ def stopped(reason: Stopped) -> None:
     sys.exit(3)
 
 
-def fail(error: Exception, *, code: int) -> None:
-    """Print ``error`` on one line and exit."""
-    line = " ".join(str(error).split())
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
-
-
 def parse(argv: list[str]) -> list[str]:
     """absl's parser with every complaint on one line, exit code 2."""
     try:
         rest = parsed(flags.FLAGS, argv)
+        if len(rest) > 1:
+            raise InputError(f"unexpected argument {rest[1]!r}; see --help")
     except InputError as error:
-        fail(error, code=2)
-    if len(rest) > 1:
-        fail(InputError(f"unexpected argument {rest[1]!r}; see --help"), code=2)
+        sys.exit(commands.complain(error, 2))
     return rest
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from lsr_jax.errors import InputError
+
+# What the machine refuses, whoever asks; and paths of which a part is no folder.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+PATH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,12 +26,34 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; 2 after printing an InputError as one line."""
+    """The exit code of a command, after one line for what its user can mend.
+
+    2: bad input; 1: the disk is full or cannot be written; 130: Ctrl-C.
+    """
     try:
         return command()
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (InputError, OSError) as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        return complain(error, code)
+
+
+def code_of(error: Exception) -> int | None:
+    """The exit code for an error that one line explains; None for any other."""
+    if isinstance(error, InputError):
         return 2
+    if isinstance(error, OSError):
+        return {**dict.fromkeys(DISK, 1), **dict.fromkeys(PATH, 2)}.get(error.errno)
+    return None
+
+
+def complain(error: Exception, code: int) -> int:
+    """Print ``error`` on one line; returns ``code``."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
 
 
 def line() -> str:

@@ -49,7 +49,12 @@ LEVELS = [
     },
     {"training.origins"},
     {"training.experiment"},
-    {"training.preparation", "training.selection", "training.preflight"},
+    {
+        "training.preparation",
+        "training.selection",
+        "training.tracing",
+        "training.preflight",
+    },
     {"networks"},
     {"training.loop"},
     {"analysis"},

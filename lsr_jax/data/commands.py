@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from lsr_jax.commands import Parser, guarded
+from lsr_jax.data import processes
 from lsr_jax.data.reading import Size
 from lsr_jax.errors import InputError
 
@@ -30,7 +30,7 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=positive,
-        default=len(os.sched_getaffinity(0)),
+        default=processes.cores(),
         metavar="N",
         help="processes that read (default: one a core)",
     )

@@ -13,6 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 import cv2
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def make_pool(workers: int) -> concurrent.futures.Executor | None:
     """Processes for `ordered`; None where one is enough, which is this process.
 

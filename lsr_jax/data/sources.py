@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from lsr_jax.data import description, labels, layouts, prepared, raw, records, streets
+from lsr_jax.data import (
+    description,
+    labels,
+    layouts,
+    prepared,
+    processes,
+    raw,
+    records,
+    streets,
+)
 from lsr_jax.data.labels import LabelSpace
 from lsr_jax.data.layouts import Layout
 from lsr_jax.data.streets import builder
@@ -86,7 +94,14 @@ def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
         )
     if layout.spaces:
         return labels.SPACES[name]
-    return labels.make_space(name, layout.ids, labels.SPACES[name].classes)
+    space = labels.SPACES[name]
+    own = sorted(set(layout.ids.values()))
+    if not set(own) & set(space.classes):
+        raise InputError(
+            f"data space of {layout.name}: expected some classes of {name}, found "
+            f"{', '.join(own)}; set the space to '' to learn these"
+        )
+    return labels.make_space(name, layout.ids, space.classes)
 
 
 def _open_real(spec: Mapping) -> Domain:
@@ -131,7 +146,7 @@ def _streets(look: str) -> Callable[[Mapping], Domain]:
         folder = builder.prepare(
             streets.PRESETS[preset],
             data_dir=spec["root"] or None,
-            workers=len(os.sched_getaffinity(0)),
+            workers=processes.cores(),
         )
         return Domain(
             open=lambda split: builder.open_split(folder, f"{look}_{split}"),

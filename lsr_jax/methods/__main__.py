@@ -9,13 +9,15 @@ for 19 classes and the features of the small network.
 """
 
 import argparse
+import sys
 
+from lsr_jax import commands
 from lsr_jax.methods import listing
 
 
-def main() -> None:
-    """Print the list."""
-    parser = argparse.ArgumentParser(
+def main() -> int:
+    """Print the list; returns the exit code."""
+    parser = commands.Parser(
         prog="python -m lsr_jax.methods",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -25,10 +27,11 @@ def main() -> None:
         action="store_true",
         help="a Markdown table, as in docs/methods.md",
     )
-    rows = listing.all_facts()
-    render = listing.markdown if parser.parse_args().markdown else listing.text
-    print(render(rows), end="")
+    options = parser.parse_args()
+    render = listing.markdown if options.markdown else listing.text
+    print(render(listing.all_facts()), end="")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(commands.guarded(main))

@@ -79,8 +79,11 @@ def make(
       InputError: an unknown choice.
     """
     lsr_variants.check(
+        histogram_window=histogram_window,
         class_frequency=class_frequency,
         target_labels=target_labels,
+        prototype_initial=prototype_initial,
+        clustering_distance=clustering_distance,
         perpendicularity_of=perpendicularity_of,
         norm_target=norm_target,
     )

@@ -43,8 +43,11 @@ RELEASED = {
     "norm_delta": 0.1,
 }
 CHOICES = {
+    "histogram_window": ("full", "diagonal"),
     "class_frequency": ("none", *pseudo_labels.CLASS_FREQUENCY),
     "target_labels": ("histogram", "prototype", "double_prototype"),
+    "prototype_initial": ("zero", "first_seen"),
+    "clustering_distance": ("squared_l2", "l2_mean", "l1_mean", "cosine"),
     "perpendicularity_of": ("batch", "smoothed"),
     "norm_target": ("previous", "current", "class"),
 }
@@ -139,5 +142,10 @@ def perpendicularity(
 
 
 def visiting_order(key: jax.Array, num_classes: int) -> jax.Array:
-    """The random order in which the released perpendicularity visits the classes."""
-    return jax.random.permutation(key, num_classes)
+    """The random order in which the released perpendicularity visits the classes.
+
+    Args:
+      key: of the step; the network's dropout has another one of its keys.
+      num_classes: ``C``.
+    """
+    return jax.random.permutation(jax.random.fold_in(key, 1), num_classes)

@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from lsr_jax.errors import InputError, TrainingError
-from lsr_jax.training import content
+from lsr_jax.training import content, distributed
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import PyTree
 
@@ -127,12 +127,10 @@ class Checkpointer:
         if found is None:
             return None
         result, passed_over = found
-        for step in passed_over:
-            target = self.folder.parent / DAMAGED / str(step)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(target)
         if passed_over:
+            if distributed.is_main():
+                self._set_aside(passed_over)
+            distributed.wait("damaged checkpoints are set aside")
             self._manager.reload()
         return result
 
@@ -192,6 +190,14 @@ class Checkpointer:
         if best and best["step"] != facts["step"]:
             found, _ = self.restore_model(best["step"], model)
         return found, facts, best["step"] if best else facts["step"]
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Moves checkpoints to where nobody looks for one."""
+        for step in steps:
+            target = self.folder.parent / DAMAGED / str(step)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(target)
 
     def _newest(self, read):
         """What ``read`` makes of the newest usable step, and the steps passed over."""

@@ -49,32 +49,56 @@ class Cost(NamedTuple):
     flops: float
 
 
-def compile_ahead(
+class Program(NamedTuple):
+    """A traced step.
+
+    Attributes:
+      step: with the shapes and the placement of its arguments.
+      counted: the same arithmetic, if ``step`` loops over parts of the batch: XLA counts
+        the body of a loop once.
+      seconds: that tracing took.
+    """
+
+    step: jax.stages.Traced
+    counted: jax.stages.Traced
+    seconds: float
+
+
+def trace(
     step: Callable, *arguments: PyTree, counted: Callable | None = None
-) -> tuple[Callable, Cost]:
-    """Compile a jitted step for ``arguments``, arrays with their placement.
+) -> Program:
+    """Trace a jitted step; nothing is computed.
 
     Args:
       step: jitted.
-      *arguments: of the step.
-      counted: a jitted step of the same arithmetic, if ``step`` loops over parts of the
-        batch: XLA counts the body of a loop once.
+      *arguments: of the step, arrays or shapes, with their placement.
+      counted: a jitted step of the same arithmetic without a loop over parts.
+    """
+    start = time.perf_counter()
+    traced = step.trace(*arguments)
+    whole = traced if counted is None else counted.trace(*arguments)
+    return Program(traced, whole, time.perf_counter() - start)
+
+
+def compile_program(program: Program) -> tuple[Callable, Cost]:
+    """The compiled step, and what it costs.
 
     Raises:
       InputError: the step does not fit into the memory of a device.
     """
     start = time.perf_counter()
     with memory_advice():
-        lowered = step.lower(*arguments)
+        lowered = program.step.lower()
         compiled = lowered.compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     donated_once = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    whole = lowered if counted is None else counted.lower(*arguments)
+    same = program.counted is program.step
+    whole = lowered if same else program.counted.lower()
     flops = (whole.cost_analysis() or {}).get("flops", math.nan)
-    devices = len(jax.tree.leaves(arguments)[0].sharding.device_set)
+    devices = len(jax.tree.leaves(compiled.input_shardings)[0].device_set)
     return compiled, Cost(
-        compile_seconds=seconds,
+        compile_seconds=program.seconds + seconds,
         peak_bytes=memory.argument_size_in_bytes
         + donated_once
         + memory.temp_size_in_bytes,

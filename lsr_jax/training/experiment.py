@@ -73,6 +73,10 @@ class Experiment:
         """Where a stage keeps its checkpoints and metrics."""
         return self.workdir / stage
 
+    def checkpoints(self, stage: str) -> Path:
+        """Where its checkpoints are."""
+        return self.folder(stage) / "checkpoints"
+
     def normalise(self, image: jax.Array) -> jax.Array:
         """uint8 images as the network's input."""
         return augment.normalise(
@@ -91,11 +95,11 @@ class Experiment:
         """``(key, uint8 batch) -> network input``: what the step calls first."""
         return build.preprocess(self.config, stage)
 
-    def initial(self, stage: str) -> tuple[state.TrainState, object]:
-        """The state before step 0, replicated on the mesh, and its optimiser."""
+    def initial(self, stage: str) -> state.TrainState:
+        """The state before step 0, replicated on the mesh."""
         keys = self.keys(stage)
-        whole, transformation = self.assemble(stage, keys, *self.start(stage, keys[0]))
-        return sharding.put_replicated(whole, self.mesh), transformation
+        whole, _ = self.assemble(stage, keys, *self.start(stage, keys[0]))
+        return sharding.put_replicated(whole, self.mesh)
 
     def template(self, stage: str) -> tuple[state.TrainState, object]:
         """Shapes and placement of the state, and its optimiser; nothing is computed."""
@@ -180,7 +184,7 @@ class Experiment:
           InputError: there is no checkpoint, a damaged one, or one of another network.
         """
         if origin in self.config["stages"]:
-            folder = self.folder(origin) / "checkpoints"
+            folder = self.checkpoints(origin)
             step = None
         else:
             folder, step = origins.find_checkpoints(Path(origin).expanduser())
@@ -203,7 +207,7 @@ class Experiment:
         Raises:
           InputError: the stage has no checkpoint, or the chosen one is damaged.
         """
-        folder = self.folder(stage) / "checkpoints"
+        folder = self.checkpoints(stage)
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; train stage {stage!r} first")
         fresh = self.model.init(jax.random.key(0), self.sizes["target"])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from lsr_jax.data import augment
 from lsr_jax.training import (
-    accumulate,
     compiled,
     distributed,
     prefetch,
@@ -20,7 +18,7 @@ from lsr_jax.training import (
     preparation,
     progress,
     sharding,
-    step,
+    tracing,
     workdir,
 )
 from lsr_jax.training.board import Board
@@ -33,7 +31,6 @@ from lsr_jax.training.selection import Selector
 from lsr_jax.training.state import TrainState
 from lsr_jax.training.stopping import Stop, Stopped
 from lsr_jax.training.watch import Watch
-from lsr_jax.types import Batch
 
 
 def train(
@@ -63,12 +60,13 @@ def train(
         workdir.check(folder, config)
         experiment = Experiment(config, folder)
         preflight.check(experiment)
-    tools = Tools(Selector(experiment), stop, profile, show)
+    programs = tracing.trace_all(experiment)
+    tools = Tools(Selector(experiment), programs, stop, profile, show)
     with workdir.claimed(folder, config, experiment.facts()):
         for stage in config["stages"]:
-            stop.check()
+            stop.check(distributed.any_process)
             run_stage(experiment, stage, tools)
-    stop.check()
+    stop.check(distributed.any_process)
     return experiment
 
 
@@ -76,6 +74,7 @@ class Tools(NamedTuple):
     """What all stages of a run use."""
 
     selector: Selector
+    programs: dict[str, compiled.Program]
     stop: Stop
     profile: Path | None
     show: str
@@ -86,14 +85,12 @@ class Start(NamedTuple):
 
     Attributes:
       state: after ``step`` steps.
-      optimizer: of the stage.
       step: 0 at the beginning.
       best: of the evaluations so far, see `Selector.better`.
       log: position in the metrics log.
     """
 
     state: TrainState
-    optimizer: object
     step: int
     best: dict | None
     log: dict | None
@@ -104,7 +101,7 @@ def run_stage(experiment: Experiment, stage: str, tools: Tools) -> None:
     c = experiment.config[stage]
     goodput = Goodput()
     checkpoints = Checkpointer(
-        experiment.folder(stage) / "checkpoints", keep_every=c["keep_every"]
+        experiment.checkpoints(stage), keep_every=c["keep_every"]
     )
     with checkpoints, compiled.memory_advice():
         with goodput.lost("start"):
@@ -115,14 +112,13 @@ def run_stage(experiment: Experiment, stage: str, tools: Tools) -> None:
 
 def begin(experiment: Experiment, stage: str, checkpoints: Checkpointer) -> Start:
     """The state of the newest checkpoint, or the one before step 0."""
-    template, optimizer = experiment.template(stage)
+    template, _ = experiment.template(stage)
     found = checkpoints.resume(template)
     if found:
         state, facts = found
-        return Start(state, optimizer, facts["step"], facts["best"], facts["log"])
-    state, optimizer = experiment.initial(stage)
-    state = preparation.prepare(experiment, stage, state)
-    return Start(state, optimizer, 0, None, None)
+        return Start(state, facts["step"], facts["best"], facts["log"])
+    state = preparation.prepare(experiment, stage, experiment.initial(stage))
+    return Start(state, 0, None, None)
 
 
 def continue_stage(
@@ -150,7 +146,13 @@ def continue_stage(
             board = Board(log and log.events, experiment.domains["source"].space)
             board.batch(start.step + 1, batch, ids)
         with goodput.lost("compile"):
-            train_step = compile_step(experiment, stage, start, batch)
+            program = tools.programs.pop(stage, None)
+            train_step = compile_step(
+                program or tracing.trace(experiment, stage),
+                stage,
+                c["steps"] - start.step,
+                experiment.config["model"]["dtype"],
+            )
         kind = tools.show if distributed.is_main() else "none"
         with progress.begin(kind, stage, steps=c["steps"], start=start.step) as shown:
             watch = Watch(stage, c, log, shown)
@@ -192,37 +194,13 @@ def stop_reason(stop: Stop, number: int, every: int) -> str | None:
     return reason or "another process"
 
 
-def compile_step(
-    experiment: Experiment, stage: str, start: Start, batch: Batch
-) -> Callable:
-    """The step of a stage, compiled; says what it will cost."""
-    config = experiment.config
-    c, model = config[stage], config["model"]
-    parts = c["micro_batches"]
-    group = accumulate.group_size(model, parts)
-
-    def jitted(forward: Callable) -> Callable:
-        whole = step.make_step(
-            experiment.method(stage),
-            start.optimizer,
-            forward,
-            experiment.preprocess(stage),
-            augment.pixels(config["data"]["preprocessing"]),
-            skip_nonfinite=c["on_nonfinite"] == "skip",
-        )
-        return sharding.compile_step(whole, experiment.mesh)
-
-    forward = experiment.model.forward
-    train_step, cost = compiled.compile_ahead(
-        jitted(accumulate.in_parts(forward, parts, group=group)),
-        start.state,
-        batch,
-        counted=jitted(forward) if parts > 1 else None,
-    )
+def compile_step(program: compiled.Program, name: str, steps: int, dtype: str):
+    """The compiled step of stage ``name``; says what ``steps`` of it will cost."""
+    train_step, cost = compiled.compile_program(program)
     if distributed.is_main():
-        rate = compiled.matmul_rate(model["dtype"])
-        line = compiled.summary(cost, steps=c["steps"] - start.step, rate=rate)
-        print(f"{stage}: {line}", file=sys.stderr)
+        rate = compiled.matmul_rate(dtype)
+        line = compiled.summary(cost, steps=steps, rate=rate)
+        print(f"{name}: {line}", file=sys.stderr)
     return train_step
 
 

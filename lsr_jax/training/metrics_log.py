@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class MetricsLog:
         self.events.scalars(step, metrics)
 
     def position(self) -> dict:
-        """Length and sha256 of the log so far."""
+        """Length and sha256 of the log so far, which is on the disk from here on."""
+        os.fsync(self._file.fileno())
         return {"bytes": self._file.tell(), "sha256": self._digest.hexdigest()}
 
 

@@ -1,15 +1,11 @@
-"""What can be known to be wrong before anything is compiled."""
+"""What can be known to be wrong before anything is traced."""
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-
 from lsr_jax.errors import InputError
-from lsr_jax.training import origins, selection, sharding
+from lsr_jax.training import accumulate, origins, selection, sharding
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.state import TrainState
-from lsr_jax.types import Batch, Images
 
 ON_NONFINITE = ("stop", "skip")
 # Key of a stage -> its smallest value.
@@ -19,6 +15,7 @@ AT_LEAST = {
     "log_every": 1,
     "checkpoint_every": 1,
     "keep_every": 0,
+    "micro_batches": 1,
 }
 
 
@@ -26,7 +23,8 @@ def check(experiment: Experiment) -> None:
     """Raise InputError for the first key that no stage can be trained with."""
     config = experiment.config
     at_least("evaluation.every", config["evaluation"]["every"], 0)
-    at_least("evaluation.batch_size", config["evaluation"]["batch_size"], 1)
+    for key in ("batch_size", "batchnorm_images", "panel_images"):
+        at_least(f"evaluation.{key}", config["evaluation"][key], 1)
     at_least("data.workers", config["data"]["workers"], 0)
     scored = selection.split_of(config)
     if scored:
@@ -60,8 +58,8 @@ def check_stage(experiment: Experiment, stage: str) -> None:
         )
     try:
         sharding.check_batch_size(c["batch_size"], experiment.mesh)
-        method = experiment.method(stage)
-        augmented(experiment, stage, method.domains)
+        group = accumulate.group_size(experiment.config["model"], c["micro_batches"])
+        accumulate.check_divides(c["batch_size"], c["micro_batches"], group)
         whole, _ = experiment.template(stage)
         origin(experiment, stage, whole)
     except InputError as error:
@@ -70,27 +68,10 @@ def check_stage(experiment: Experiment, stage: str) -> None:
         raise InputError(f"{stage}: cannot be built from its keys: {error}") from error
 
 
-def augmented(experiment: Experiment, stage: str, domains: tuple[str, ...]) -> None:
-    """Traces the augmentation: a crop that does not fit is an InputError there."""
-    size = experiment.config[stage]["batch_size"]
-
-    def images(domain):
-        if domain not in domains:
-            return None
-        shape = (size, *experiment.sizes[domain])
-        return Images(
-            jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
-            jax.ShapeDtypeStruct(shape, jnp.uint8),
-        )
-
-    batch = Batch(images("source"), images("target"))
-    jax.eval_shape(experiment.preprocess(stage), jax.random.key(0), batch)
-
-
 def origin(experiment: Experiment, stage: str, whole: TrainState) -> None:
     """Reads what ``init_from`` names outside of this run, once before the stage begins."""
     found = origins.origin(experiment.config, stage)
-    begun = (experiment.folder(stage) / "checkpoints").is_dir()
+    begun = experiment.checkpoints(stage).is_dir()
     if begun or found == "scratch" or found in experiment.config["stages"]:
         return
     network = (whole.params["model"], whole.model_state)

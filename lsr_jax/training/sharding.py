@@ -59,7 +59,12 @@ def share_cpu(count: int) -> None:
 
     One program leaves much of a CPU idle; two, each with half of the batch, do not.
     Accelerators are not touched.
+
+    Raises:
+      InputError: no device at all.
     """
+    if count < 1:
+        raise InputError(f"cpu_devices: expected at least 1, found {count}")
     if jax.config.jax_num_cpu_devices != count:
         jax.config.update("jax_num_cpu_devices", count)
 

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -53,10 +53,15 @@ class Stop:
             self._reason = self._reason or "--max-minutes"
         return self._reason
 
-    def check(self) -> None:
-        """Raises Stopped if it is time, where nothing has to be saved."""
-        if self._reason:
-            raise Stopped(f"stopped by {self._reason} between two stages")
+    def check(self, agreed: Callable[[bool], bool] = bool) -> None:
+        """Raises Stopped if it is time, where nothing has to be saved.
+
+        Args:
+          agreed: whether several processes stop, of which this one wants to or not.
+        """
+        if agreed(self._reason is not None):
+            reason = self._reason or "another process"
+            raise Stopped(f"stopped by {reason} between two stages")
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

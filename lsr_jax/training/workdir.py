@@ -30,9 +30,15 @@ def to_json(value) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file in one move: a reader sees the old text or the new one."""
+    """Replace a file in one move: a reader sees the old text or the new one.
+
+    So does whoever starts the machine again after a power cut.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

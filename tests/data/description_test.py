@@ -97,6 +97,15 @@ def test_ids_with_the_names_of_cityscapes_take_its_classes(tmp_path):
     assert space.encode(np.arange(5, dtype=np.uint8)).tolist() == [255, 9, 0, 9, 255]
 
 
+def test_a_space_without_any_of_the_classes_is_refused(tmp_path):
+    path = tmp_path / "mine.json"
+    changed = {**EXAMPLE, "ids": {"1": "water", "2": "vessel"}, "classes": ["water"]}
+    path.write_text(json.dumps(changed))
+    layout = description.find_layout(str(path))
+    with pytest.raises(InputError, match=r"cityscapes, found vessel, water; set .* ''"):
+        sources.label_space({"space": "cityscapes"}, layout)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -56,7 +56,8 @@ def gradients(group, parts, devices=1):
     mesh = sharding.make_mesh(devices)
     whole = sharding.put_replicated((params, model_state, method_state), mesh)
     split = sharding.put_batch(batch(8), mesh)
-    call, cost = compiled.compile_ahead(sharding.compile_step(step, mesh), whole, split)
+    program = compiled.trace(sharding.compile_step(step, mesh), whole, split)
+    call, cost = compiled.compile_program(program)
     return jax.device_get(call(whole, split)[1]), cost
 
 

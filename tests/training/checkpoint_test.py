@@ -11,7 +11,7 @@ import pytest
 from orbax.checkpoint import v1 as next_generation
 
 from lsr_jax.errors import InputError, TrainingError
-from lsr_jax.training import content, sharding
+from lsr_jax.training import content, distributed, sharding
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.state import TrainState
 
@@ -124,6 +124,16 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(damage, folder, capfd):
     assert (folder.parent / "damaged" / "4").is_dir()
     with Checkpointer(folder) as checkpoints:
         assert checkpoints.resume(state(0))[1]["step"] == 4
+
+
+def test_only_the_first_process_moves_a_damaged_checkpoint(folder, monkeypatch):
+    DAMAGE["everything gone"](folder / "4")
+    for main in (False, True):
+        monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
+        with Checkpointer(folder) as checkpoints:
+            assert checkpoints.resume(state(0))[1]["step"] == 2
+        assert (folder / "4").is_dir() == (not main)
+        assert (folder.parent / "damaged" / "4").is_dir() == main
 
 
 def test_arrays_that_are_not_those_that_were_saved_are_named(folder):

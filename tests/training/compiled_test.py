@@ -13,7 +13,7 @@ def test_cost_of_a_matrix_product_on_two_devices():
     weights = sharding.put_replicated(jnp.ones((64, 32)), mesh)
     rows = sharding.put_batch(jnp.ones((128, 64)), mesh)
     step = sharding.compile_step(lambda w, x: (w + 1, (x @ w).sum()), mesh)
-    call, cost = compiled.compile_ahead(step, weights, rows)
+    call, cost = compiled.compile_program(compiled.trace(step, weights, rows))
     product = 2 * 128 * 64 * 32
     assert product / 2 <= cost.flops < 1.2 * product / 2
     arguments = 4 * (64 * 32 + 128 * 64 // 2)
@@ -28,8 +28,8 @@ def test_arithmetic_of_a_loop_is_that_of_the_whole():
     rows = sharding.put_replicated(jnp.ones((64, 16, 16)), sharding.make_mesh(1))
     square = jax.jit(lambda x: x @ x)
     loop = jax.jit(lambda x: jax.lax.map(lambda part: part @ part, x))
-    _, once = compiled.compile_ahead(loop, rows)
-    _, cost = compiled.compile_ahead(loop, rows, counted=square)
+    _, once = compiled.compile_program(compiled.trace(loop, rows))
+    _, cost = compiled.compile_program(compiled.trace(loop, rows, counted=square))
     product = 64 * 2 * 16**3
     assert once.flops < product / 10
     assert cost.flops == pytest.approx(product, rel=0.1)

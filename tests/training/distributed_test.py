@@ -133,7 +133,7 @@ def contents(folder):
 def final(folder, experiment):
     """The last checkpoint of a run of one stage, read by this process."""
     (stage,) = experiment.config["stages"]
-    state, _ = experiment.initial(stage)
+    state = experiment.initial(stage)
     with Checkpointer(folder / stage / "checkpoints") as checkpoints:
         state, _ = checkpoints.resume(state)
     return jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))

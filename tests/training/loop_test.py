@@ -107,7 +107,7 @@ def test_tensorboard_shows_what_the_record_does_not_hold(unbroken):
 
 def test_only_process_0_has_a_log(unbroken, tmp_path, monkeypatch):
     monkeypatch.setattr(unbroken, "workdir", tmp_path)
-    start = loop.Start(None, None, 0, None, None)
+    start = loop.Start(None, 0, None, None)
     for main, files in ((False, 0), (True, 2)):
         monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
         with loop.open_log(unbroken, "adapt", start) as log:
@@ -117,7 +117,7 @@ def test_only_process_0_has_a_log(unbroken, tmp_path, monkeypatch):
 
 def test_adaptation_starts_from_the_source_stage(unbroken):
     source = unbroken.trained("source")
-    start, _ = unbroken.initial("adapt")
+    start = unbroken.initial("adapt")
     chex.assert_trees_all_equal(
         jax.device_get(start.params["model"]), jax.device_get(source.params)
     )
@@ -262,7 +262,7 @@ def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
         alone = {**config, "stages": ("adapt",)}
         alone["adapt"] = {**config["adapt"], "init_from": str(path)}
         preflight.check(Experiment(alone, tmp_path))
-        start, _ = Experiment(alone, tmp_path).initial("adapt")
+        start = Experiment(alone, tmp_path).initial("adapt")
         wanted = unbroken.trained(stage).params
         chex.assert_trees_all_equal(
             jax.device_get(start.params["model"]), jax.device_get(wanted)
@@ -345,7 +345,7 @@ def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
     alone = {**config, "stages": ("adapt",)}
     alone["adapt"] = {**config["adapt"], "init_from": str(folder)}
     preflight.check(Experiment(alone, tmp_path))
-    start, _ = Experiment(alone, tmp_path).initial("adapt")
+    start = Experiment(alone, tmp_path).initial("adapt")
     chex.assert_trees_all_equal(
         jax.device_get(start.params["model"]), dict(network.params)
     )

@@ -37,7 +37,7 @@ def run(load_config, dtype, folder):
         "checkpoint_every": STEPS,
     }
     experiment = loop.train(config, folder)
-    first, _ = experiment.initial("adapt")
+    first = experiment.initial("adapt")
     with checkpoint.Checkpointer(folder / "adapt" / "checkpoints") as checkpoints:
         last, _ = checkpoints.restore(STEPS, first)
     lines = (folder / "adapt" / "metrics.jsonl").read_text().splitlines()

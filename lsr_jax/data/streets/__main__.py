@@ -7,13 +7,12 @@ python -m lsr_jax.data.streets --prepare --preset large --workers 8
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import sys
 
 import numpy as np
 
-from lsr_jax.data import commands, labels, sheet, streets
+from lsr_jax.data import commands, labels, processes, sheet, streets
 
 
 def contact_sheet(
@@ -86,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=commands.positive,
-        default=min(4, os.cpu_count() or 1),
+        default=min(4, processes.cores()),
         help="processes that draw",
     )
     return parser
