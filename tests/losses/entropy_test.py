@@ -55,15 +55,67 @@ def test_by_hand():
     np.testing.assert_allclose(losses.entropy(p, weights, where=first), np.log(2))
 
 
-def test_ratio_zero_is_twice_max_squares():
+def test_the_papers_divisor_by_hand():
+    p = jnp.array([[[[0.5, 0.5], [1.0, 0.0]]]])
+    weights = jnp.array([[[2.0, 0.5]]])
+    first = jnp.array([[[True, False]]])
+    squares, entropy = (
+        functools.partial(loss, divisor="pixels")
+        for loss in (losses.max_squares, losses.entropy)
+    )
+    np.testing.assert_allclose(squares(p), -(0.5 + 1) / 4)
+    np.testing.assert_allclose(entropy(p), np.log(2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(squares(p, weights), -(2 * 0.5 + 0.5))
+    np.testing.assert_allclose(entropy(p, weights), 2 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(squares(p, where=first), -0.5 / 2)
+    np.testing.assert_allclose(entropy(p, weights, where=first), 2 * np.log(2))
+    for loss in (losses.max_squares, losses.entropy):
+        with pytest.raises(ValueError, match="divisor must be"):
+            loss(p, divisor="classes")
+
+
+def slow_term(kind, p, weights, where, divisor):
+    """``L_T`` pixel by pixel and class by class."""
+    total = 0.0
+    for place in np.ndindex(where.shape):
+        for q in p[place]:
+            value = -(q**2) if kind == "max_squares" else -q * np.log(q)
+            scale = weights[place] if weights is not None else 1 / where.sum()
+            halved = kind == "max_squares" and weights is None
+            total += where[place] * scale * value / (2 if halved else 1)
+    if weights is not None:
+        total /= len(p)
+    return total / (p.shape[-1] if divisor == "pixels_and_classes" else 1)
+
+
+@pytest.mark.parametrize("divisor", ["pixels_and_classes", "pixels"])
+@pytest.mark.parametrize("kind", ["max_squares", "entropy"])
+def test_terms_against_loops(kind, divisor):
+    p = np.asarray(jax.nn.softmax(normal(2, 3, 4, 5)))
+    where = normal(2, 3, 4) > -0.5
+    labels = np.where(where, p.argmax(-1), 255)
+    omega = np.asarray(losses.image_weights(labels, num_classes=5, ratio=0.2))
+    loss = functools.partial(getattr(losses, kind), divisor=divisor)
+    for weights in (None, omega):
+        expected = slow_term(kind, p, weights, where, divisor)
+        for found in (loss, jax.jit(loss)):
+            np.testing.assert_allclose(
+                found(p, weights, where=where), expected, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("divisor", ["pixels_and_classes", "pixels"])
+def test_ratio_zero_is_twice_max_squares(divisor):
     logits = normal(3, 4, 5, C)
-    weighted = jax.jit(image_weighted(losses.max_squares))(logits, 0.0)
-    plain = jax.jit(lambda z: losses.max_squares(jax.nn.softmax(z)))(logits)
+    loss = functools.partial(losses.max_squares, divisor=divisor)
+    weighted = jax.jit(image_weighted(loss))(logits, 0.0)
+    plain = jax.jit(lambda z: loss(jax.nn.softmax(z)))(logits)
     np.testing.assert_allclose(weighted, 2 * plain, rtol=1e-6)
 
 
+@pytest.mark.parametrize("divisor", ["pixels_and_classes", "pixels"])
 @pytest.mark.parametrize("scale", [1.0, 400.0])
-def test_nothing_valid_and_saturated_predictions_stay_finite(scale):
+def test_nothing_valid_and_saturated_predictions_stay_finite(scale, divisor):
     logits = np.float32(scale) * normal(1, 3, 4, 5)
     none = jnp.zeros((1, 3, 4), bool)
     void = losses.image_weights(
@@ -74,8 +126,8 @@ def test_nothing_valid_and_saturated_predictions_stay_finite(scale):
     def terms(logits, weights, where):
         p = jax.nn.softmax(logits)
         return (
-            losses.max_squares(p, weights, where=where)
-            + losses.entropy(p, weights, where=where)
+            losses.max_squares(p, weights, where=where, divisor=divisor)
+            + losses.entropy(p, weights, where=where, divisor=divisor)
             + losses.soft_cross_entropy(logits, p, weights, where=where)
         )
 
