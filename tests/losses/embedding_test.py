@@ -141,21 +141,30 @@ def test_the_slides_by_hand():
             triangle, jnp.ones(3, bool), order=order, distance_of="vectors"
         )
 
-    pulls, pushes = zip(*((pull(features, p), push(p)) for p in (1, 2)), strict=True)
-    np.testing.assert_allclose(pulls, [(7 / 2 + 2) / 2, (5 / 2 + 2) / 2], rtol=1e-6)
+    zeros = [jnp.zeros((1, 1, 2, 2)), jnp.zeros((1, 1, 1, 2))]
+
+    @jax.jit
+    def all_terms(features):
+        return {
+            "contraction": [pull(features, p) for p in (1, 2)],
+            "spacing": [push(p) for p in (1, 2)],
+            "gradient": jax.grad(pull)(features, 2)[0, 0],
+            "sparsity": losses.sparsity(centroids, seen, reduce="sum"),
+            "orthogonality": losses.orthogonality(zeros, centroids, seen, reduce="sum"),
+        }
+
+    ours = all_terms(features)
     np.testing.assert_allclose(
-        pushes, [(11 / 2 + 10 / 2 + 7 / 2) / 3, (9 / 2 + 8 / 2 + 7 / 2) / 3], rtol=1e-6
+        ours["contraction"], [(7 / 2 + 2) / 2, (5 / 2 + 2) / 2], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        ours["spacing"], [(11 / 2 + 10 / 2 + 7 / 2) / 3, (9 + 8 + 7) / 2 / 3], rtol=1e-6
     )
     # Unit vectors, not differences; none where feature and centroid are the same.
-    gradient = jax.grad(pull)(features, 2)[0, 0]
     expected = [[0.6 / 4, 0.8 / 4], [0, 0], [0, -1 / 2], [0, 0]]
-    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
-
-    zeros = [jnp.zeros((1, 1, 2, 2)), jnp.zeros((1, 1, 1, 2))]
-    entropy = losses.orthogonality(zeros, centroids, seen, reduce="sum")
-    np.testing.assert_allclose(entropy, 3 * np.log(2), rtol=1e-6)
-    sparsity = losses.sparsity(centroids, seen, reduce="sum")
-    np.testing.assert_allclose(sparsity, -4 * 0.25)
+    np.testing.assert_allclose(ours["gradient"], expected, rtol=1e-6)
+    np.testing.assert_allclose(ours["sparsity"], -4 * 0.25)
+    np.testing.assert_allclose(ours["orthogonality"], 3 * np.log(2), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
