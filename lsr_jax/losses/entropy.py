@@ -2,15 +2,20 @@
 
 Without weights a term is the mean over valid pixels and classes. With image-wise
 weights (IW) it is ``1 / (B C)`` times the weighted sum over pixels and classes, because
-the weights already divide by (a power of) the number of pixels.
+the weights already divide by (a power of) the number of pixels. That is how the code of
+the originals divides; ``divisor="pixels"`` leaves out the ``1 / C``, as the papers do.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from lsr_jax.losses import reduction
+
+Divisor = Literal["pixels_and_classes", "pixels"]
 
 
 def max_squares(
@@ -18,23 +23,30 @@ def max_squares(
     weights: jax.Array | None = None,
     *,
     where: jax.Array | None = None,
+    divisor: Divisor = "pixels_and_classes",
 ) -> jax.Array:
     """Maximum squares loss (MaxSquareLoss, ``utils/loss.py``).
 
     ``-1/2 mean_{x, c} p_c(x)^2`` over valid pixels and classes, or with image-wise
     weights ``-1 / (B C) sum_x omega_x sum_c p_c(x)^2``. The weighted form has no 1/2:
     `image_weights` at ratio 0 gives exactly twice the unweighted loss for one image.
-    The papers divide by the number of pixels only, which is ``C`` times as much.
 
     Args:
       probabilities: ``[B, H, W, C]``.
       weights: ``[B, H, W]`` of `image_weights`.
       where: ``[B, H, W]`` bool, the valid pixels; all by default.
+      divisor: "pixels_and_classes", or "pixels", which is ``C`` times as much: the
+        paper's ``-1/(2N) sum_x sum_c p_c(x)^2`` over ``N`` pixels, and with weights
+        ``-1/B sum_x omega_x sum_c p_c(x)^2``, twice that at ratio 0 here too.
+
+    Raises:
+      ValueError: any other ``divisor``.
     """
     squares = jnp.square(probabilities).sum(axis=-1)
+    classes = _classes(probabilities, divisor)
     if weights is None:
-        return -_mean(squares, where, probabilities) / 2
-    return -_weighted(squares, weights, where, probabilities)
+        return -_mean(squares, where, classes) / 2
+    return -_weighted(squares, weights, where, classes)
 
 
 def entropy(
@@ -42,6 +54,7 @@ def entropy(
     weights: jax.Array | None = None,
     *,
     where: jax.Array | None = None,
+    divisor: Divisor = "pixels_and_classes",
 ) -> jax.Array:
     """Entropy of the predictions, gradient through both factors.
 
@@ -53,13 +66,18 @@ def entropy(
       probabilities: ``[B, H, W, C]``.
       weights: ``[B, H, W]`` of `image_weights`.
       where: ``[B, H, W]`` bool, the valid pixels; all by default.
+      divisor: as in `max_squares`; with "pixels" the mean entropy of a pixel.
+
+    Raises:
+      ValueError: any other ``divisor``.
     """
     positive = probabilities >= jnp.finfo(probabilities.dtype).tiny
     terms = probabilities * jnp.log(jnp.where(positive, probabilities, 1))
     values = -jnp.where(positive, terms, 0).sum(axis=-1)
+    classes = _classes(probabilities, divisor)
     if weights is None:
-        return _mean(values, where, probabilities)
-    return _weighted(values, weights, where, probabilities)
+        return _mean(values, where, classes)
+    return _weighted(values, weights, where, classes)
 
 
 def soft_cross_entropy(
@@ -83,8 +101,8 @@ def soft_cross_entropy(
     """
     values = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1)
     if weights is None:
-        return _mean(values, where, logits)
-    return _weighted(values, weights, where, logits)
+        return _mean(values, where, logits.shape[-1])
+    return _weighted(values, weights, where, logits.shape[-1])
 
 
 def image_weights(
@@ -122,14 +140,24 @@ def image_weights(
     return jnp.where(chosen, weights[:, None, None], 0).sum(axis=-1)
 
 
-def _mean(values, where, distribution) -> jax.Array:
+def _mean(values, where, classes: int) -> jax.Array:
     valid = jnp.ones(values.shape, bool) if where is None else where
-    return reduction.masked_mean(values, valid) / distribution.shape[-1]
+    return reduction.masked_mean(values, valid) / classes
 
 
-def _weighted(values, weights, where, distribution) -> jax.Array:
+def _weighted(values, weights, where, classes: int) -> jax.Array:
     weights = jax.lax.stop_gradient(weights).astype(values.dtype)
     if where is not None:
         weights = jnp.where(where, weights, 0)
-    images, num_classes = distribution.shape[0], distribution.shape[-1]
-    return (weights * values).sum() / (images * num_classes)
+    return (weights * values).sum() / (len(values) * classes)
+
+
+def _classes(probabilities, divisor) -> int:
+    """What the sum over the classes is divided by."""
+    if divisor == "pixels_and_classes":
+        return probabilities.shape[-1]
+    if divisor == "pixels":
+        return 1
+    raise ValueError(
+        f"divisor must be 'pixels_and_classes' or 'pixels', got {divisor!r}"
+    )

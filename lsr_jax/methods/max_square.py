@@ -14,15 +14,20 @@ from lsr_jax import losses, pseudo_labels, resample
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method
 
-KINDS = ("max_square", "entropy", "hard")
+CHOICES = {
+    "kind": ("max_square", "entropy", "hard"),
+    "divisor": ("pixels_and_classes", "pixels"),
+}
 PRESETS = {
+    "paper": {"divisor": "pixels"},
+    "released": {"divisor": "pixels_and_classes"},
     # Sec. 4 of the paper: MaxSquare + IW + Multi. Its source model has both heads too.
+    # The threshold is the benchmark's: 0.95, between real cities 0.98.
     "multi_level": {
         "entropy": 0.09,
         "image_weighting": 0.2,
         "auxiliary": 0.1,
         "guidance": 0.009,
-        "threshold": 0.95,
     },
 }
 
@@ -32,6 +37,7 @@ def make(
     kind: str = "max_square",
     entropy: float = 0.1,
     image_weighting: float | None = 0.2,
+    divisor: str = "pixels_and_classes",
     auxiliary: float = 0.0,
     guidance: float = 0.0,
     threshold: float = 0.95,
@@ -41,11 +47,14 @@ def make(
     Args:
       kind: of ``L_T``, at image resolution: "max_square", `losses.max_squares`;
         "entropy", `losses.entropy`; "hard", cross-entropy on the confident arg-max.
-      entropy: lambda_T, the weight of ``L_T``. The code divides by pixels and classes,
-        the paper's equation by pixels only: its weights belong to the code's form.
+      entropy: lambda_T, the weight of ``L_T``.
       image_weighting: exponent of the image-wise class weights; None gives the
         unweighted mean, for MaxSquare with a factor 1/2 more (``utils/loss.py``).
         "hard" has none, here as there, and does not read it.
+      divisor: of ``L_T``: "pixels_and_classes" as the code, "pixels" as the paper's
+        equation, which is ``C`` times as much; with image-wise weights too, of which
+        nothing but the factor ``1 / C`` changes. The published weights were used with
+        the code. "hard" is a mean over pixels and does not read it.
       auxiliary: lambda_seg, weight of the source cross-entropy of the second head.
       guidance: lambda_seg lambda_T, weight of the second head's cross-entropy on the
         labels of `pseudo_labels.thresholded`. The second head has no ``L_T`` and the
@@ -53,9 +62,10 @@ def make(
       threshold: confidence of "hard" and of the guidance; 0.98 between real cities.
 
     Raises:
-      InputError: unknown ``kind``.
+      InputError: unknown ``kind`` or ``divisor``.
     """
-    common.check_choice("kind", kind, KINDS)
+    for key, value in (("kind", kind), ("divisor", divisor)):
+        common.check_choice(key, value, CHOICES[key])
     weights = {"segmentation": 1.0, "entropy": entropy, "guidance": guidance}
 
     def loss(params, state, batch, ctx):
@@ -78,6 +88,7 @@ def make(
                 images,
                 kind=kind,
                 ratio=image_weighting,
+                divisor=divisor,
                 threshold=threshold,
             ),
             "guidance": guide,
@@ -94,6 +105,7 @@ def target_term(
     *,
     kind: str,
     ratio: float | None,
+    divisor: str,
     threshold: float,
 ) -> jax.Array:
     """``L_T`` of `make` from logits ``[B, h, w, C]`` on images ``[B, H, W, 3]``."""
@@ -103,7 +115,7 @@ def target_term(
         return losses.cross_entropy(resample.bilinear(logits, images.shape[1:3]), label)
     sharpen = losses.max_squares if kind == "max_square" else losses.entropy
     if ratio is None:
-        return sharpen(probabilities)
+        return sharpen(probabilities, divisor=divisor)
     label = jax.lax.stop_gradient(probabilities).argmax(axis=-1)
     weights = losses.image_weights(label, num_classes=logits.shape[-1], ratio=ratio)
-    return sharpen(probabilities, weights)
+    return sharpen(probabilities, weights, divisor=divisor)

@@ -13,6 +13,10 @@ the way into the heads: by 2 on the source, by -1 on the target. The released de
 and writes race; this is their reading without the race. The sequence of the paper would
 take three updates and as many fresh passes a step: it would break the one train step, and
 the comparison with methods that update once.
+
+A weight of 0 takes ``D`` away and leaves the rest of the update: the heads still go down
+``2 dL_s`` and the target still passes through the network in train mode. So it is not
+`batchnorm_only`, which goes down ``dL_s`` everywhere, with ``auxiliary=1`` for two heads.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ def make(
     Args:
       discrepancy: lambda. No weight is published, and 1 is none: ``D`` falls with the
         number of classes (some 1e-3 for 19, where MCD has 0.06), so this is to be
-        chosen for the data at hand.
+        chosen for the data at hand. 0 leaves the doubled gradients of the heads.
       measure: "sliced_wasserstein" of the class probabilities of all cells of the
         feature map; "absolute", MCD (CVPR 2018), with which the demo compares.
       directions: M, how many random projections, drawn afresh in every step.

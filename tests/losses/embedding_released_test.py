@@ -9,7 +9,7 @@ import pytest
 from held import widen
 
 from lsr_jax import losses, prototypes, pseudo_labels, resample
-from lsr_jax.methods import oce
+from lsr_jax.methods import oce_centroids
 
 C = 19
 RULES = ("bilinear", "nearest")
@@ -22,7 +22,7 @@ NAMES += ["ortho_loss", "sparse_loss", "sparse_loss_exp3"]
 
 def step(features, labels, state, momentum, temperature, threshold):
     """All terms of one step, in the order of `NAMES`, and the state after each pass."""
-    first, second = oce.refresh(state, features, labels, C, momentum)
+    first, second = oce_centroids.refresh(state, features, labels, C, momentum)
     values = []
     for order in (1, 2):
         pull = functools.partial(losses.contraction, order=order)

@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,40 +8,49 @@ import pytest
 
 from lsr_jax import losses, prototypes
 
+DISTANCES = [
+    {"order": order, "distance_of": rows}
+    for order in (1, 2)
+    for rows in ("block", "vectors")
+]
+REDUCE = {"mean": np.mean, "sum": np.sum}
 
-def distance(block, order):
+
+def distance(block, order, distance_of):
+    if distance_of == "vectors":
+        return np.mean([np.linalg.norm(row, order) for row in block])
     return np.linalg.norm(block.ravel(), order) / block.size
 
 
-def slow_contraction(features, labels, centroids, seen, order):
+def slow_contraction(features, labels, centroids, seen, **options):
     present = [c for c in range(len(seen)) if seen[c] and (labels == c).any()]
     return np.mean(
-        [distance(centroids[c] - features[labels == c], order) for c in present]
+        [distance(centroids[c] - features[labels == c], **options) for c in present]
     )
 
 
-def slow_spacing(centroids, seen, order):
+def slow_spacing(centroids, seen, **options):
     found = centroids[seen]
     return np.mean(
         [
-            distance(found[j] - np.delete(found, j, axis=0), order)
+            distance(found[j] - np.delete(found, j, axis=0), **options)
             for j in range(len(found))
         ]
     )
 
 
-def slow_orthogonality(domains, centroids, seen, temperature):
+def slow_orthogonality(domains, centroids, seen, temperature, reduce):
     terms = []
     for f in np.concatenate([d.reshape(-1, d.shape[-1]) for d in domains]):
         q = np.exp(centroids[seen] @ f / temperature)
         q /= q.sum()
         terms.extend(-q * np.log(q))
-    return np.mean(terms)
+    return REDUCE[reduce](terms)
 
 
-def slow_sparsity(centroids, seen, threshold, exponent):
+def slow_sparsity(centroids, seen, threshold, exponent, reduce):
     terms = [abs(c / c.max() - threshold) ** exponent for c in centroids[seen]]
-    return -np.mean(terms)
+    return -REDUCE[reduce](terms)
 
 
 @pytest.fixture
@@ -52,34 +62,39 @@ def data():
     return features, labels, table, np.array([True, True, True, False, True])
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_clustering_against_loops(data, order):
+@pytest.mark.parametrize("options", DISTANCES, ids=str)
+def test_clustering_against_loops(data, options):
     # Class 3 has features and no centroid, 2 and 4 a centroid and no features.
-    loss = functools.partial(losses.contraction, order=order)
-    expected = slow_contraction(*data, order)
+    loss = functools.partial(losses.contraction, **options)
+    expected = slow_contraction(*data, **options)
     np.testing.assert_allclose(loss(*data), expected, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(loss)(*data), expected, rtol=1e-5)
-    loss = functools.partial(losses.spacing, order=order)
-    expected = slow_spacing(*data[2:], order)
+    loss = functools.partial(losses.spacing, **options)
+    expected = slow_spacing(*data[2:], **options)
     np.testing.assert_allclose(loss(*data[2:]), expected, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(loss)(*data[2:]), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("reduce", REDUCE)
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
-def test_orthogonality_against_loops(data, temperature):
+def test_orthogonality_against_loops(data, temperature, reduce):
     features, _, table, seen = data
     domains = [features, features[:1, :2]]
-    ours = jax.jit(losses.orthogonality)(domains, table, seen, temperature=temperature)
-    expected = slow_orthogonality(domains, table, seen, temperature)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    options = {"temperature": temperature, "reduce": reduce}
+    loss = functools.partial(losses.orthogonality, **options)
+    expected = slow_orthogonality(domains, table, seen, **options)
+    np.testing.assert_allclose(loss(domains, table, seen), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(loss)(domains, table, seen), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("reduce", REDUCE)
 @pytest.mark.parametrize(("threshold", "exponent"), [(0.5, 2), (0.3, 3)])
-def test_sparsity_against_loops(data, threshold, exponent):
-    options = {"threshold": threshold, "exponent": exponent}
-    ours = losses.sparsity(*data[2:], **options)
+def test_sparsity_against_loops(data, threshold, exponent, reduce):
+    options = {"threshold": threshold, "exponent": exponent, "reduce": reduce}
+    loss = functools.partial(losses.sparsity, **options)
     expected = slow_sparsity(*data[2:], **options)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(*data[2:]), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(loss)(*data[2:]), expected, rtol=1e-5)
 
 
 def test_by_hand():
@@ -107,23 +122,94 @@ def test_by_hand():
     np.testing.assert_allclose(ours["spacing"], [(2 + 4) / 2, 20**0.5 / 2], rtol=1e-6)
     np.testing.assert_allclose(ours["sparsity"], -0.25)
     np.testing.assert_allclose(ours["orthogonality"], np.log(2) / 2, rtol=1e-6)
-    with pytest.raises(ValueError, match="order"):
-        losses.spacing(centroids, seen, order=3)
+
+
+def test_the_slides_by_hand():
+    features = jnp.array([[[[5.0, 4.0], [2.0, 0.0], [0.0, 2.0], [9.0, 9.0]]]])
+    labels = jnp.array([[[0, 0, 1, 255]]])
+    centroids = jnp.array([[2.0, 0.0], [0.0, 4.0], [7.0, 7.0]])
+    seen = jnp.array([True, True, False])
+    triangle = jnp.array([[2.0, 0.0], [5.0, 4.0], [2.0, 4.0]])  # sides 5, 4 and 3
+
+    def pull(features, order):
+        return losses.contraction(
+            features, labels, centroids, seen, order=order, distance_of="vectors"
+        )
+
+    def push(order):
+        return losses.spacing(
+            triangle, jnp.ones(3, bool), order=order, distance_of="vectors"
+        )
+
+    zeros = [jnp.zeros((1, 1, 2, 2)), jnp.zeros((1, 1, 1, 2))]
+
+    @jax.jit
+    def all_terms(features):
+        return {
+            "contraction": [pull(features, p) for p in (1, 2)],
+            "spacing": [push(p) for p in (1, 2)],
+            "gradient": jax.grad(pull)(features, 2)[0, 0],
+            "sparsity": losses.sparsity(centroids, seen, reduce="sum"),
+            "orthogonality": losses.orthogonality(zeros, centroids, seen, reduce="sum"),
+        }
+
+    ours = all_terms(features)
+    np.testing.assert_allclose(
+        ours["contraction"], [(7 / 2 + 2) / 2, (5 / 2 + 2) / 2], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        ours["spacing"], [(11 / 2 + 10 / 2 + 7 / 2) / 3, (9 + 8 + 7) / 2 / 3], rtol=1e-6
+    )
+    # Unit vectors, not differences; none where feature and centroid are the same.
+    expected = [[0.6 / 4, 0.8 / 4], [0, 0], [0, -1 / 2], [0, 0]]
+    np.testing.assert_allclose(ours["gradient"], expected, rtol=1e-6)
+    np.testing.assert_allclose(ours["sparsity"], -4 * 0.25)
+    np.testing.assert_allclose(ours["orthogonality"], 3 * np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "wrong"),
+    [
+        (losses.spacing, {"order": 3}),
+        (losses.spacing, {"distance_of": "rows"}),
+        (
+            functools.partial(losses.orthogonality, [jnp.ones((1, 1, 1, 3))]),
+            {"reduce": 0},
+        ),
+        (losses.sparsity, {"reduce": "none"}),
+    ],
+)
+def test_an_unknown_choice_is_refused(loss, wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        loss(jnp.ones((2, 3)), jnp.ones(2, bool), **wrong)
 
 
 def terms(features, labels, seen):
     means, counts = prototypes.class_means(features, labels, num_classes=len(seen))
-    seen = seen & (counts > 0)
-    values = [losses.orthogonality([features], means, seen)]
-    values += [losses.sparsity(means, seen, exponent=e) for e in (2, 3)]
-    for order in (1, 2):
-        values.append(losses.contraction(features, labels, means, seen, order=order))
-        values.append(losses.spacing(means, seen, order=order))
-    return jnp.stack(values)
+    table = means, seen & (counts > 0)
+    values = {
+        "orthogonality": [
+            losses.orthogonality([features], *table, reduce=r) for r in REDUCE
+        ],
+        "sparsity": [
+            losses.sparsity(*table, exponent=e, reduce=r)
+            for e in (2, 3)
+            for r in REDUCE
+        ],
+        "contraction": [
+            losses.contraction(features, labels, *table, **o) for o in DISTANCES
+        ],
+        "spacing": [losses.spacing(*table, **o) for o in DISTANCES],
+    }
+    return {name: jnp.stack(found) for name, found in values.items()}
+
+
+def total(*inputs):
+    return jnp.concatenate(list(terms(*inputs).values())).sum()
 
 
 TERMS = jax.jit(terms)
-GRADIENT = jax.jit(jax.grad(lambda *inputs: terms(*inputs).sum()))
+GRADIENT = jax.jit(jax.grad(total))
 
 
 @pytest.mark.parametrize("classes", [[255], [1, 255], [0, 1, 3]])
@@ -134,10 +220,9 @@ def test_absent_classes_and_extreme_features_stay_finite(data, classes, scale):
     for seen in (np.ones(5, bool), np.zeros(5, bool)):
         values = TERMS(features, labels, seen)
         gradient = GRADIENT(features, labels, seen)
-        assert np.isfinite(values).all()
-        assert np.isfinite(gradient).all()
+        chex.assert_tree_all_finite((values, gradient))
         if classes == [255] or not seen.any():
-            assert not values.any()
+            assert not any(value.any() for value in values.values())
             assert not gradient.any()
     single = TERMS(features, np.ones_like(labels), np.ones(5, bool))
-    assert single[4] == single[6] == 0  # one centroid keeps no distance
+    assert not single["spacing"].any()  # one centroid keeps no distance

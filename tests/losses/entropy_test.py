@@ -55,15 +55,67 @@ def test_by_hand():
     np.testing.assert_allclose(losses.entropy(p, weights, where=first), np.log(2))
 
 
-def test_ratio_zero_is_twice_max_squares():
+def test_the_papers_divisor_by_hand():
+    p = jnp.array([[[[0.5, 0.5], [1.0, 0.0]]]])
+    weights = jnp.array([[[2.0, 0.5]]])
+    first = jnp.array([[[True, False]]])
+    squares, entropy = (
+        functools.partial(loss, divisor="pixels")
+        for loss in (losses.max_squares, losses.entropy)
+    )
+    np.testing.assert_allclose(squares(p), -(0.5 + 1) / 4)
+    np.testing.assert_allclose(entropy(p), np.log(2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(squares(p, weights), -(2 * 0.5 + 0.5))
+    np.testing.assert_allclose(entropy(p, weights), 2 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(squares(p, where=first), -0.5 / 2)
+    np.testing.assert_allclose(entropy(p, weights, where=first), 2 * np.log(2))
+    for loss in (losses.max_squares, losses.entropy):
+        with pytest.raises(ValueError, match="divisor must be"):
+            loss(p, divisor="classes")
+
+
+def slow_term(kind, p, weights, where, divisor):
+    """``L_T`` pixel by pixel and class by class."""
+    total = 0.0
+    for place in np.ndindex(where.shape):
+        for q in p[place]:
+            value = -(q**2) if kind == "max_squares" else -q * np.log(q)
+            scale = weights[place] if weights is not None else 1 / where.sum()
+            halved = kind == "max_squares" and weights is None
+            total += where[place] * scale * value / (2 if halved else 1)
+    if weights is not None:
+        total /= len(p)
+    return total / (p.shape[-1] if divisor == "pixels_and_classes" else 1)
+
+
+@pytest.mark.parametrize("divisor", ["pixels_and_classes", "pixels"])
+@pytest.mark.parametrize("kind", ["max_squares", "entropy"])
+def test_terms_against_loops(kind, divisor):
+    p = np.asarray(jax.nn.softmax(normal(2, 3, 4, 5)))
+    where = normal(2, 3, 4) > -0.5
+    labels = np.where(where, p.argmax(-1), 255)
+    omega = np.asarray(losses.image_weights(labels, num_classes=5, ratio=0.2))
+    loss = functools.partial(getattr(losses, kind), divisor=divisor)
+    for weights in (None, omega):
+        expected = slow_term(kind, p, weights, where, divisor)
+        for found in (loss, jax.jit(loss)):
+            np.testing.assert_allclose(
+                found(p, weights, where=where), expected, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("divisor", ["pixels_and_classes", "pixels"])
+def test_ratio_zero_is_twice_max_squares(divisor):
     logits = normal(3, 4, 5, C)
-    weighted = jax.jit(image_weighted(losses.max_squares))(logits, 0.0)
-    plain = jax.jit(lambda z: losses.max_squares(jax.nn.softmax(z)))(logits)
-    np.testing.assert_allclose(weighted, 2 * plain, rtol=1e-6)
+    loss = functools.partial(losses.max_squares, divisor=divisor)
+    weights = losses.image_weights(logits.argmax(-1), num_classes=C, ratio=0.0)
+    p = jax.nn.softmax(logits)
+    np.testing.assert_allclose(loss(p, weights), 2 * loss(p), rtol=1e-6)
 
 
+@pytest.mark.parametrize("divisor", ["pixels_and_classes", "pixels"])
 @pytest.mark.parametrize("scale", [1.0, 400.0])
-def test_nothing_valid_and_saturated_predictions_stay_finite(scale):
+def test_nothing_valid_and_saturated_predictions_stay_finite(scale, divisor):
     logits = np.float32(scale) * normal(1, 3, 4, 5)
     none = jnp.zeros((1, 3, 4), bool)
     void = losses.image_weights(
@@ -74,8 +126,8 @@ def test_nothing_valid_and_saturated_predictions_stay_finite(scale):
     def terms(logits, weights, where):
         p = jax.nn.softmax(logits)
         return (
-            losses.max_squares(p, weights, where=where)
-            + losses.entropy(p, weights, where=where)
+            losses.max_squares(p, weights, where=where, divisor=divisor)
+            + losses.entropy(p, weights, where=where, divisor=divisor)
             + losses.soft_cross_entropy(logits, p, weights, where=where)
         )
 
@@ -98,127 +150,8 @@ def test_entropy_equals_soft_cross_entropy_with_itself():
     def itself(logits):
         return losses.soft_cross_entropy(logits, jax.nn.softmax(logits))
 
-    ours, theirs = (compiled(loss)[1](logits) for loss in (entropy, itself))
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(loss))(logits) for loss in (entropy, itself)
+    )
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-7)
-
-
-@functools.cache
-def compiled(loss):
-    return jax.jit(loss), jax.jit(jax.value_and_grad(loss))
-
-
-def widen(x):
-    return x.astype(np.float64) if getattr(x, "dtype", None) == np.float32 else x
-
-
-def hold(golden, stem, loss, logits, wide_rtol=1e-9, **operands):
-    """Value and gradient in float32, value in float64."""
-    value_of, value_and_grad = compiled(loss)
-    value, gradient = value_and_grad(logits, **operands)
-    golden.holds(f"{stem}__value", value)
-    golden.holds_gradient(f"{stem}__grad_logits", gradient)
-    with jax.enable_x64(True):
-        wide = {name: widen(x) for name, x in operands.items()}
-        value = value_of(widen(logits), **wide)
-        golden.holds(f"{stem}__value_f64", value, wide_rtol)
-
-
-@functools.cache
-def image_weighted(loss):
-    """Weights from the arg-max, as the originals' modules make them."""
-
-    def weighted(logits, ratio, counted=None, where=None):
-        p = jax.nn.softmax(logits)
-        predicted = p.argmax(-1)
-        if where is not None:
-            predicted = jnp.where(where, predicted, 255)
-        weights = losses.image_weights(
-            predicted, num_classes=C, ratio=ratio, counted=counted
-        )
-        return loss(p, weights)
-
-    return weighted
-
-
-RATIOS = {"0p0": 0.0, "0p2": 0.2, "1p0": 1.0}
-
-
-# The originals keep image-wise weights in float32, hence 1e-6 in float64.
-IW = {"wide_rtol": 1e-6}
-
-
-@pytest.mark.golden("lsr", "iwms__.*")
-def test_golden_batch_of_image_weighted_max_squares(golden):
-    logits = golden["iwms__logits"]
-    counted, where = golden["iwms__count_labels"], ~golden["iwms__masked"]
-    for name, ratio in RATIOS.items():
-        loss, weighted = image_weighted(losses.max_squares), IW | {"ratio": ratio}
-        stem = f"iwms__r{name}__"
-        hold(golden, stem + "plain", loss, logits, **weighted)
-        if ratio < 1:
-            hold(golden, stem + "label", loss, logits, counted=counted, **weighted)
-            hold(golden, stem + "masked", loss, logits, where=where, **weighted)
-
-
-@pytest.mark.golden("maxsquare", "logits|soft_target|masked", "(maxsquare|entropy)__.*")
-def test_golden_max_squares_and_entropy(golden):
-    def squares(logits, where=None):
-        return losses.max_squares(jax.nn.softmax(logits), where=where)
-
-    def itself(logits):
-        return losses.entropy(jax.nn.softmax(logits))
-
-    for n in (1, 2):
-        logits, soft = golden["logits"][:n], golden["soft_target"][:n]
-        where = ~golden["masked"][:n]
-        hold(golden, f"maxsquare__n{n}__plain", squares, logits)
-        hold(golden, f"maxsquare__n{n}__masked", squares, logits, where=where)
-        other = losses.soft_cross_entropy
-        hold(golden, f"entropy__n{n}__self", itself, logits)
-        hold(golden, f"entropy__n{n}__other", other, logits, targets=soft)
-        hold(golden, f"entropy__n{n}__masked", other, logits, targets=soft, where=where)
-
-
-@pytest.mark.golden("maxsquare", "logits|count_labels|masked", "iw_.*")
-def test_golden_image_weighted(golden):
-    logits = golden["logits"][:1]
-    counted, where = golden["count_labels"][:1], ~golden["masked"][:1]
-    for name, ratio in RATIOS.items():
-        predicted = logits.argmax(-1)
-        weights = losses.image_weights(predicted, num_classes=C, ratio=ratio)
-        per_class = golden[f"iw__r{name}__n1__class_weights"]
-        np.testing.assert_allclose(weights, per_class[predicted], rtol=1e-6)
-
-        weighted = IW | {"ratio": ratio}
-        squares = image_weighted(losses.max_squares)
-        stem = f"iw_maxsquare__r{name}__n1__"
-        hold(golden, stem + "plain", squares, logits, **weighted)
-        if ratio < 1:
-            hold(golden, stem + "label", squares, logits, counted=counted, **weighted)
-            hold(golden, stem + "masked", squares, logits, where=where, **weighted)
-        stem = f"iw_entropy__r{name}__n1__self"
-        hold(golden, stem, image_weighted(losses.entropy), logits, **weighted)
-
-
-@pytest.mark.golden(
-    "maxsquare",
-    "train__target_logits_main",
-    "train__lambda_target",
-    "train__(IW_)?(maxsquare|entropy)__multi.__(target_loss|grad_target_logits_main)",
-)
-def test_golden_target_step(golden):
-    logits = jnp.asarray(golden["train__target_logits_main"])
-    scale = float(golden["train__lambda_target"])
-    terms = {
-        "maxsquare": lambda z: losses.max_squares(jax.nn.softmax(z)),
-        "entropy": lambda z: losses.entropy(jax.nn.softmax(z)),
-        "IW_maxsquare": lambda z: image_weighted(losses.max_squares)(z, 0.2),
-        "IW_entropy": lambda z: image_weighted(losses.entropy)(z, 0.2),
-    }
-    for mode, loss in terms.items():
-        value, gradient = jax.jit(jax.value_and_grad(loss))(logits)
-        for multi in (0, 1):
-            stem = f"train__{mode}__multi{multi}__"
-            golden.holds(f"{stem}target_loss", value)
-            golden.holds_gradient(f"{stem}grad_target_logits_main", scale * gradient)

@@ -91,6 +91,34 @@ def test_a_weight_of_zero_is_the_control():
     assert aux.model_state == 2
 
 
-def test_an_unknown_kind_is_refused():
-    with pytest.raises(InputError, match=r"method\.kind: .* found 'soft'"):
-        max_square.make(kind="soft")
+@pytest.mark.parametrize("preset", ["paper", "released"])
+@pytest.mark.parametrize("ratio", [None, 0.0, 1.0])
+def test_what_the_target_term_is_divided_by(preset, ratio):
+    """Two pixels of class 0, one of class 1; the squares of 4 classes sum up to 1/2."""
+    images = jnp.zeros((1, 1, 3, 3))
+    p = np.array([[[[0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0.5, 0]]]])
+    logits = jnp.log(jnp.asarray(p + 1e-30, jnp.float32))
+    params = {f"{d}_{h}": logits for d in ("source", "target") for h in HEADS}
+    batch = Batch(Images(images, jnp.zeros((1, 1, 3), jnp.int32)), Images(images, None))
+    ctx = Context(forward, 0, jnp.int32(0), jax.random.key(0), None)
+    keywords = {"entropy": 0.3, "image_weighting": ratio, **max_square.PRESETS[preset]}
+    total, aux = jax.jit(lambda p: max_square.make(**keywords).loss(p, {}, batch, ctx))(
+        {"model": params}
+    )
+    # omega: 1/3 a pixel at ratio 0; 1/2, 1/2 and 1 at ratio 1.
+    pixels = {None: -1 / 4, 0.0: -1 / 2, 1.0: -(1 / 2 + 1 / 2 + 1) / 2}[ratio]
+    expected = pixels / {"paper": 1, "released": 4}[preset]
+    np.testing.assert_allclose(aux.metrics["entropy"], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        total, aux.metrics["segmentation"] + 0.3 * expected, rtol=1e-6
+    )
+
+
+def test_the_threshold_is_the_benchmarks():
+    assert all("threshold" not in preset for preset in max_square.PRESETS.values())
+
+
+@pytest.mark.parametrize("key", max_square.CHOICES)
+def test_an_unknown_choice_is_refused(key):
+    with pytest.raises(InputError, match=rf"method\.{key}: .* found 'soft'"):
+        max_square.make(**{key: "soft"})

@@ -1,5 +1,8 @@
 """OCE: its composition by hand over two steps, its ablations and its state."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,12 +50,14 @@ def centroids(features, labels, old, momentum):
     return found
 
 
-def norm(x, order):
-    total = np.abs(x).sum() if order == 1 else np.sqrt((x**2).sum())
-    return total / x.size
+def norm(x, order, distance_of):
+    powers = np.abs(x) ** order
+    if distance_of == "vectors":
+        return (powers.sum(-1) ** (1 / order)).mean()
+    return powers.sum() ** (1 / order) / x.size
 
 
-def by_hand(outputs, labels, old, *, order, momentum):
+def by_hand(outputs, labels, old, *, distance, reduce, momentum):
     """Terms and centroids of one step; ``labels`` of every refreshing."""
     features = [np.asarray(o.features, np.float64) for o in outputs]
     passes = []
@@ -63,11 +68,11 @@ def by_hand(outputs, labels, old, *, order, momentum):
     terms = {}
     for name, f, label in zip(("source", "target"), features, labels[0], strict=True):
         terms[f"contraction_{name}"] = np.mean(
-            [norm(first[c] - f[label == c], order) for c in np.unique(label)]
+            [norm(first[c] - f[label == c], *distance) for c in np.unique(label)]
         )
     terms["spacing"] = np.mean(
         [
-            norm(np.array([a - b for k, b in first.items() if k != c]), order)
+            norm(np.array([a - b for k, b in first.items() if k != c]), *distance)
             for c, a in first.items()
         ]
     )
@@ -75,9 +80,10 @@ def by_hand(outputs, labels, old, *, order, momentum):
     rows = np.concatenate([f.reshape(-1, f.shape[-1]) for f in features])
     q = np.exp(rows @ table.T / 2.0)
     q /= q.sum(1, keepdims=True)
-    terms["orthogonality"] = -(q * np.log(q)).mean()
+    reduced = {"mean": np.mean, "sum": np.sum}[reduce]
+    terms["orthogonality"] = -reduced(q * np.log(q))
     relative = table / table.max(1, keepdims=True)
-    terms["sparsity"] = -np.mean((relative - 0.5) ** 2)
+    terms["sparsity"] = -reduced((relative - 0.5) ** 2)
     return terms, last
 
 
@@ -96,19 +102,24 @@ def labels_of(outputs, batch, rule, source_labels):
 
 
 @pytest.mark.parametrize(
-    ("labels", "source_labels", "order", "momentum"),
+    ("labels", "source_labels", "distance", "reduce", "momentum"),
     [
-        ("both", "prediction", 1, 0.0),
-        ("both", "ground_truth", 1, 0.2),
-        ("nearest", "prediction", 2, 0.8),
-        ("bilinear", "ground_truth", 2, 0.0),
+        ("both", "prediction", (1, "block"), "mean", 0.0),
+        ("both", "ground_truth", (1, "block"), "mean", 0.2),
+        ("nearest", "prediction", (2, "block"), "sum", 0.8),
+        ("bilinear", "ground_truth", (2, "block"), "mean", 0.0),
+        ("nearest", "prediction", (2, "vectors"), "sum", 0.0),
     ],
 )
-def test_two_steps_by_hand(start, key, labels, source_labels, order, momentum):
+def test_two_steps_by_hand(
+    start, key, labels, source_labels, distance, reduce, momentum
+):
     params, model_state, batches = start
     method = oce.make(
         **WEIGHTS,
-        distance_order=order,
+        distance_order=distance[0],
+        distance_of=distance[1],
+        reduce=reduce,
         temperature=2.0,
         labels=labels,
         source_labels=source_labels,
@@ -130,7 +141,9 @@ def test_two_steps_by_hand(start, key, labels, source_labels, order, momentum):
         total, aux = loss(state, batch, model_state)
         *outputs, model_state = passes(batch, model_state)
         shrunk = [labels_of(outputs, batch, rule, source_labels) for rule in rules]
-        terms, old = by_hand(outputs, shrunk, old, order=order, momentum=momentum)
+        terms, old = by_hand(
+            outputs, shrunk, old, distance=distance, reduce=reduce, momentum=momentum
+        )
         terms["segmentation"] = common.segmentation(outputs[0], batch.source)
         terms["entropy"] = common.max_square_term(
             outputs[1], batch.target.image, ratio=0.2
@@ -192,18 +205,26 @@ def test_weights_of_zero_leave_the_source(start, key):
     assert set(aux.metrics) == {"segmentation", "sparsity"}
 
 
-def test_centroids_are_pulled_by_both_domains(start, key):
-    """The spacing is a function of the centroids alone, yet moves all features."""
+def test_the_presets_are_the_slides_and_the_code(start, key):
+    """The defaults are the code's; the slides' terms are larger by what they sum."""
     params, model_state, (batch, _) = start
-    outputs = common.both_domains(params, batch, context(key, model_state))[:2]
-    labels = [labels_of(outputs, batch, "nearest", "prediction")]
 
-    def spacing(features):
-        (found,) = oce.refresh({}, features, labels, toy.NUM_CLASSES, 0.0)
-        return losses.spacing(*found)
+    @functools.partial(jax.jit, static_argnums=0)
+    def metrics(preset):
+        method = oce.make(**dict(oce.PRESETS.get(preset, {}), labels="nearest"))
+        ctx = context(key, model_state)
+        return method.loss(params, {}, batch, ctx)[1].metrics
 
-    for gradient in jax.grad(spacing)([o.features for o in outputs]):
-        assert (np.abs(gradient).sum(-1) > 0).mean() > 0.9
+    paper, released, default = map(metrics, ("paper", "released", "default"))
+    chex.assert_trees_all_equal(released, default)
+    assert oce.PRESETS["released"]["labels"] == "both"
+    seen = paper["sparsity"] / released["sparsity"] / toy.FEATURES
+    np.testing.assert_allclose(seen, round(float(seen)), rtol=1e-5)
+    cells = 2 * 2 * np.prod(toy.FEATURE_SIZE)
+    ratio = paper["orthogonality"] / released["orthogonality"]
+    np.testing.assert_allclose(ratio, cells * round(float(seen)), rtol=1e-5)
+    for name in ("contraction_source", "contraction_target", "spacing"):
+        assert paper[name] > np.sqrt(toy.FEATURES) * released[name] > 0
 
 
 @pytest.mark.parametrize("key", oce.CHOICES)

@@ -1,5 +1,6 @@
 """SWD: gradients of three steps in one scalar, and the demo's training without a race."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import toy
 
 from lsr_jax import losses
 from lsr_jax.errors import InputError
-from lsr_jax.methods import common, swd
+from lsr_jax.methods import batchnorm_only, common, swd
 from lsr_jax.types import Context
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
@@ -85,6 +86,23 @@ def test_composition(start, key, measure, weight):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), aux.model_state, after
     )
+
+
+def test_a_weight_of_zero_is_the_control_but_for_the_heads(start, key):
+    params, model_state, batch = start
+    ctx = context(key, model_state)
+    found = [
+        differentiated(method, batch, ctx)(params)
+        for method in (swd.make(discrepancy=0.0), batchnorm_only.make(auxiliary=1.0))
+    ]
+    ((ours, aux), grads), ((control, control_aux), expected) = found
+    np.testing.assert_allclose(ours, control, rtol=1e-6)
+    chex.assert_trees_all_close(aux.model_state, control_aux.model_state, **CLOSE)
+    for name in swd.HEADS:
+        doubled = jax.tree.map(lambda x: 2 * x, expected["model"][name])
+        chex.assert_trees_all_close(grads["model"][name], doubled, **CLOSE)
+    backbone = grads["model"]["backbone"]
+    chex.assert_trees_all_close(backbone, expected["model"]["backbone"], **CLOSE)
 
 
 def test_scaled_gradient_keeps_every_bit():
