@@ -1,7 +1,6 @@
-"""What the files of the domain pairs share: reading ``:method,backbone,tiny``."""
+"""What stands behind the colon, ``:method,backbone,tiny``, and what it means for the losses."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from lsr_jax.methods import METHODS
@@ -10,6 +9,9 @@ BACKBONES = ("mini", "resnet50", "resnet101", "vgg13", "vgg16")
 LIKE = "like="
 # Methods without a target loss of their own: trained as any other method is.
 CONTROLS = ("source_only", "source_continued", "batchnorm_only", "target_only")
+# Weight of the second head's cross-entropy in the source stage: AdaptSegNet and
+# MaxSquare's multi-level networks; the equal heads of CLAN.
+AUXILIARY = {"single": 0.0, "multi_level": 0.1, "two_heads": 1.0}
 
 
 class Arguments(NamedTuple):
@@ -171,101 +173,3 @@ def check_network(model):
             f"config argument: {model.architecture} of cag has a single head, the method "
             f"needs {model.head}; leave like=cag out"
         )
-
-
-class Link(NamedTuple):
-    """One of the stages of a method.
-
-    Attributes:
-      init_from: the stage whose network it starts from; "source" stands for the initial
-        weights where a run has no source stage.
-      labeller: the stage whose network labels for it; "start": the one it starts from.
-      keywords: of the method's ``make``, over those of the benchmark.
-    """
-
-    init_from: str = "source"
-    labeller: str = "start"
-    keywords: Mapping[str, object] = MappingProxyType({})
-
-
-ADAPT = {"adapt": Link()}
-CHAINS = {
-    # Each stage starts from the one before and recomputes the anchors with it.
-    "cag": {
-        "stage_1": Link(),
-        "stage_2": Link("stage_1"),
-        "stage_3": Link("stage_2"),
-    },
-    # Every round starts anew, with labels of the network of the stage before.
-    "bdl": {
-        "adversarial": Link(keywords={"self_training": 0.0}),
-        "round_1": Link(labeller="adversarial"),
-        "round_2": Link(labeller="round_1"),
-    },
-}
-# Weight of the second head's cross-entropy in the source stage: AdaptSegNet and
-# MaxSquare's multi-level networks; the equal heads of CLAN.
-AUXILIARY = {"single": 0.0, "multi_level": 0.1, "two_heads": 1.0}
-
-
-def chain(method, like=None):
-    """The stages of a method; of a control those that lead to the last one of ``like``."""
-    if method not in CONTROLS:
-        return CHAINS.get(method, ADAPT)
-    whole = CHAINS.get(like, ADAPT)
-    stage, found = list(whole)[-1], {}
-    while stage in whole:
-        found = {stage: Link(whole[stage].init_from), **found}
-        stage = whole[stage].init_from
-    return found
-
-
-def set_stages(
-    config,
-    method,
-    *,
-    pretrain,
-    adapt,
-    like=None,
-    study=(),
-    initial="previous",
-    source=True,
-):
-    """Write ``config.stages`` and a section for each.
-
-    Args:
-      config: gets the stages; its network is set.
-      method: one method to run, or None for all of ``study`` from one pre-training.
-      pretrain: ``method -> stage`` of a network's first stage.
-      adapt: ``method -> stage`` of what follows.
-      like: the method of which a control has the stages.
-      study: methods and controls that share the ``source`` stage.
-      initial: what the first stage starts from.
-      source: whether a ``source`` stage comes before those of the method.
-    """
-    alone = {"source_only": "source", "target_only": "target"}.get(method)
-    config.stages = (alone,) if alone else ("source",) if source else ()
-    for stage in config.stages:
-        config[stage] = pretrain(f"{stage}_only")
-        config[stage].init_from = initial
-    if alone:
-        return
-    chains = [(method, chain(method, like))]
-    if method is None:
-        chains = [(name, {name: Link()}) for name in study]
-    for name, links in chains:
-        config.stages += tuple(links)
-        for stage, link in links.items():
-            config[stage] = adapt(name)
-            anew = link.init_from == "source" and not source
-            config[stage].init_from = initial if anew else link.init_from
-            config[stage].labeller = link.labeller
-            config[stage].method.update(link.keywords)
-
-
-def shorten(config, steps=20):
-    """The same stages in seconds: ``steps`` each, everything logged."""
-    for name in config.stages:
-        config[name].steps = steps
-        config[name].log_every = 5
-    config.evaluation.batchnorm_images = 8

@@ -1,6 +1,6 @@
 """What the pairs of real data sets share: from their tables and a recipe to all stages."""
 
-from configs import common, default, recipes
+from configs import common, default, recipes, stages
 from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.data.layouts import LAYOUTS
 
@@ -42,7 +42,7 @@ def complete(config, chosen, *, weights, sizes, class_frequency="gta5"):
 
     set_data(config, recipe, common.merged(sizes, like, f"{like},{variant}"))
     initial = recipes.INITIAL[recipe.initial][config.model.backbone]
-    common.set_stages(
+    stages.set_stages(
         config,
         method,
         like=like,
@@ -103,7 +103,7 @@ def set_fresh(config):
 
 def shrink(config, backbone=None, size=(64, 128), steps=6):
     """Small images, a small fresh network and few steps, on any folder of the layout."""
-    common.shorten(config, steps=steps)
+    stages.shorten(config, steps=steps)
     for domain in (config.data.source, config.data.target):
         domain.size = size
     for name in config.stages:

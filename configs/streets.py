@@ -21,7 +21,7 @@ Results, with command, machine and spread: docs/results/streets.md.
 
 from typing import NamedTuple
 
-from configs import common, default, recipes
+from configs import common, default, recipes, stages
 from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.data.streets import PRESETS
 
@@ -98,7 +98,7 @@ def get_config(argument=None):
     common.check_network(config.model)
 
     auxiliary = {"auxiliary": common.AUXILIARY[config.model.head]}
-    common.set_stages(
+    stages.set_stages(
         config,
         chosen.method,
         like=chosen.like,
