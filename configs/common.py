@@ -7,7 +7,7 @@ from lsr_jax.methods import METHODS
 
 BACKBONES = ("mini", "resnet50", "resnet101", "vgg13", "vgg16")
 LIKE = "like="
-# Methods without a target loss of their own: trained as any other method is.
+# What methods are compared with: each can be trained as any of them is.
 CONTROLS = ("source_only", "source_continued", "batchnorm_only", "target_only")
 # Weight of the second head's cross-entropy in the source stage: AdaptSegNet and
 # MaxSquare's multi-level networks; the equal heads of CLAN.

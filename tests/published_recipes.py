@@ -12,7 +12,7 @@ import pytest
 
 
 class Stage(NamedTuple):
-    """Of SGD: steps, and horizon of the polynomial; images; rates."""
+    """Schedule, batch and optimiser of a stage."""
 
     steps: int
     horizon: int
@@ -26,20 +26,22 @@ class Stage(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a config must say. Sizes are (H, W); pairs are of source and target."""
+    """What a config must say. Sizes are (H, W); pairs are of source and target.
+
+    ``augment`` is what is not 0 in the last stage, ``discriminator`` rate and decay, and
+    ``weights`` a part of the keywords of the last stage's method.
+    """
 
     stages: dict[str, Stage]
     initial: str
     aspp: tuple[int, ...]
     batch_norm: str
     head: str = "single"
-    augment: tuple[dict, dict] = ({}, {})  # of the last stage: what is not 0
+    augment: tuple[dict, dict] = ({}, {})
     lists: tuple[str, str] = ("train", "train")
-    discriminator: tuple[float, float] = (1e-4, 0.0)  # rate, decay
+    discriminator: tuple[float, float] = (1e-4, 0.0)
     sizes: tuple = ((720, 1280), (512, 1024))
-    weights: Mapping[str, Any] = MappingProxyType(
-        {}
-    )  # of the last stage's method, a part of its keywords
+    weights: Mapping[str, Any] = MappingProxyType({})
 
 
 CAFFE = "weights/DeepLab_resnet_pretrained_init-f81d91e8.pth"

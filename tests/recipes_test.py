@@ -168,7 +168,7 @@ def test_source_stages_have_the_images_of_their_method(load_config):
         config = load_config(*argument.split(":"))
         for name in config["stages"]:
             found = effects(config[name]["augment"]["source"])
-            # published.LSR, 2.1: patches in the pre-training of the paper alone.
+            # LSR, 2.1: patches in the pre-training of the paper alone.
             cropped = row.stages is published.LSR_PAPER.stages and name == "source"
             crop = {"crop": (512, 512)} if cropped else {}
             assert found == {**row.augment[0], **crop}, (argument, name)
@@ -179,7 +179,7 @@ def test_source_stages_have_the_images_of_their_method(load_config):
 def test_a_control_differs_in_its_losses_alone(pair, method, load_config):
     own = load_config(pair, method)
     control = load_config(pair, f"batchnorm_only,like={method}")
-    for key in own.keys() - set(own["stages"]) - {"stages", "recorded"}:
+    for key in own.keys() - set(own["stages"]) - {"stages"}:
         assert own[key] == control[key]
     assert own["stages"][-1] == control["stages"][-1]
     for name in control["stages"]:
