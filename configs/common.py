@@ -1,22 +1,29 @@
-"""What the files of the domain pairs share: reading ``:method,backbone,tiny``."""
+"""What stands behind the colon, ``:method,backbone,tiny``, and what it means for the losses."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from lsr_jax.methods import METHODS
 
 BACKBONES = ("mini", "resnet50", "resnet101", "vgg13", "vgg16")
+LIKE = "like="
+# What methods are compared with: each can be trained as any of them is.
+CONTROLS = ("source_only", "source_continued", "batchnorm_only", "target_only")
+# Weight of the second head's cross-entropy in the source stage: AdaptSegNet and
+# MaxSquare's multi-level networks; the equal heads of CLAN.
+AUXILIARY = {"single": 0.0, "multi_level": 0.1, "two_heads": 1.0}
 
 
 class Arguments(NamedTuple):
     """What stands behind the colon of ``--config configs/x.py:...``.
 
-    ``variant`` is one of the method's ``PRESETS``, ``preset`` one of the benchmark's.
+    ``variant`` is one of the ``PRESETS`` of the method or of ``like``, the method as
+    which it is trained; ``preset`` is one of the benchmark's.
     """
 
     method: str | None
     variant: str | None
+    like: str | None
     backbone: str | None
     preset: str | None
     tiny: bool
@@ -26,12 +33,15 @@ def parse(argument, presets=()):
     """Words in any order, separated by commas; at most one of a kind.
 
     Raises:
-      ValueError: a word that is no method, backbone or preset, or two of a kind.
+      ValueError: a word that is no method, backbone or preset, two of a kind, or a
+        preset or ``like=METHOD`` without the method that it belongs to.
     """
-    variants = {name: getattr(METHODS[name], "PRESETS", {}) for name in METHODS}
     kinds = {
         "method": tuple(METHODS),
-        "variant": tuple(dict.fromkeys(word for v in variants.values() for word in v)),
+        "variant": tuple(
+            dict.fromkeys(word for name in METHODS for word in variants(name))
+        ),
+        "like": tuple(f"{LIKE}{name}" for name in METHODS if name not in CONTROLS),
         "backbone": BACKBONES,
         "preset": tuple(presets),
         "tiny": ("tiny",),
@@ -40,40 +50,100 @@ def parse(argument, presets=()):
     for word in filter(None, (argument or "").split(",")):
         kind = next((kind for kind, words in kinds.items() if word in words), None)
         if kind is None:
-            known = ", ".join(word for words in kinds.values() for word in words)
+            shown = kinds | {"like": (f"{LIKE}METHOD, which is no control",)}
+            known = ", ".join(word for words in shown.values() for word in words)
             raise ValueError(f"config argument: {word!r} is unknown; known: {known}")
         if found[kind] is not None:
             raise ValueError(
                 f"config argument: two of a kind: {found[kind]!r} and {word!r}"
             )
         found[kind] = word
-    known = variants.get(found["method"], {})
+    if found["like"] and not found["method"]:
+        raise ValueError(
+            f"config argument: {found['like']!r} needs a method to train, such as "
+            f"batchnorm_only,{found['like']}"
+        )
+    found["like"] = (found["like"] or "").removeprefix(LIKE) or None
+    named = [name for name in (found["method"], found["like"]) if name]
+    known = [word for name in named for word in variants(name)]
     if found["variant"] is not None and found["variant"] not in known:
         raise ValueError(
             f"config argument: {found['variant']!r} is no preset of "
-            f"{found['method'] or 'a method, which must be named beside it'}; known: "
+            f"{' or '.join(named) or 'a method, which must be named beside it'}; known: "
             f"{', '.join(known) or 'none'}"
         )
     return Arguments(**{**found, "tiny": found["tiny"] is not None})
 
 
-def keywords(chosen, method, weights, preset=None):
-    """Keywords of a method's ``make``: a preset that is asked for has the last word.
+def variants(method):
+    """The presets of a method: name -> keywords of its ``make``."""
+    return getattr(METHODS[method], "PRESETS", {})
+
+
+def variant(chosen, method, default=None):
+    """The preset that is asked for if it is one of this method, else the default."""
+    return chosen.variant if chosen.variant in variants(method) else default
+
+
+def merged(table, *rows):
+    """What a table of a pair says in these rows together, the later over the earlier."""
+    return {key: value for row in rows for key, value in table.get(row, {}).items()}
+
+
+def keywords(chosen, method, weights, default=None):
+    """Keywords of a method's ``make``.
 
     Args:
       chosen: the argument of the config file.
       method: a key of `METHODS`.
-      weights: those of the benchmark.
-      preset: what the benchmark's weights belong to, where no preset is asked for.
+      weights: those of the benchmark: rows "method", over which stands the preset, and
+        over that the rows "method,preset" and "method,vgg".
+      default: preset, where none is asked for.
     """
-    presets = getattr(METHODS[method], "PRESETS", {})
-    if chosen.variant is not None:
-        return {**weights, **presets[chosen.variant]}
-    found = {**(presets[preset] if preset else {}), **weights}
-    vgg = (chosen.backbone or "").startswith("vgg")
-    if vgg and head(method, found) == "multi_level":  # VGG has one level
+    presets, preset = variants(method), variant(chosen, method, default)
+    vgg = is_vgg(chosen.backbone)
+    own = (f"{method},{preset}", f"{method},vgg" if vgg else "")
+    found = {
+        **merged(weights, method),
+        **presets.get(preset, {}),
+        **merged(weights, *own),
+    }
+    free = chosen.variant not in presets
+    if vgg and free and head(method, found) == "multi_level":  # VGG has one level
         found |= presets["single"]
     return found
+
+
+class Losses(NamedTuple):
+    """What follows from a method's keywords.
+
+    Attributes:
+      keywords: of its ``make``.
+      head: key of ``config.model``.
+      source: keywords of ``source_only``: the same loss on the source alone.
+    """
+
+    keywords: Mapping[str, object]
+    head: str
+    source: Mapping[str, object]
+
+
+def losses(chosen, method, weights, *, like=None, default=lambda method: None):
+    """The losses of a method; a control has the heads and the source loss of ``like``.
+
+    Args:
+      chosen: the argument of the config file.
+      method: a key of `METHODS`.
+      weights: see `keywords`.
+      like: the method as which it is trained.
+      default: ``method -> preset``, where none is asked for.
+    """
+    control = like is not None and method in CONTROLS
+    subject = like if control else method
+    found = keywords(chosen, subject, weights, default(subject))
+    heads = head(subject, found)
+    source = {"auxiliary": AUXILIARY[heads], "gamma": found.get("gamma", 0.0)}
+    return Losses(source if control else found, heads, source)
 
 
 def head(method, keywords):
@@ -81,79 +151,25 @@ def head(method, keywords):
     return METHODS[method].make(**keywords).heads[0]
 
 
-class Link(NamedTuple):
-    """One of the stages of a method.
-
-    Attributes:
-      init_from: the stage whose network it starts from; "source" stands for the initial
-        weights where a run has no source stage.
-      labeller: the stage whose network labels for it; "start": the one it starts from.
-      keywords: of the method's ``make``, over those of the benchmark.
-    """
-
-    init_from: str = "source"
-    labeller: str = "start"
-    keywords: Mapping[str, object] = MappingProxyType({})
+def is_vgg(backbone):
+    """Whether it is one; None is the default, a ResNet."""
+    return (backbone or "").startswith("vgg")
 
 
-CHAINS = {
-    # Each stage starts from the one before and recomputes the anchors with it.
-    "cag": {
-        "stage_1": Link(),
-        "stage_2": Link("stage_1"),
-        "stage_3": Link("stage_2"),
-    },
-    # Every round starts anew, with labels of the network of the stage before.
-    "bdl": {
-        "adversarial": Link(keywords={"self_training": 0.0}),
-        "round_1": Link(labeller="adversarial"),
-        "round_2": Link(labeller="round_1"),
-    },
-}
-# Weight of the second head's cross-entropy in the source stage: AdaptSegNet and
-# MaxSquare's multi-level networks; the equal heads of CLAN.
-AUXILIARY = {"single": 0.0, "multi_level": 0.1, "two_heads": 1.0}
-
-
-def set_stages(config, method, *, study=(), pretrain, adapt, initial=None):
-    """Write ``config.stages`` and a section for each.
-
-    Args:
-      config: gets the stages; its network is set.
-      method: one method to run, or None for all of ``study`` from one pre-training.
-      study: methods and controls that share the ``source`` stage.
-      pretrain: ``(method, keywords) -> stage`` of a network's first stage.
-      adapt: ``method -> stage`` of what follows.
-      initial: what a method without a source stage starts from; None for a source
-        stage.
-    """
-    keywords = {"auxiliary": AUXILIARY[config.model.head]}
-    if method == "target_only":
-        config.stages = ("target",)
-        config.target = pretrain(method, keywords)
-        return
-    config.stages = ()
-    if initial is None:
-        config.stages = ("source",)
-        config.source = pretrain("source_only", keywords)
-    if method == "source_only":
-        return
-    chains = [(method, CHAINS.get(method, {"adapt": Link()}))]
-    if method is None:
-        chains = [(name, {name: Link()}) for name in study]
-    for name, chain in chains:
-        config.stages += tuple(chain)
-        for stage, link in chain.items():
-            config[stage] = adapt(name)
-            anew = initial is not None and link.init_from == "source"
-            config[stage].init_from = initial if anew else link.init_from
-            config[stage].labeller = link.labeller
-            config[stage].method.update(link.keywords)
-
-
-def shorten(config, steps=20):
-    """The same stages in seconds: ``steps`` each, everything logged."""
-    for name in config.stages:
-        config[name].steps = steps
-        config[name].log_every = 5
-    config.evaluation.batchnorm_images = 8
+def check_network(model):
+    """Raise ValueError where a method needs what the backbone does not have."""
+    if is_vgg(model.backbone) and model.architecture != "deeplabv2":
+        raise ValueError(
+            f"config argument: {model.architecture} of cag needs a ResNet, found "
+            f"{model.backbone}; name resnet50 or resnet101"
+        )
+    if is_vgg(model.backbone) and model.head == "multi_level":
+        raise ValueError(
+            f"config argument: two levels need layer3 of a ResNet, found {model.backbone}; "
+            "name a ResNet, or a preset with one level"
+        )
+    if model.head != "single" and model.architecture != "deeplabv2":
+        raise ValueError(
+            f"config argument: {model.architecture} of cag has a single head, the method "
+            f"needs {model.head}; leave like=cag out"
+        )

@@ -4,23 +4,33 @@
     python train.py --config configs/cs2crosscity.py:lsr,tokyo     rome, rio, tokyo, taipei
     python train.py --config configs/cs2crosscity.py:max_square    any name in METHODS
     python train.py --config configs/cs2crosscity.py:lsr,tiny      small and short
+    python train.py --config configs/cs2crosscity.py:batchnorm_only,like=max_square
+                                                                   the control of MaxSquare
 
-Expects data/cityscapes and data/cross_city (with the folders Rome, Rio, Tokyo, Taipei) as
-downloaded or prepared (1280x640 both). Needs a GPU; LSR used one Titan RTX. Time and
+What no preset, `like=METHOD` and a VGG mean stands in configs/gta2cs.py. Expects
+data/cityscapes and data/cross_city (with the folders Rome, Rio, Tokyo, Taipei) as
+downloaded, or prepared at the sizes below. Needs a GPU; LSR used one Titan RTX. Time and
 accuracy have not been measured here.
 
 Published mIoU on the 100 test images of Rome / Rio / Tokyo / Taipei with ResNet101:
 source only 51.0 / 48.9 / 47.8 / 46.3, MaxSquare 53.9 / 52.0 / 49.7 / 49.8, with image-wise
-weighting 54.5 / 53.3 / 50.5 / 50.6 (README of MaxSquareLoss, at 1024x512).
+weighting 54.5 / 53.3 / 50.5 / 50.6 (README of MaxSquareLoss, at 1024x512). LSR has commands
+for this pair, but no scores.
 """
 
-from configs import common, default, gta2cs
+from configs import common, default, gta2cs, real
 
 CITIES = ("rome", "rio", "tokyo", "taipei")
-# The weights of the released README (LSR) and of the paper (MaxSquare) are those of GTA5.
+# The weights of MaxSquare's paper and of LSR's README are those of GTA5. The others are
+# not published here and have them too.
 WEIGHTS = {
     **gta2cs.WEIGHTS,
-    "max_square": {**gta2cs.WEIGHTS["max_square"], "threshold": 0.98},
+    "max_square,multi_level": {"threshold": 0.98},
+}
+# (H, W) of images that differ from those below.
+SIZES = {
+    "lsr,released": {"source": (640, 1280), "target": (640, 1280)},
+    "cag": {"source": (1024, 2048), "target": (1024, 2048)},
 }
 
 
@@ -31,15 +41,15 @@ def get_config(argument=None):
     config.data.source.name = "cityscapes"
     config.data.source.root = "data/cityscapes"
     config.data.source.space = "cityscapes13"
-    config.data.source.size = (640, 1280)
+    config.data.source.size = (512, 1024)
     config.data.target.name = "cross_city"
     config.data.target.root = "data/cross_city"
     config.data.target.space = "cityscapes13"
-    config.data.target.size = (640, 1280)
+    config.data.target.size = (512, 1024)
     config.data.target.train = f"{city}_train"
     config.data.target.val = f"{city}_test"
     config.model.num_classes = 13
-    gta2cs.complete(
-        config, chosen, weights=WEIGHTS, vgg16={}, class_frequency="cityscapes13"
+    real.complete(
+        config, chosen, weights=WEIGHTS, sizes=SIZES, class_frequency="cityscapes13"
     )
     return config

@@ -9,6 +9,9 @@
                                                                  two rounds of labels
     python train.py --config configs/streets.py:lsr,released     a preset of the method
     python train.py --config configs/streets.py:target_only      the oracle
+    python train.py --config configs/streets.py:batchnorm_only,like=clan
+                                                                 the control of a method
+                                                                 with heads of its own
     python train.py --config configs/streets.py:lsr,photometric  a shift that BatchNorm
                                                                  statistics alone repair
     python train.py --config configs/streets.py:lsr,large        256x512, for a GPU
@@ -18,7 +21,7 @@ Results, with command, machine and spread: docs/results/streets.md.
 
 from typing import NamedTuple
 
-from configs import common, default, recipes
+from configs import common, default, recipes, stages
 from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.data.streets import PRESETS
 
@@ -82,24 +85,26 @@ def get_config(argument=None):
     config.model.initialisation = "scratch"
     config.model.freeze_stem_affine = False
     config.model.aspp_dilations = (2, 4, 6, 8)
-    keywords = {
-        name: common.keywords(chosen, name, WEIGHTS.get(name, {}))
-        for name in ([chosen.method] if chosen.method else STUDY)
+    names = [chosen.method] if chosen.method else STUDY
+    losses = {
+        name: common.losses(chosen, name, WEIGHTS, like=chosen.like) for name in names
     }
-    if chosen.method:
-        config.model.head = common.head(chosen.method, keywords[chosen.method])
-        network = recipes.recipe(chosen.method).network
-        if network.get("architecture") == "deeplabv3plus":
-            # Half of the dilations of DeepLabV2, at half of its resolution.
-            config.model.architecture = "deeplabv3plus"
-            config.model.aspp_dilations = (1, 2, 3)
+    config.model.head = losses[names[0]].head
+    network = recipes.recipe(chosen.like or chosen.method).network
+    if network.get("architecture") == "deeplabv3plus":
+        # Half of the dilations of DeepLabV2, at half of its resolution.
+        config.model.architecture = "deeplabv3plus"
+        config.model.aspp_dilations = (1, 2, 3)
+    common.check_network(config.model)
 
-    common.set_stages(
+    auxiliary = {"auxiliary": common.AUXILIARY[config.model.head]}
+    stages.set_stages(
         config,
         chosen.method,
+        like=chosen.like,
         study=STUDY,
-        pretrain=lambda *words: pretrain(*words, SCHEDULES[preset]),
-        adapt=lambda method: adapt(method, keywords[method], SCHEDULES[preset]),
+        pretrain=lambda method: pretrain(method, auxiliary, SCHEDULES[preset]),
+        adapt=lambda method: adapt(method, losses[method].keywords, SCHEDULES[preset]),
     )
     return config
 

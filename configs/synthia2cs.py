@@ -4,40 +4,50 @@
     python train.py --config configs/synthia2cs.py:max_square   any name in METHODS
     python train.py --config configs/synthia2cs.py:lsr,paper    a preset of the method
     python train.py --config configs/synthia2cs.py:lsr,tiny     small and short
+    python train.py --config configs/synthia2cs.py:batchnorm_only,like=clan
+                                                                the control of CLAN
 
-The head has 16 classes; the table also reports the mean of the 13 without wall, fence
-and pole. Expects data/synthia (or RAND_CITYSCAPES in it) and data/cityscapes as
-downloaded or prepared (1280x760 and 1024x512). Needs a GPU; LSR used one Titan RTX.
-Time and accuracy have not been measured here.
+What no preset, `like=METHOD` and a VGG mean stands in configs/gta2cs.py. The head has 16
+classes; the table also reports the mean of the 13 without wall, fence and pole. Expects
+data/synthia (or RAND_CITYSCAPES in it) and data/cityscapes as downloaded, or prepared at
+the sizes below. Needs a GPU; LSR used one Titan RTX. Time and accuracy have not been
+measured here.
 
 Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes:
 
     source only         30.1 / 34.3 (LSR)
-    adapt_seg_net       - / 45.9; feature level - / 40.8
+    adapt_seg_net       - / 45.9, probably of one level; feature level - / 40.8
     min_ent             38.1 / 44.2
     clan                - / 47.8, 19-way head; so has bdl
     bdl                 - / 51.4, on translated source images, which are not made here
-    max_square          39.4 / 45.2 with image-wise weighting (LSR)
+    max_square          - / 46.9 image-wise; 39.4 / 45.2 as run again by LSR
     cag                 - / 52.6; its code has no SYNTHIA
-    class_mix           48.3 / - (DACS), 19-way head
+    class_mix           48.3 / - (DACS, as quoted by others), 19-way head
     oce                 41.1 / 48.2; without its entropy term - / 44.2
     lsr                 41.7 / not readable (Table 1)
 """
 
-from configs import common, default, gta2cs
+from configs import common, default, real
 
-# The paper of MaxSquare states no weights for SYNTHIA; OCE and LSR run its entropy term
-# here without image-wise weighting.
+# The paper of MaxSquare states no weights here: those of GTA5. OCE and LSR weigh all
+# pixels of their entropy term alike. LSR has no VGG here: it gets the same weights.
 WEIGHTS = {
     "clan": {"strength": 10.0},
     "feature_to_adapt": {"strength": 10.0},
-    "max_square": {"entropy": 0.1, "image_weighting": 0.0},
+    "max_square": {"entropy": 0.1, "image_weighting": 0.2},
     "oce": {
         "clustering": 0.02,
         "orthogonality": 0.1,
         "sparsity": 1.0,
         "entropy": 0.05,
         "entropy_ratio": 0.0,
+    },
+    "oce,vgg": {
+        "clustering": 0.05,
+        "orthogonality": 0.05,
+        "sparsity": 0.02,
+        "entropy": 0.01,
+        "entropy_ratio": 0.2,
     },
     "lsr": {
         "clustering": 0.05,
@@ -47,14 +57,11 @@ WEIGHTS = {
         "entropy_ratio": 0.0,
     },
 }
-VGG16 = {
-    "oce": {
-        "clustering": 0.05,
-        "orthogonality": 0.05,
-        "sparsity": 0.02,
-        "entropy": 0.01,
-        "entropy_ratio": 0.2,
-    },
+# (H, W) of images that differ from those below.
+SIZES = {
+    "lsr,released": {"source": (720, 1280), "target": (640, 1280)},
+    "max_square,multi_level": {"target": (640, 1280)},
+    "cag": {"target": (1024, 2048)},
 }
 
 
@@ -71,7 +78,7 @@ def get_config(argument=None):
     config.data.target.space = "cityscapes16"
     config.data.target.size = (512, 1024)
     config.model.num_classes = 16
-    gta2cs.complete(
-        config, chosen, weights=WEIGHTS, vgg16=VGG16, class_frequency="synthia"
+    real.complete(
+        config, chosen, weights=WEIGHTS, sizes=SIZES, class_frequency="synthia"
     )
     return config

@@ -1,0 +1,215 @@
+"""How the papers and their released code train, written down by hand.
+
+Nothing here is read from the configs. The numbers behind each row are the sections of
+methods.md, the project's sheet of what papers say and code does, in which they stand.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+
+
+class Stage(NamedTuple):
+    """Schedule, batch and optimiser of a stage."""
+
+    steps: int
+    horizon: int
+    warmup_steps: int = 0
+    batch_size: int = 1
+    learning_rate: float = 2.5e-4
+    head_multiplier: float = 10.0
+    duplicate_updates: str = "sequential"
+    weight_decay: float = 5e-4
+    offset: int = 0
+
+
+class Row(NamedTuple):
+    """What a config must say. Sizes are (H, W); pairs are of source and target.
+
+    ``augment`` is what is not 0 in the last stage, ``discriminator`` rate and decay, and
+    ``weights`` a part of the keywords of the last stage's method.
+    """
+
+    stages: dict[str, Stage]
+    initial: str
+    aspp: tuple[int, ...]
+    batch_norm: str
+    head: str = "single"
+    augment: tuple[dict, dict] = ({}, {})
+    lists: tuple[str, str] = ("train", "train")
+    discriminator: tuple[float, float] = (1e-4, 0.0)
+    sizes: tuple = ((720, 1280), (512, 1024))
+    weights: Mapping[str, Any] = MappingProxyType({})
+
+
+CAFFE = "weights/DeepLab_resnet_pretrained_init-f81d91e8.pth"
+TORCHVISION = "weights/resnet101-5d3b4d8f.pth"
+VGG16 = "weights/vgg16-397923af.pth"
+FLIP = {"flip": 0.5}
+FLIP_BLUR = {"flip": 0.5, "blur": 1.0}
+
+ASN = Row(  # 0.1, 0.2, 0.4, 1.4, 1.5, 1.12, 1.14, 2.6
+    {"adapt": Stage(150_000, 250_000)},
+    CAFFE,
+    (6, 12),
+    "frozen_affine",
+    "multi_level",
+    weights={
+        "adversarial": 0.001,
+        "auxiliary_adversarial": 0.0002,
+        "auxiliary": 0.1,
+    },
+)
+ASN_VGG = ASN._replace(  # 0.2, 1.7
+    stages={
+        "adapt": Stage(150_000, 250_000, head_multiplier=1.0, duplicate_updates="off")
+    },
+    initial=VGG16,
+    head="single",
+    weights={"adversarial": 0.001, "auxiliary_adversarial": 0.0, "auxiliary": 0.0},
+)
+ADVENT = ASN._replace(  # 1.4, 1.14, 2.5
+    stages={"adapt": Stage(120_000, 250_000)}, aspp=(6, 12, 18, 24)
+)
+CLAN = Row(  # 0.5, 1.4, 1.12, 1.14, 2.7
+    {"adapt": Stage(100_000, 100_000, 5_000)},
+    CAFFE,
+    (6, 12, 18, 24),
+    "frozen_affine",
+    "two_heads",
+    (FLIP, FLIP),
+    weights={
+        "adversarial": 0.001,
+        "weight_discrepancy": 0.02,
+        "strength": 40.0,
+        "epsilon": 0.4,
+        "gamma": 2.0,
+        "preheat": 5_000,
+        "discriminator_preheat": 5_000,
+        "horizon": 100_000,
+    },
+)
+F2A = CLAN._replace(  # 1.14, 2.8
+    stages={"adapt": Stage(150_000, 150_000, 7_500)},
+    weights={
+        **CLAN.weights,
+        "norm": 0.00015,
+        "norm_delta": 0.12,
+        "norm_rate": 1.5,
+        "weight_discrepancy": 0.018,
+        "preheat": 0,
+        "discriminator_preheat": 7_500,
+        "horizon": 150_000,
+    },
+)
+BDL_ROUND = Stage(120_000, 250_000)
+BDL = ADVENT._replace(  # 1.14, 2.10
+    stages={
+        "adversarial": Stage(80_000, 250_000),
+        "round_1": BDL_ROUND,
+        "round_2": BDL_ROUND,
+    },
+    head="single",
+    weights={
+        "adversarial": 0.001,
+        "self_training": 1.0,
+        "portion": 0.5,
+        "cap": 0.9,
+    },
+)
+MAX_SQUARE = Row(  # 0.4, 1.4, 1.5, 1.12, 1.14, 2.4
+    {"source": Stage(80_000, 200_000), "adapt": Stage(29_750, 29_760)},
+    CAFFE,
+    (6, 12),
+    "train",
+    augment=(FLIP_BLUR, FLIP_BLUR),
+    lists=("train_max_square", "train"),
+    weights={"entropy": 0.1, "image_weighting": 0.2, "guidance": 0.0},
+)
+MULTI = MAX_SQUARE._replace(  # 1.12, 2.4
+    head="multi_level",
+    sizes=((720, 1280), (640, 1280)),
+    weights={
+        "entropy": 0.09,
+        "image_weighting": 0.2,
+        "auxiliary": 0.1,
+        "guidance": pytest.approx(0.1 * 0.09),
+        "threshold": 0.95,
+    },
+)
+OCE = MAX_SQUARE._replace(  # 1.12, 1.14, 2.3
+    stages={"source": Stage(80_000, 200_000), "adapt": Stage(24_750, 24_760)},
+    lists=("train_oce", "train_oce"),
+)
+LSR = Row(  # 1.5, 1.12, 1.14, 2.2.1, 2.2.6: the released code
+    {"source": Stage(250_000, 250_000), "adapt": Stage(49_580, 50_000)},
+    TORCHVISION,
+    (6, 12),
+    "train",
+    augment=({**FLIP_BLUR, "white_point": 75, "jitter": 20}, FLIP_BLUR),
+    lists=("train_lsr", "train_lsr"),
+    sizes=((720, 1280), (640, 1280)),
+)
+LSR_PAPER = LSR._replace(  # 1.12, 2.1; steps of the pre-training are chosen here
+    stages={
+        "source": Stage(25_000, 250_000, batch_size=10),
+        "adapt": Stage(27_450, 250_000),
+    },
+    augment=({**FLIP_BLUR, "white_point": 75, "jitter": 25}, FLIP_BLUR),
+    sizes=((720, 1280), (512, 1024)),
+)
+CAG_RATES = {
+    "batch_size": 4,
+    "learning_rate": 1e-4,
+    "head_multiplier": 1.0,
+    "duplicate_updates": "off",
+    "weight_decay": 2e-4,
+    "offset": 1,
+}
+CAG_STAGE = Stage(62_412, 90_000, **CAG_RATES)
+CAG = Row(  # 1.8, 1.12, 1.14, 2.9; the steps of the warm-up are chosen here
+    {
+        "source": Stage(80_000, 200_000, **CAG_RATES),
+        **dict.fromkeys(("stage_1", "stage_2", "stage_3"), CAG_STAGE),
+    },
+    TORCHVISION,
+    (6, 12, 18),
+    "train",
+    augment=tuple(
+        {**FLIP, "crop": (512, 896), "scale": (1100 / width, 3300 / width)}
+        for width in (1914, 2048)
+    ),
+    sizes=((1052, 1914), (1024, 2048)),
+    weights={
+        "anchor_labels": 0.5,
+        "probability_labels": 0.5,
+        "distance_source": 0.7,
+        "distance_target": 0.7,
+        "gap": 2.5,
+        "probability": 0.95,
+        "minimum": 10,
+        "cap": 3000,
+    },
+)
+DACS = Row(  # 2.12
+    {"adapt": Stage(250_000, 250_000, batch_size=2)},
+    "weights/resnet101COCO-41f33a49.pth",
+    (6, 12),
+    "frozen_affine",
+    augment=({"crop": (512, 512)}, {"crop": (512, 512)}),
+    weights={"confidence": 0.968, "mixed": 1.0, "teacher_momentum": 0.99},
+)
+
+
+def oce(*numbers):
+    """Weights, in the columns of the table in 2.3."""
+    names = "clustering orthogonality sparsity entropy entropy_ratio"
+    return dict(zip(names.split(), numbers, strict=True))
+
+
+def lsr(*numbers, **more):
+    """Weights, in the columns of the table in 2.2.6."""
+    names = "entropy entropy_ratio norm perpendicularity clustering"
+    return dict(zip(names.split(), numbers, strict=True), **more)
