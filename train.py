@@ -48,10 +48,14 @@ def main() -> None:
         if processes := read_processes():
             distributed.initialize(**processes)
         compiled.keep_programs()
-        run = loop.train(config.to_dict(), workdir, stop, PROFILE.value, SHOW.value)
-        json = SHOW.value == "json"
-        with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
-            report.write(run)
+
+        def finish(run: loop.Experiment) -> None:
+            json = SHOW.value == "json"
+            with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
+                report.write(run)
+
+        shown = {"profile": PROFILE.value, "show": SHOW.value}
+        loop.train(config.to_dict(), workdir, stop, **shown, finish=finish)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
     python -m benchmarks.faults --kills 25        # what the tests do
     python -m benchmarks.faults --kills 100       # the long version
     python -m benchmarks.faults --config configs/streets.py:cag,tiny --stages source stage_1
+    python -m benchmarks.faults --config configs/streets.py:bdl,tiny \\
+        --stages source adversarial round_1
 
 Every kill is a SIGKILL to a real ``train.py``, drawn from a seed: soon after its start,
-at a step, inside a save, at the beginning of a stage, while the report is written. Some
+at a step, inside a save, at the beginning of a stage (where CAG computes its anchors),
+while pseudo-labels or the report are written. Some
 of the processes read with a worker process, some without. The same command then goes on
 in the same folder, until a chain of kills is through and the run may end. Its arrays
 (by their hashes), its metrics and its report are compared with those of the unbroken
@@ -22,7 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +40,15 @@ from benchmarks.laboratory import (
 )
 
 WHERE = ("start", "stage", "step", "step", "step", "save", "save", "save")
-JITTER = {"start": 6.0, "stage": 4.0, "step": 0.3, "save": 0.12, "end": 3.0}
+PREPARED = (*WHERE, "prepare", "prepare")  # where pseudo-labels are written
+JITTER = {
+    "start": 6.0,
+    "stage": 4.0,
+    "step": 0.3,
+    "save": 0.12,
+    "end": 15.0,
+    "prepare": 0.5,
+}
 
 
 class Kill(NamedTuple):
@@ -56,11 +67,13 @@ class Kill(NamedTuple):
     workers: int
 
 
-def plan(generator: random.Random, kills: int, stages: int) -> Iterator[Kill]:
-    """The kills of a chain; the last one falls into the report."""
+def plan(
+    generator: random.Random, kills: int, stages: int, places: Sequence[str] = WHERE
+) -> Iterator[Kill]:
+    """The kills of a chain at some of ``places``; the last one falls into the report."""
     for number in range(kills):
         last = number == kills - 1
-        where = "end" if last else generator.choice(WHERE)
+        where = "end" if last else generator.choice(places)
         count = {"step": generator.randint(1, 3), "end": stages}
         yield Kill(
             where,
@@ -74,11 +87,12 @@ def strike(laboratory: Laboratory, workdir: Path, planned: Kill) -> int | None:
     """Starts the run and kills it; the exit code where it ended before."""
     where = planned.where
     # A killed save leaves its folder, which only counts until the next process is up.
-    before = events(workdir, where) if where in ("step", "stage") else 0
+    counted = where in ("step", "stage")
+    before = events(workdir, where) if counted else 0
     if where == "stage" and before == len(laboratory.stages):
         where = "start"  # no other begins
     process = laboratory.start(workdir, f"--config.data.workers={planned.workers}")
-    if where == "save":
+    if where in ("save", "prepare"):
         wait_for(lambda: not events(workdir, where), process)
     if where == "start" or wait_for(
         lambda: events(workdir, where) >= before + planned.count, process
@@ -105,9 +119,13 @@ def chain(
     differences = []
     while counted.total() < kills:
         shutil.rmtree(workdir, ignore_errors=True)
-        for planned in plan(generator, kills - counted.total(), len(laboratory.stages)):
+        left, stages = kills - counted.total(), len(laboratory.stages)
+        places = PREPARED if laboratory.relabels else WHERE
+        for planned in plan(generator, left, stages, places):
             code = strike(laboratory, workdir, planned)
-            if code is not None:
+            if code:
+                return Chain(counted, [f"{workdir.name}: exit code {code}"])
+            if code == 0:
                 break
             counted[planned.where] += 1
         code = laboratory.run(workdir)

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lsr_jax.data import relabelled
+
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/streets.py:lsr,tiny"
 STAGES = ("source", "adapt")
 STEPS = 8  # of a stage
+TABLES = ("metrics.json", "metrics.csv", "table.md", "table.tex")
 LIMIT = 300  # seconds of one process; more is a hang
 STAGE = {"steps": STEPS, "log_every": 1, "checkpoint_every": 2}
 EVALUATION = {"selection": "source_val", "every": 4, "batchnorm_images": 8}
@@ -29,6 +32,7 @@ class Laboratory:
         self.folder = folder
         self.config = config
         self.stages = stages
+        self.relabels = ":bdl" in config  # the one method that writes labels
         self.environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
@@ -90,12 +94,16 @@ def events(workdir: Path, where: str) -> int:
     Args:
       workdir: of a run.
       where: "stage": begun; "step": logged; "save": going on, or killed and left;
-        "end": of a stage.
+        "prepare": pseudo-labels being written, or left; "end": of a stage.
     """
     if where == "step":
         logs = workdir.glob("*/metrics.jsonl")
         return sum(log.read_bytes().count(b"\n") for log in logs)
-    patterns = {"stage": "*/checkpoints", "save": "*/checkpoints/*orbax*"}
+    patterns = {
+        "stage": "*/checkpoints",
+        "save": "*/checkpoints/*orbax*",
+        "prepare": f"*/{relabelled.FOLDER}.unfinished/*",
+    }
     pattern = patterns.get(where, f"*/checkpoints/{STEPS}")
     return len(list(workdir.glob(pattern)))
 
@@ -126,12 +134,19 @@ def compare(workdir: Path, other: Path) -> list[str]:
 
 def results(workdir: Path) -> dict:
     """Everything that a run leaves: arrays by hash, metrics and scores as they stand."""
-    found = {"report": (workdir / "report" / "metrics.json").read_bytes()}
+    found = {
+        f"report, {name}": (workdir / "report" / name).read_bytes() for name in TABLES
+    }
     for checkpoint in sorted(workdir.glob(f"*/checkpoints/{STEPS}")):
         folder = checkpoint.parents[1]
         stage = folder.name
         facts = json.loads((checkpoint / "facts" / "metadata").read_text())
         found |= {f"{stage}, {name}": x for name, x in facts["arrays"].items()}
-        found[f"{stage}, best"] = facts["best"]
+        found[f"{stage}, best"] = best = facts["best"]
+        if best:
+            chosen = checkpoint.with_name(str(best["step"])) / "facts" / "metadata"
+            found[f"{stage}, arrays of the best"] = json.loads(chosen.read_text())[
+                "arrays"
+            ]
         found[f"{stage}, metrics.jsonl"] = (folder / "metrics.jsonl").read_bytes()
     return found

@@ -12,7 +12,8 @@ from pathlib import Path
 from lsr_jax.errors import InputError
 
 # What the machine refuses, whoever asks; and paths of which a part is no folder.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EIO)
 PATH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 INTERRUPTED = 130
 
@@ -52,7 +53,10 @@ def code_of(error: Exception) -> int | None:
 
 def complain(error: Exception, code: int) -> int:
     """Print ``error`` on one line; returns ``code``."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    line = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in FULL:
+        line += "; make room, then the same command continues"
+    print(f"error: {line}", file=sys.stderr)
     return code
 
 

@@ -122,10 +122,16 @@ def newest(workdir):
 def test_a_run_survives_everything_one_after_the_other(laboratory):
     workdir = laboratory.folder / "incidents"
 
+    # SIGKILL after a step, and inside a save.
+    for where, count in (("step", 3), ("save", 1)):
+        planned = faults.Kill(where, count, delay=0.0, workers=0)
+        assert faults.strike(laboratory, workdir, planned) is None
+
     # Two runs in one folder; then SIGTERM to the whole group, as schedulers send it.
     process = at_step(laboratory, workdir, "--config.data.workers=1")
     os.killpg(process.pid, signal.SIGSTOP)
     mapped = shared_memory(process.pid)
+    assert mapped
     assert laboratory.run(workdir) == 2
     assert "another process trains in it" in laboratory.output(workdir)
     begin = time.monotonic()
@@ -187,6 +193,8 @@ def test_kills_are_drawn_from_the_seed():
     plans = [list(faults.plan(random.Random(seed), 9, 2)) for seed in (0, 0, 1)]
     assert plans[0] == plans[1] != plans[2]
     assert plans[0][-1].where == "end"
+    labels = faults.plan(random.Random(0), 40, 3, faults.PREPARED)
+    assert {"prepare", "save"} < {planned.where for planned in labels}
 
 
 # Words that some of the lines have to say.

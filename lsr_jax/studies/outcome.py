@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lsr_jax import writing
 from lsr_jax.analysis import captions, formats, oracles, page, published, rows
 from lsr_jax.analysis.rows import Row
 from lsr_jax.data import labels
@@ -63,13 +64,11 @@ def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -
         ],
     }
     rows.write(folder / "metrics.json", everything)
-    workdir.write(folder / "study.json", workdir.to_json(without_nan(study)))
-    workdir.write(folder / "study.csv", rows.to_csv(everything))
-    workdir.write(folder / "study.tex", formats.latex([*methods, *classes]))
+    writing.text(folder / "study.json", workdir.to_json(without_nan(study)))
+    writing.text(folder / "study.csv", rows.to_csv(everything))
+    writing.text(folder / "study.tex", formats.latex([*methods, *classes]))
     drawn = pictures.draw(compared, controls, ablated, folder)
-    workdir.write(
-        folder / "study.md", markdown(results, facts, methods, drawn, classes)
-    )
+    writing.text(folder / "study.md", markdown(results, facts, methods, drawn, classes))
     sections = (
         page.Section("Methods", methods),
         page.Section(
@@ -79,7 +78,7 @@ def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -
     )
     title = f"lsr_jax study: {folder.resolve().name}"
     html = page.document(title, headline(results, facts), sections)
-    workdir.write(folder / "index.html", html)
+    writing.text(folder / "index.html", html)
     return formats.terminal(methods)
 
 

@@ -20,20 +20,26 @@ DAMAGED = "damaged"  # folder beside ``checkpoints`` for those that were passed 
 
 
 class Kept:
-    """Which checkpoints stay: the newest two, the best one, every Nth if asked."""
+    """Which checkpoints stay: the newest two, their best ones, every Nth if asked.
+
+    Both best ones: where the newest turns out to be damaged, the one before it counts.
+
+    Attributes:
+      every: 0 for none.
+      best: checkpoint -> the best one when it was saved, or None.
+    """
 
     def __init__(self, every: int):
         self.every = every
-        self.best: int | None = None
+        self.best: dict[int, int | None] = {}
 
     def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
         """Orbax's question, before it deletes."""
         del context
         newest = [info.step for info in checkpoints[-2:]]
+        wanted = {*newest, *(self.best.get(step) for step in newest)}
         return [
-            info.step in newest
-            or info.step == self.best
-            or bool(self.every and info.step % self.every == 0)
+            info.step in wanted or bool(self.every and info.step % self.every == 0)
             for info in checkpoints
         ]
 
@@ -80,7 +86,8 @@ class Checkpointer:
         """The steps that have a folder, in order, whatever it holds."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+        names = (path.name for path in self.folder.iterdir())
+        return sorted(int(x) for x in names if x.isdecimal() and x == str(int(x)))
 
     def save(self, step: int, state: TrainState, facts: Mapping) -> None:
         """Start saving.
@@ -94,8 +101,11 @@ class Checkpointer:
         Raises:
           TrainingError: this save or the one before could not be written.
         """
-        best = facts["best"]
-        self._kept.best = best and best["step"]
+        for known in (*self.steps(), step):
+            if known not in self._kept.best:
+                there = facts if known == step else self._readable_facts(known)
+                best = there.get("best")
+                self._kept.best[known] = best and best["step"]
         with writing(self.folder):
             self._manager.save(
                 step,
@@ -194,10 +204,28 @@ class Checkpointer:
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Moves checkpoints to where nobody looks for one."""
         for step in steps:
+            self._kept.best.pop(step, None)  # its number comes again
             target = self.folder.parent / DAMAGED / str(step)
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(exist_ok=True)
             (self.folder / str(step)).rename(target)
+
+    def _readable_facts(self, step: int) -> dict:
+        """The facts of a checkpoint; none of a damaged one."""
+        try:
+            return self._facts(step)
+        except InputError:
+            return {}
+
+    def _facts(self, step: int) -> dict:
+        try:
+            facts = self._manager.restore(
+                step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+            ).facts
+            content.check_seal(facts)
+        except Exception as error:  # for a damaged file a reader may raise anything
+            raise unreadable(self.folder / str(step), error) from error
+        return facts
 
     def _newest(self, read):
         """What ``read`` makes of the newest usable step, and the steps passed over."""
@@ -219,11 +247,8 @@ class Checkpointer:
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         placed = ocp.checkpoint_utils.construct_restore_args(template)
         args = ocp.args.PyTreeRestore(template, restore_args=placed, **options)
+        facts = self._facts(step)
         try:
-            facts = self._manager.restore(
-                step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
-            ).facts
-            content.check_seal(facts)
             stored = self._manager.item_metadata(step)["state"].tree
             content.check_network(template, stored)
             args = ocp.args.Composite(state=args)

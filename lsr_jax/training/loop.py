@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import jax
 from lsr_jax.training import (
     compiled,
     distributed,
+    metrics_log,
     prefetch,
     preflight,
     preparation,
@@ -39,6 +40,7 @@ def train(
     stop: Stop | None = None,
     profile: Path | None = None,
     show: str = "auto",
+    finish: Callable[[Experiment], object] | None = None,
 ) -> Experiment:
     """Train every stage of ``config`` in ``folder``; finished stages are skipped.
 
@@ -48,6 +50,7 @@ def train(
       stop: when to stop before the end.
       profile: a folder for a trace of a few steps of each stage.
       show: one of `progress.KINDS`.
+      finish: called with the run after its last stage, while the folder is still its own.
 
     Raises:
       InputError: an unusable config, dataset, workdir or checkpoint; another process
@@ -66,7 +69,9 @@ def train(
         for stage in config["stages"]:
             stop.check(distributed.any_process)
             run_stage(experiment, stage, tools)
-    stop.check(distributed.any_process)
+        stop.check(distributed.any_process)
+        if finish:
+            finish(experiment)
     return experiment
 
 
@@ -108,6 +113,8 @@ def run_stage(experiment: Experiment, stage: str, tools: Tools) -> None:
             start = begin(experiment, stage, checkpoints)
         if start.step < c["steps"]:
             continue_stage(experiment, stage, start, checkpoints, tools, goodput)
+        elif distributed.is_main():
+            metrics_log.kept(experiment.folder(stage) / metrics_log.FILE, start.log)
 
 
 def begin(experiment: Experiment, stage: str, checkpoints: Checkpointer) -> Start:
@@ -153,6 +160,7 @@ def continue_stage(
                 c["steps"] - start.step,
                 experiment.config["model"]["dtype"],
             )
+        tools.stop.check(distributed.any_process)
         kind = tools.show if distributed.is_main() else "none"
         with progress.begin(kind, stage, steps=c["steps"], start=start.step) as shown:
             watch = Watch(stage, c, log, shown)

@@ -9,9 +9,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from lsr_jax import writing
 from lsr_jax.errors import InputError
 from lsr_jax.training.events import Events
 
+FILE = "metrics.jsonl"
 EMPTY = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
 
 
@@ -38,9 +40,11 @@ class MetricsLog:
           InputError: the lines up to there are not those that were written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        self._digest = hashlib.sha256(kept(path, position or EMPTY))
-        self._file = path.open("ab")
+        self._path = folder / FILE
+        lines = kept(self._path, position or EMPTY)
+        self._digest = hashlib.sha256(lines)
+        os.truncate(self._path, len(lines))
+        self._file = self._path.open("ab")
         self.events = Events(folder, first=start + 1)
 
     def __enter__(self) -> MetricsLog:
@@ -54,8 +58,9 @@ class MetricsLog:
         """Log the metrics of a step, counted from 1; what is not finite is null."""
         values = {name: finite(value) for name, value in metrics.items()}
         line = (json.dumps({"step": step, **values}) + "\n").encode()
-        self._file.write(line)
-        self._file.flush()
+        with writing.naming(self._path):
+            self._file.write(line)
+            self._file.flush()
         self._digest.update(line)
         self.events.scalars(step, metrics)
 
@@ -66,7 +71,7 @@ class MetricsLog:
 
 
 def kept(path: Path, position: Mapping) -> bytes:
-    """The bytes of a log up to ``position``; what stands behind them is cut off.
+    """The bytes of a log up to ``position``; an empty log is made if there is none.
 
     Raises:
       InputError: they are not those that were written.
@@ -74,13 +79,12 @@ def kept(path: Path, position: Mapping) -> bytes:
     with path.open("ab+") as file:
         file.seek(0)
         lines = file.read(position["bytes"])
-        if hashlib.sha256(lines).hexdigest() != position["sha256"]:
-            raise InputError(
-                f"{path}: expected the {position['bytes']} bytes that the checkpoint "
-                "names, found others; restore the file, or remove the stage's folder "
-                "to train the stage again"
-            )
-        file.truncate(position["bytes"])
+    if hashlib.sha256(lines).hexdigest() != position["sha256"]:
+        raise InputError(
+            f"{path}: expected the {position['bytes']} bytes that the checkpoint "
+            "names, found others; restore the file, or remove the stage's folder "
+            "to train the stage again"
+        )
     return lines
 
 

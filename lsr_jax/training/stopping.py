@@ -61,7 +61,7 @@ class Stop:
         """
         if agreed(self._reason is not None):
             reason = self._reason or "another process"
-            raise Stopped(f"stopped by {reason} between two stages")
+            raise Stopped(f"stopped by {reason}, with nothing left to save")
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from typing import TextIO
 
 import jax
 
-from lsr_jax import commands
+from lsr_jax import commands, writing
 from lsr_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -27,19 +27,6 @@ FREE = ("num_devices", "cpu_devices", "data.workers")
 def to_json(value) -> str:
     """Indented JSON with sorted keys and a final newline."""
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file in one move: a reader sees the old text or the new one.
-
-    So does whoever starts the machine again after a power cut.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def check(workdir: Path, config: Mapping) -> None:
@@ -67,7 +54,8 @@ def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
       facts: for the manifest, beside command, versions, devices and machine.
 
     Raises:
-      InputError: the folder cannot be written, or another process trains in it.
+      InputError: the folder cannot be written, another process trains in it, or its
+        run began with other data or weights.
     """
     if jax.process_index():
         yield
@@ -76,28 +64,51 @@ def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open("a+")
     except OSError as error:
-        raise InputError(f"workdir {workdir}: cannot be written: {error}") from error
+        raise unwritable(workdir, error) from error
     with lock:
         take(lock, workdir)
         check(workdir, config)  # another run may have begun since the first check
+        check_origin(workdir, facts)
         try:
-            write(workdir / "config.json", to_json(config))
-            write(workdir / "manifest.json", to_json({**environment(), **facts}))
+            writing.text(workdir / "config.json", to_json(config))
+            writing.text(workdir / "manifest.json", to_json({**environment(), **facts}))
         except OSError as error:
-            raise InputError(
-                f"workdir {workdir}: cannot be written: {error}"
-            ) from error
+            raise unwritable(workdir, error) from error
         yield
+
+
+def check_origin(workdir: Path, facts: Mapping) -> None:
+    """Raise InputError where a run in ``workdir`` began with other data or weights."""
+    if not (workdir / "manifest.json").exists():
+        return
+    known = manifest(workdir)
+    for kind in ("data", "weights"):
+        found = flatten(json.loads(to_json(facts.get(kind, {}))), kind)
+        for key, value in flatten(known.get(kind, {}), kind).items():
+            if found.get(key) != value:
+                raise InputError(
+                    f"workdir {workdir}: its run began with other {kind}: {key} was "
+                    f"{value} and is {found.get(key)} now; restore the files or choose "
+                    "another --workdir"
+                )
+
+
+def unwritable(workdir: Path, error: OSError) -> InputError:
+    """The line for a folder that takes no file."""
+    return InputError(f"workdir {workdir}: cannot be written: {error}")
 
 
 def take(lock: TextIO, workdir: Path) -> None:
     """Lock the open file and write into it who has it.
 
     Raises:
-      InputError: another process has it.
+      InputError: another process has it, or no file there can be locked.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
     except BlockingIOError as error:
         lock.seek(0)
         owner = lock.read().strip() or "of unknown number"
@@ -105,9 +116,11 @@ def take(lock: TextIO, workdir: Path) -> None:
             f"workdir {workdir}: another process trains in it, {owner}; wait for its "
             "end or choose another --workdir"
         ) from error
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
+    except OSError as error:
+        raise InputError(
+            f"workdir {workdir}: cannot be locked: {error}; make room, or choose a "
+            "--workdir on a file system with flock"
+        ) from error
 
 
 def check_same(path: Path, config: dict) -> None:
@@ -163,7 +176,7 @@ def read_json(path: Path, kind: str = "config") -> dict:
     """
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a {kind}: {error}; restore it") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: not a {kind}: expected a table; restore it")

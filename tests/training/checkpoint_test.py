@@ -191,6 +191,23 @@ def test_newest_two_best_one_and_every_nth_are_kept(best, every, kept, tmp_path)
         assert checkpoints.steps() == kept
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_the_best_one_is_there_also_after_damage_of_the_newest(again, tmp_path):
+    """Step 4 became the best, and is damaged: the best before it still counts."""
+    folder = tmp_path / "c"
+    for steps, best in (((1, 2, 3), 1), ((4,), 4)):
+        save(folder, steps, best)  # opened anew, as by a run that goes on
+    DAMAGE["everything gone"](folder / "4")
+    with Checkpointer(folder, read_only=not again) as checkpoints:
+        if again:
+            assert checkpoints.resume(state(0))[1]["step"] == 3
+        network = {
+            "params": {"head": {"kernel": jnp.zeros((64, 64))}},
+            "model_state": {"mean": jnp.zeros(5, jnp.bfloat16)},
+        }
+        assert checkpoints.reported_model(network)[2] == 1
+
+
 def test_reading_leaves_a_save_of_another_process_alone(folder):
     half = folder / "6.orbax-checkpoint-tmp"
     half.mkdir()

@@ -165,17 +165,14 @@ def test_a_finished_run_is_left_alone(config, unbroken):
     assert before == after
 
 
-@pytest.mark.slow
-def test_eight_devices_give_what_one_gives(config, unbroken, tmp_path):
-    many = {**config, "num_devices": 8, "stages": ("source",)}
-    many = loop.train(many, tmp_path)
-    for a, b in zip(logged(unbroken, "source"), logged(many, "source"), strict=True):
-        chex.assert_trees_all_close(a, b, rtol=2e-3, atol=1e-4)
-    chex.assert_trees_all_close(
-        final(unbroken, "source").model_state,
-        final(many, "source").model_state,
-        **DEVICE_TOLERANCE,
-    )
+def test_a_changed_record_of_a_finished_run_is_noticed(config, unbroken, tmp_path):
+    shutil.copytree(unbroken.workdir, tmp_path / "run")
+    log = tmp_path / "run" / "adapt" / "metrics.jsonl"
+    for damaged in (log.read_bytes().replace(b"1", b"2", 1), b""):
+        log.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"adapt/metrics\.jsonl: expected the"):
+            loop.train(config, tmp_path / "run")
+        assert log.read_bytes() == damaged
 
 
 def test_report_has_every_row_and_file(unbroken, capsys):
@@ -305,6 +302,11 @@ def test_a_run_goes_on_with_other_devices_and_workers(
     lines, found = logged(unbroken, "source"), logged(other, "source")
     assert lines[:3] == found[:3]
     chex.assert_trees_all_close(lines[3], found[3], rtol=2e-3, atol=1e-4)
+    chex.assert_trees_all_close(
+        final(unbroken, "source").model_state,
+        final(other, "source").model_state,
+        **DEVICE_TOLERANCE,
+    )
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_the_first_signal_lets_the_step_be_saved(number):
     process.send_signal(number)
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 3
-    assert output == f"saved\nstopped by {number.name} between two stages\n"
+    assert output == f"saved\nstopped by {number.name}, with nothing left to save\n"
     assert errors.count("a second signal ends at once") == 1
 
 

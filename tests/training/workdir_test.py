@@ -32,7 +32,9 @@ def test_devices_and_workers_may_change(tmp_path):
     assert workdir.read_config(tmp_path) == other
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"\xff\xfe", b"null", b"[" * 10**5]
+)
 def test_a_damaged_config_is_named(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     for call in (workdir.check, lambda path, _: workdir.read_config(path)):
@@ -66,6 +68,37 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
             pass
         process.kill()
     with workdir.claimed(tmp_path, {}, {}):
+        pass
+
+
+def test_other_data_or_weights_than_at_the_beginning_are_refused(tmp_path):
+    facts = {"data": {"source": "a1", "target": "b2"}, "weights": {"source": "c3"}}
+    with workdir.claimed(tmp_path, CONFIG, facts):
+        pass
+    before = (tmp_path / "manifest.json").read_text()
+    for kind, name in (("data", "target"), ("weights", "source")):
+        changed = {**facts, kind: {**facts[kind], name: "new"}}
+        with (
+            pytest.raises(
+                InputError, match=rf"other {kind}: {kind}\.{name} was .* new"
+            ),
+            workdir.claimed(tmp_path, CONFIG, changed),
+        ):
+            pass
+    assert (tmp_path / "manifest.json").read_text() == before
+    with workdir.claimed(tmp_path, CONFIG, facts):
+        pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", refuse)
+    with (
+        pytest.raises(InputError, match=r"cannot be locked: .*No locks available"),
+        workdir.claimed(tmp_path, {}, {}),
+    ):
         pass
 
 
