@@ -48,6 +48,7 @@ def main() -> None:
         if processes := read_processes():
             distributed.initialize(**processes)
         compiled.keep_programs()
+        report.check_recorded(config)
         run = loop.train(config.to_dict(), workdir, stop, PROFILE.value, SHOW.value)
         json = SHOW.value == "json"
         with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
