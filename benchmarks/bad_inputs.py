@@ -61,13 +61,9 @@ CASES = (
     train("no image for a picture", "--config.evaluation.panel_images=0"),
     train("a seed beyond 32 bits", "--config.seed=99999999999999999999"),
     train("no stage", "--config.stages=()"),
-    train("a stage twice", "--config.stages=('source','source')"),
     train("a weight below 0", "--config.adapt.method.clustering=-1.0"),
     train("a weight that is no number", "--config.adapt.method.entropy=nan"),
-    train("a momentum above 1", "--config.adapt.optimizer.momentum=1.5"),
     train("a crop with one side", "--config.adapt.augment.source.crop=(8,)"),
-    train("a dilation below 0", "--config.model.aspp_dilations=(-6,12)"),
-    train("another size of drawn images", "--config.data.source.size=(32,64)"),
     train("recorded rows that are not there", "--config.recorded=('nope.json',)"),
     train(
         "anchors that are not there",

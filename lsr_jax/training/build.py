@@ -52,7 +52,8 @@ def method(config: Mapping, stage: str) -> Method:
     name = keywords.pop("name")
     if name not in METHODS:
         raise InputError(
-            f"{stage}.method.name: expected one of {', '.join(METHODS)}; found {name!r}"
+            f"method.name: expected one of {', '.join(METHODS)}; found {name!r} in stage "
+            f"{stage!r}"
         )
     method = METHODS[name].make(**keywords)
     head = config["model"]["head"]

@@ -56,8 +56,9 @@ class Range(NamedTuple):
             return self.holds_number(value)
         if not isinstance(value, tuple) or not all(map(self.holds_number, value)):
             return False
-        long_enough = len(value) == self.count or (self.count == 0 < len(value))
-        return long_enough and not (self.rising and list(value) != sorted(value))
+        if len(value) != (self.count or max(len(value), 1)):
+            return False
+        return not self.rising or list(value) == sorted(value)
 
     def holds_number(self, value: Any) -> bool:
         """Whether it is one number within the range."""
@@ -74,12 +75,13 @@ class Range(NamedTuple):
 
     def words(self, value: Any) -> str:
         """What is expected in place of ``value``."""
+        found = value if isinstance(value, tuple) else (value,)
         if self == FINITE:
             interval = "a finite number"
         elif self.most is not None:
             below = "below " if self.without == self.most else ""
             interval = f"{self.least} to {below}{self.most}"
-        elif isinstance(value, numbers.Real) and value > self.end():
+        elif any(isinstance(one, numbers.Real) and one > self.end() for one in found):
             interval = f"at most {self.end()}"
         else:
             bound = "more than" if self.without == self.least else "at least"
@@ -87,7 +89,8 @@ class Range(NamedTuple):
         if self.unit:
             interval += f" ({self.unit})"
         if self.count is None:
-            return interval
+            fraction = self.whole and not isinstance(value, numbers.Integral)
+            return f"a whole number, {interval}" if fraction else interval
         kind = "whole numbers" if self.whole else "numbers"
         rising = " in rising order" if self.rising else ""
         return f"{self.count or 'one or more'} {kind}{rising}, each {interval}"

@@ -51,7 +51,7 @@ def test_what_cannot_be_built_is_one_line(kind):
 def test_an_unknown_method_is_named(load_config):
     config = load_config("streets", "max_square")
     config["adapt"]["method"]["name"] = "lrs"
-    with pytest.raises(InputError, match=r"^adapt\.method\.name: .* found 'lrs'$"):
+    with pytest.raises(InputError, match=r"^method\.name: .* found 'lrs' in stage 'a"):
         build.method(config, "adapt")
 
 

@@ -89,6 +89,10 @@ WRONG = {
         "expected one or more whole numbers, each at least 1 (feature cells), "
         "found (-6, 12)",
     ),
+    "model.bn_group_size": (
+        2.5,
+        "expected a whole number, at least 1 or None, found 2.5",
+    ),
     "evaluation.every": (-1, "expected at least 0, found -1"),
     "adapt.steps": (0, "expected at least 1, found 0"),
     "adapt.checkpoint_every": (2**31, "expected at most 2147483647, found 2147483648"),
@@ -103,6 +107,8 @@ WRONG = {
     "adapt.optimizer.horizon": (0, "expected at least 1 or None, found 0"),
     "adapt.augment.source.crop": ((8,), "(height and width) or None, found (8,)"),
     "adapt.augment.target.crop": ((8.5, 8), "2 whole numbers, each at least 1"),
+    "source.augment.target.crop": ((8, 2**31), "numbers, each at most 2147483647"),
+    "source.augment.target.scale": ((), "expected 2 numbers in rising order"),
     "adapt.augment.source.scale": (
         (1.5, 0.5),
         "expected 2 numbers in rising order, each more than 0 (a factor) or None, "
@@ -161,4 +167,5 @@ def test_truth_values_are_no_numbers():
     assert ranges.SIZE.holds((8, 8))
     assert not ranges.SIZE.holds((True, 8))
     assert not ranges.SIZE.holds(8)
+    assert not ranges.CONFIG["model.aspp_dilations"].holds(())
     ranges.SIZE.check("size", [8, 8])  # as JSON has it
