@@ -8,7 +8,7 @@ Choices among words are checked where the words are known.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lsr_jax.errors import InputError
@@ -45,10 +45,8 @@ class Range(NamedTuple):
         value = tuple(value) if isinstance(value, list) else value
         if value in self.beside or self.holds(value):
             return
-        beside = "".join(f" or {other}" for other in self.beside)
-        raise InputError(
-            f"{key}: expected {self.words(value)}{beside}, found {value!r}"
-        )
+        expected = " or ".join([self.words(value), *map(str, self.beside)])
+        raise InputError(f"{key}: expected {expected}, found {value!r}")
 
     def holds(self, value: Any) -> bool:
         """Whether a value is a number, or a tuple of numbers, within the range."""
@@ -223,27 +221,22 @@ METHOD = {
 
 
 def check(config: Mapping) -> None:
-    """Raise InputError for the first number of a resolved config outside its range."""
-    for key, value, allowed in pairs(config):
-        allowed.check(key, value)
-
-
-def pairs(config: Mapping) -> Iterator[tuple[str, Any, Range]]:
-    """``(key, value, range)`` of every key that has a range, in the order of the table.
+    """Raise InputError for the first number of a resolved config outside its range.
 
     A number of a method that the table does not know has only to be finite.
     """
     for key, allowed in CONFIG.items():
-        yield key, value_of(config, key), allowed
+        allowed.check(key, value_of(config, key))
     for stage in config["stages"]:
         for key, allowed in STAGE.items():
-            yield f"{stage}.{key}", value_of(config[stage], key), allowed
-        for key, value in config[stage]["method"].items():
-            allowed = of_method(config[stage]["method"]["name"], key)
+            allowed.check(f"{stage}.{key}", value_of(config[stage], key))
+        method = config[stage]["method"]
+        for key, value in method.items():
+            allowed = of_method(method["name"], key)
             if allowed is None and isinstance(value, float):
                 allowed = FINITE
             if allowed is not None:
-                yield f"{stage}.method.{key}", value, allowed
+                allowed.check(f"{stage}.method.{key}", value)
 
 
 def of_method(method: str, keyword: str) -> Range | None:
