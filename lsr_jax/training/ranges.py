@@ -97,7 +97,6 @@ class Range(NamedTuple):
 FINITE = Range(-MOST)
 WEIGHT = Range(unit="weight of a term that is minimised")
 EXPONENT = Range(unit="exponent")
-RATIO = Range(0, 1, unit="exponent")
 SHARE = Range(0, 1, unit="a share")
 PROBABILITY = Range(0, 1, unit="a probability")
 MOMENTUM = Range(0, 1, without=1, unit="weight of the old value")
@@ -184,7 +183,7 @@ METHOD = {
     "distance_source": WEIGHT,
     "distance_target": WEIGHT,
     "entropy": WEIGHT,
-    "entropy_ratio": RATIO,
+    "entropy_ratio": Range(0, 1, unit="exponent"),
     "epsilon": WEIGHT,
     "gamma": EXPONENT,
     "gap": Range(unit="difference of two distances"),
@@ -192,7 +191,7 @@ METHOD = {
     "histogram_threshold": SHARE,
     "horizon": OPTIONAL,
     "feature_to_adapt.horizon": NUMBER,
-    "image_weighting": RATIO._replace(beside=(None,)),
+    "image_weighting": Range(0, 1, beside=(None,), unit="exponent"),
     "jitter": Range(0, 1, unit="half the range of a factor around 1"),
     "jitter_probability": PROBABILITY,
     "minimum": Range(1, whole=True, unit="cells"),
