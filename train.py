@@ -48,6 +48,7 @@ def main() -> None:
         if processes := read_processes():
             distributed.initialize(**processes)
         compiled.keep_programs()
+        report.check_recorded(config)
 
         def finish(run: loop.Experiment) -> None:
             json = SHOW.value == "json"

@@ -59,6 +59,17 @@ CASES = (
     train("parts of a batch under one BatchNorm", "--config.adapt.micro_batches=2"),
     train("no device", "--config.cpu_devices=0"),
     train("no image for a picture", "--config.evaluation.panel_images=0"),
+    train("a seed beyond 32 bits", "--config.seed=99999999999999999999"),
+    train("no stage", "--config.stages=()"),
+    train("a weight below 0", "--config.adapt.method.clustering=-1.0"),
+    train("a weight that is no number", "--config.adapt.method.entropy=nan"),
+    train("a crop with one side", "--config.adapt.augment.source.crop=(8,)"),
+    train("recorded rows that are not there", "--config.recorded=('nope.json',)"),
+    train(
+        "anchors that are not there",
+        "--config.stage_1.method.anchors=nope.npz",
+        config="--config=configs/streets.py:cag,tiny",
+    ),
     train("no such distance", "--config.adapt.method.clustering_distance=l2"),
     train(
         "a method's terms on two sizes of images",

@@ -20,6 +20,7 @@ LEVELS = [
         "data",
     },
     {"methods"},
+    {"training.ranges"},
     {
         "training.sgd",
         "training.optimizer",

@@ -210,6 +210,10 @@ MISTAKES = {
     "init_from nothing": "init_from lsr_nope",
     "data that are not there": "data/gta5",
     "evaluation without a run": "no run found",
+    "a seed beyond 32 bits": "seed: expected 0 to 4294967295",
+    "a weight that is no number": "adapt.method.entropy: expected at least 0",
+    "recorded rows that are not there": "nope.json: expected the metrics of a run",
+    "anchors that are not there": "method.anchors nope.npz",
     "evaluation of nothing": "expected --workdir, --checkpoint or --ensemble",
     "evaluation under no protocol": "<both|native",
 }

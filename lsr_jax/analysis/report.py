@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +144,18 @@ def check_stages(config, stages: Iterable[str] | None) -> tuple[str, ...]:
             f"{', '.join(sorted(unknown))}"
         )
     return stages
+
+
+def check_recorded(config: Mapping) -> None:
+    """Read the rows that the report will quote, and forget them.
+
+    Raises:
+      InputError: a file in the config's ``recorded`` that is missing or holds no rows.
+    """
+    for path in config["recorded"]:
+        try:
+            rows.read(ROOT / str(path))
+        except InputError as error:
+            raise InputError(f"recorded: {error}") from error
+        except OSError as error:
+            raise InputError(f"recorded: {path}: cannot be read: {error}") from error

@@ -47,6 +47,11 @@ def open_domain(spec: Mapping) -> Domain:
       InputError: unknown name, split, space or size, missing folder, unreadable data.
     """
     name = spec["name"]
+    if spec["on_bad_example"] not in raw.ON_BAD_EXAMPLE:
+        raise InputError(
+            f"data on_bad_example: expected {' or '.join(raw.ON_BAD_EXAMPLE)}, found "
+            f"{spec['on_bad_example']!r}"
+        )
     if name not in DATASETS and not name.endswith(description.SUFFIX):
         raise InputError(
             f"data name: expected one of {', '.join(DATASETS)} or a description of your "
@@ -109,11 +114,6 @@ def _open_real(spec: Mapping) -> Domain:
     layout = description.find_layout(spec["name"])
     root = pathlib.Path(spec["root"]).expanduser()
     size = tuple(spec["size"]) if any(spec["size"]) else None
-    if spec["on_bad_example"] not in raw.ON_BAD_EXAMPLE:
-        raise InputError(
-            f"data on_bad_example: expected {' or '.join(raw.ON_BAD_EXAMPLE)}, found "
-            f"{spec['on_bad_example']!r}"
-        )
     options = {
         "space": label_space(spec, layout),
         "size": size,
@@ -143,6 +143,7 @@ def _streets(look: str) -> Callable[[Mapping], Domain]:
                 f"data preset: expected one of {', '.join(streets.PRESETS)}, "
                 f"found {preset!r}"
             )
+        _check_drawn(spec, streets.PRESETS[preset].size)
         folder = builder.prepare(
             streets.PRESETS[preset],
             data_dir=spec["root"] or None,
@@ -155,6 +156,22 @@ def _streets(look: str) -> Callable[[Mapping], Domain]:
         )
 
     return open_streets
+
+
+def _check_drawn(spec: Mapping, size: tuple[int, int]) -> None:
+    """Raise InputError for keys of a domain that say what the drawn images are not."""
+    drawn = {
+        "size": ((0, 0), tuple(size)),
+        "space": ("", "streets"),
+        "on_bad_example": ("stop",),
+    }
+    for key, allowed in drawn.items():
+        found = tuple(spec[key]) if key == "size" else spec[key]
+        if found not in allowed:
+            raise InputError(
+                f"data {key}: expected {' or '.join(map(repr, allowed))} for the drawn "
+                f"images of {spec['name']}, preset {spec['preset']}; found {found!r}"
+            )
 
 
 DATASETS: dict[str, Callable[[Mapping], Domain]] = {

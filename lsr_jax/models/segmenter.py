@@ -122,9 +122,10 @@ def build(
     options = layers.Options(
         batch_norm, unbiased_variance, bn_group_size, initialisation, dtype, remat
     )
-    if not aspp_dilations:
+    if not aspp_dilations or min(aspp_dilations) < 1:
         raise errors.InputError(
-            "model.aspp_dilations: expected at least one dilation; found none"
+            "model.aspp_dilations: expected one or more dilations, each at least 1; "
+            f"found {aspp_dilations}"
         )
     _check_head(head, architecture, backbone)
     module, feature_dim, feature_size = NETWORKS[architecture](

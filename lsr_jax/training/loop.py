@@ -59,6 +59,7 @@ def train(
       Stopped: as ``stop`` says, after everything was saved.
     """
     stop = stop or Stop()
+    preflight.check_values(config)
     with distributed.main_first("data"):
         workdir.check(folder, config)
         experiment = Experiment(config, folder)

@@ -11,11 +11,17 @@ from lsr_jax.training import workdir
 
 
 def check_order(config: Mapping) -> None:
-    """Raise InputError for a stage without section, or one that a later one should feed."""
+    """Raise InputError for no stage, a stage without section, twice, or fed by a later one."""
     stages = config["stages"]
+    if not stages:
+        raise InputError("stages: expected at least one stage, found none")
     for position, stage in enumerate(stages):
         if stage not in config or "method" not in (config[stage] or {}):
             raise InputError(f"stages: {stage!r} has no section in the config")
+        if stage in stages[:position]:
+            raise InputError(
+                f"stages: expected every stage once, found {stage!r} twice"
+            )
         for key in ("init_from", "labeller"):
             if config[stage][key] in stages[position:]:
                 raise InputError(

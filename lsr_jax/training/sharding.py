@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from lsr_jax.errors import InputError
 from lsr_jax.placement import put_replicated, put_split, replicated, split
+from lsr_jax.training import ranges
 from lsr_jax.types import PyTree
 
 __all__ = [
@@ -61,10 +62,9 @@ def share_cpu(count: int) -> None:
     Accelerators are not touched.
 
     Raises:
-      InputError: no device at all.
+      InputError: no device at all, or more than there can be.
     """
-    if count < 1:
-        raise InputError(f"cpu_devices: expected at least 1, found {count}")
+    ranges.CONFIG["cpu_devices"].check("cpu_devices", count)
     if jax.config.jax_num_cpu_devices != count:
         jax.config.update("jax_num_cpu_devices", count)
 

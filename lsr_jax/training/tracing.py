@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lsr_jax.data import augment
-from lsr_jax.errors import InputError
-from lsr_jax.training import accumulate, compiled, sharding, step
+from lsr_jax.training import accumulate, build, compiled, sharding, step
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.types import Batch, Images
 
@@ -34,12 +33,8 @@ def trace(experiment: Experiment, stage: str) -> compiled.Program:
     Raises:
       InputError: keys of the config with which there is no such step.
     """
-    try:
+    with build.from_keys(stage):
         return _trace(experiment, stage)
-    except InputError as error:
-        raise InputError(f"stage {stage}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{stage}: cannot be built from its keys: {error}") from error
 
 
 def _trace(experiment: Experiment, stage: str) -> compiled.Program:

@@ -135,6 +135,27 @@ def test_unusable_configs(changes, message, downloads):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": "cityscapes"}, "space: expected '' or 'streets' .*'cityscapes'$"),
+        ({"size": (32, 64)}, r"size: expected \(0, 0\) or \(64, 128\) .* \(32, 64\)$"),
+        ({"size": (64,)}, r"size: expected \(0, 0\) or \(64, 128\) .* found \(64,\)$"),
+        ({"on_bad_example": "skip"}, "on_bad_example: expected 'stop' .*found 'skip'$"),
+        (
+            {"on_bad_example": "go"},
+            "on_bad_example: expected stop or skip, found 'go'$",
+        ),
+    ],
+)
+def test_drawn_images_are_what_they_are(changes, message, tmp_path):
+    """Nothing is drawn for a config that asks for other images."""
+    drawn = {"name": "streets_camera", "preset": "tiny", "root": str(tmp_path)}
+    with pytest.raises(InputError, match=f"^data {message}"):
+        sources.open_domain({**default.domain().to_dict(), **drawn, **changes})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unusable_prepared_folders(out):
     root = out / str(SIZE)
     folder = root / "gta5" / "64x32" / "1.0.0"

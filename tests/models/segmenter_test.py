@@ -202,6 +202,7 @@ def test_eight_devices_equal_one(images):
         ({"backbone": "vgg16", "head": "multi_level"}, "needs layer3 of a ResNet"),
         ({"backbone": "mini", "initialisation": "zero"}, "model.initialisation"),
         ({"backbone": "mini", "aspp_dilations": ()}, "aspp_dilations"),
+        ({"backbone": "mini", "aspp_dilations": (-6, 12)}, "aspp_dilations: .*-6, 12"),
     ],
 )
 def test_bad_arguments_are_one_line(options, message):

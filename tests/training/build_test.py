@@ -37,6 +37,24 @@ def test_no_stage_has_it_by_default(load_config, key):
     assert set(aux.metrics) == {"segmentation", "entropy"}
 
 
+@pytest.mark.parametrize("kind", [AttributeError, IndexError, OverflowError, KeyError])
+def test_what_cannot_be_built_is_one_line(kind):
+    with pytest.raises(InputError) as caught, build.from_keys("adapt"):
+        raise kind("first line\nsecond line")
+    found = str(caught.value)
+    assert found.startswith(f"adapt: cannot be built from its keys: {kind.__name__}: ")
+    assert "first line" in found
+    assert "\n" not in found
+    assert isinstance(caught.value.__cause__, kind)
+
+
+def test_an_unknown_method_is_named(load_config):
+    config = load_config("streets", "max_square")
+    config["adapt"]["method"]["name"] = "lrs"
+    with pytest.raises(InputError, match=r"^method\.name: .* found 'lrs' in stage 'a"):
+        build.method(config, "adapt")
+
+
 def test_a_network_with_the_wrong_heads_is_named(load_config):
     config = load_config("streets", "max_square")
     config["model"]["head"] = "multi_level"

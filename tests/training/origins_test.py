@@ -28,6 +28,19 @@ def test_an_earlier_stage_may_label():
 
 
 @pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ((), "stages: expected at least one stage, found none"),
+        (("one", "one"), "stages: expected every stage once, found 'one' twice"),
+        (("one", "two"), "stages: 'two' has no section in the config"),
+    ],
+)
+def test_stages_that_are_no_sequence_are_named(stages, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        origins.check_order(config(one={}) | {"stages": stages})
+
+
+@pytest.mark.parametrize(
     ("section", "message"),
     [
         ({"labeller": "two"}, "one.labeller: 'two' is not trained before 'one'"),

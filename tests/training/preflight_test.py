@@ -1,21 +1,43 @@
-"""Numbers that no stage can be trained with; the rest is asked of the scripts."""
+"""Files that a stage begins with; the rest is asked of the scripts."""
 
+import numpy as np
 import pytest
 
 from lsr_jax.errors import InputError
+from lsr_jax.methods import cag_anchors
 from lsr_jax.training import preflight
+from lsr_jax.training.experiment import Experiment
 
 
-def test_a_number_that_is_too_small_is_named():
-    preflight.at_least("adapt.steps", 1, 1)
-    with pytest.raises(
-        InputError, match=r"^adapt\.steps: expected at least 1, found 0$"
-    ):
-        preflight.at_least("adapt.steps", 0, 1)
+@pytest.fixture
+def config(load_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("LSR_JAX_DATA", str(tmp_path / "data"))
+    config = load_config("streets", "cag,tiny")
+    return config | {"num_devices": 1, "stages": ("source", "stage_1")}
 
 
-def test_every_bounded_key_is_one_of_a_stage(load_config):
-    config = load_config("streets", "lsr,tiny")
-    for stage in config["stages"]:
-        assert preflight.AT_LEAST.keys() <= config[stage].keys()
-        assert config[stage]["on_nonfinite"] in preflight.ON_NONFINITE
+def test_anchors_are_read_before_the_stage_begins(config, tmp_path):
+    experiment = Experiment(config, tmp_path)
+    preflight.anchors(experiment, "source")  # has none
+    preflight.anchors(experiment, "stage_1")  # makes its own
+    path = tmp_path / "anchors.npz"
+    config["stage_1"]["method"]["anchors"] = str(path)
+    with pytest.raises(InputError, match=r"^stage stage_1: method\.anchors .*FileNotF"):
+        preflight.check_stage(experiment, "stage_1")
+
+    def write(classes):
+        vectors = np.ones((classes, experiment.model.feature_dim), np.float32)
+        count = np.ones(classes, np.float32)
+        names = (cag_anchors.VECTORS, cag_anchors.COUNT)
+        np.savez(path, **dict(zip(names, (vectors, count), strict=True)))
+
+    write(experiment.model.num_classes - 1)
+    with pytest.raises(InputError, match=r"method\.anchors .*expected \d+ classes of"):
+        preflight.check_stage(experiment, "stage_1")
+    write(experiment.model.num_classes)
+    preflight.check_stage(experiment, "stage_1")
+
+    # A stage that has begun holds its anchors in its checkpoints.
+    path.unlink()
+    experiment.checkpoints("stage_1").mkdir(parents=True)
+    preflight.check_stage(experiment, "stage_1")

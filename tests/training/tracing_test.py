@@ -48,5 +48,16 @@ def test_stages_that_are_through_are_not_traced(config, tmp_path):
 def test_keys_without_a_step_are_named(config, tmp_path):
     config["adapt"]["method"]["entropy"] = "much"
     experiment = Experiment(config, tmp_path)
-    with pytest.raises(InputError, match=r"^adapt: cannot be built from its keys: "):
+    told = r"^adapt: cannot be built from its keys: TypeError: .*; --debug shows where$"
+    with pytest.raises(InputError, match=told):
+        tracing.trace(experiment, "adapt")
+
+
+def test_a_full_device_is_no_fault_of_the_keys(config, tmp_path, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+
+    experiment = Experiment(config, tmp_path)
+    monkeypatch.setattr(tracing, "_trace", full)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         tracing.trace(experiment, "adapt")
