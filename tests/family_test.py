@@ -1,11 +1,10 @@
 """Every method of `METHODS` trains on `streets,tiny`, all of its stages, and learns."""
 
-import importlib
 import json
 
-import jax
 import numpy as np
 import pytest
+import quick
 
 from configs import streets
 from lsr_jax.data.augment import AUGMENTATION
@@ -34,20 +33,19 @@ NOT_JUDGED = {
     "cag distance_source": "a mean over what is predicted right in that very step",
     "cag distance_target": "a mean over what is predicted right in that very step",
 }
-DISCRIMINATOR = importlib.import_module("lsr_jax.models.discriminator")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quickly_compiled():
-    """Small networks and little optimisation: a step of seconds runs twenty times."""
-    narrow = {name: min(width, 4) for name, width in DISCRIMINATOR.WIDTHS.items()}
+def _small():
+    """A step takes seconds to compile and runs twenty times."""
     mini = resnet.Architecture(16, 8, (1, 1, 1, 1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DISCRIMINATOR, "WIDTHS", narrow)
+    with (
+        quick.compilation(),
+        quick.discriminators(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setitem(resnet.ARCHITECTURES, "mini", mini)
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def resolved(method):

@@ -89,13 +89,14 @@ def test_finite_with_absent_classes_and_without_labels(name, preset, key, tmp_pa
 @pytest.mark.parametrize(("name", "preset"), variants.CARRYING)
 def test_jit_equals_eager(name, preset, key, tmp_path):
     method = variants.build(name, preset)
-    whole, train_step = variants.start(method, key, tmp_path)
-    batch = toy.batch(key, 2, method)
-    after, eager = train_step(whole, batch)
-    state, jitted = jax.jit(train_step)(whole, batch)
-    chex.assert_trees_all_close(eager, jitted, rtol=1e-5, atol=1e-6)
+    whole, train_step = variants.start(method, key, tmp_path / "eager")
+    batch = toy.batch(key, 8, method)
+    eager, metrics = train_step(whole, batch)
+    whole, compiled = placed(method, key, tmp_path / "jitted")
+    jitted, found = jax.device_get(compiled(whole, batch))
+    chex.assert_trees_all_close(metrics, found, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(
-        after.method_state, state.method_state, rtol=1e-5, atol=1e-6
+        eager.method_state, jitted.method_state, rtol=1e-5, atol=1e-6
     )
 
 
