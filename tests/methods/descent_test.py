@@ -20,7 +20,7 @@ REACHED = {
     "threshold": 0.0,
     "minimum": 1,
 }
-STEP = 9000  # CLAN's preheating is over, nothing has faded
+STEP = 9000  # CLAN's preheating is over, nothing has faded out
 LENGTH, COUNT = 0.01, 2  # of the steps downhill
 LEARNING, LEARNT = 0.1, 20  # and of those before, on the source
 
@@ -87,7 +87,7 @@ class Alone:
             self.weighted = list(weights)
             weights = {
                 name: weight
-                if not self.names or (isinstance(weight, float) and weight == 0)
+                if not self.names or (isinstance(weight, float | int) and weight == 0)
                 else jnp.where(number == self.number(name), weight, 0.0)
                 for name, weight in weights.items()
             }
