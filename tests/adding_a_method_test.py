@@ -1,19 +1,21 @@
-"""The page docs/adding_a_method.md, done: its file, its lines, a step on `streets`."""
+"""The page docs/adding_a_method.md, done: its file, its lines, its row, a train step."""
 
 import importlib.util
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import chex
 import jax
 import pytest
 import toy
+import variants
 
 from configs import streets
 from lsr_jax import methods
 from lsr_jax.methods import listing
 from lsr_jax.training import build
-from lsr_jax.types import Context
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding_a_method.md"
 
@@ -55,22 +57,30 @@ def test_the_new_method_is_listed_and_configured(method_file):
     assert build.method(config, "adapt").domains == ("source", "target")
 
 
-def test_the_new_method_learns_from_its_own_labels(method_file, key):
-    def gradient(confidence):
+def test_its_row_is_printed_by_the_command_that_the_page_names(
+    method_file, monkeypatch, capsys
+):
+    command = re.search(r"python -m (lsr_jax\.methods) (--markdown)", PAGE.read_text())
+    monkeypatch.setattr(sys, "argv", list(command.groups()))
+    only = {"confident": method_file}
+    monkeypatch.setattr(listing, "METHODS", only)
+    runpy.run_module(command[1], run_name="__main__")
+    assert f"| confident | {method_file.__doc__.splitlines()[0]} |" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_train_step_learns_from_its_own_labels(method_file, key, tmp_path):
+    def trained(confidence):
         method = method_file.make(self_training=1.0, confidence=confidence)
-        model, model_state = toy.init(key)
-        batch = toy.batch(key, 2, method)
-        ctx = Context(toy.forward, model_state, 0, key, toy.PIXELS)
+        whole, train_step = variants.start(method, key, tmp_path)
+        after, metrics = jax.jit(train_step)(whole, toy.batch(key, 2, method))
+        chex.assert_tree_all_finite((after.params, metrics))
+        assert after.step == 1
+        return float(metrics["self_training"]), after.params
 
-        def total(params):
-            return method.loss({"model": params}, {}, batch, ctx)
-
-        (_, aux), grads = jax.value_and_grad(total, has_aux=True)(model)
-        chex.assert_tree_all_finite(grads)
-        return float(aux.metrics["self_training"]), grads
-
-    trusting, found = gradient(0.0)
-    doubting, other = gradient(0.999999)
+    trusting, found = trained(0.0)
+    doubting, other = trained(0.999999)
     assert trusting > 0
     assert doubting == 0
     with pytest.raises(AssertionError):

@@ -1,0 +1,93 @@
+"""Every method, with every preset that builds another loss, on the toy network."""
+
+import inspect
+
+import jax
+import pytest
+import toy
+
+from lsr_jax.methods import METHODS
+from lsr_jax.training import optimizer, state, step
+from lsr_jax.types import BatchSpec
+
+SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
+
+
+def presets(module):
+    """None for the defaults, and the presets that build another loss.
+
+    Two positive numbers build the same; one that is 0 or negative does not.
+    """
+    defaults = inspect.signature(module.make).parameters
+
+    def built(key, value):
+        return (value > 0) - (value < 0) if isinstance(value, float | int) else value
+
+    return [None] + [
+        preset
+        for preset, values in getattr(module, "PRESETS", {}).items()
+        if any(built(k, v) != built(k, defaults[k].default) for k, v in values.items())
+    ]
+
+
+def build(name, preset, **keywords):
+    """The method; of ``keywords`` it gets those that it has."""
+    module = METHODS[name]
+    known = inspect.signature(module.make).parameters
+    chosen = dict(module.PRESETS[preset]) if preset else {}
+    if chosen.get("class_frequency", "none") != "none":
+        chosen["class_frequency"] = "none"  # frequencies are for 19, 16, 13 classes
+    chosen |= {key: value for key, value in keywords.items() if key in known}
+    return module.make(**chosen)
+
+
+def carries_state(name, preset):
+    """Whether there is anything in its state."""
+    method = build(name, preset)
+
+    def method_state(key):
+        return method.init(key, *toy.init(key, method.heads[0]), SPEC)[1]
+
+    return bool(jax.tree.leaves(jax.eval_shape(method_state, jax.random.key(0))))
+
+
+PAIRS = [(name, preset) for name in METHODS for preset in presets(METHODS[name])]
+
+
+def parameters(pairs):
+    """Of ``pytest.mark.parametrize(("name", "preset"), ...)``."""
+    return [
+        pytest.param(*pair, id=f"{pair[0]}-{pair[1] or 'default'}") for pair in pairs
+    ]
+
+
+VARIANTS = parameters(PAIRS)
+# The defaults, and what else carries a state.
+CARRYING = parameters(pair for pair in PAIRS if not pair[1] or carries_state(*pair))
+
+
+def start(method, key, folder):
+    """The state before step 0 and a step without preprocessing."""
+    model_params, model_state = toy.init(key, method.heads[0])
+    params, method_state = state.with_method(
+        model_params, model_state, method, SPEC, key
+    )
+    if method.prepare:
+        given = toy.preparation(key, method, folder)
+        method_state = method.prepare(method_state, given)
+    transformation = optimizer.make(
+        params,
+        optimizer.model_groups(head_multiplier=10.0),
+        name="sgd",
+        learning_rate=1e-3,
+        weight_decay=5e-4,
+        momentum=0.9,
+        horizon=100,
+        power=0.9,
+        warmup_steps=0,
+    )
+    whole = state.create(params, model_state, method_state, transformation, key)
+    train_step = step.make_step(
+        method, transformation, toy.forward, lambda _, batch: batch, toy.PIXELS
+    )
+    return whole, train_step
