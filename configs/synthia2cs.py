@@ -49,6 +49,12 @@ WEIGHTS = {
         "entropy": 0.01,
         "entropy_ratio": 0.2,
     },
+    # As for GTA5: the code's, over what a sum is to its mean.
+    "oce,paper": {
+        "clustering": 0.02 / 2048**0.5,
+        "orthogonality": 0.1 / (23_841 * 16),
+        "sparsity": 1.0 / (2048 * 16),
+    },
     "lsr": {
         "clustering": 0.05,
         "perpendicularity": 0.2,

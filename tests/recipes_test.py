@@ -43,6 +43,9 @@ TABLE = {
     "gta2cs:bdl": published.BDL,
     "gta2cs:max_square": published.MAX_SQUARE,
     "gta2cs:max_square,multi_level": published.MULTI,
+    "gta2cs:max_square,paper": published.MAX_SQUARE._replace(  # 2.4
+        weights={"divisor": "pixels", "entropy": 0.1, "image_weighting": 0.2}
+    ),
     "gta2cs:cag": published.CAG,
     "gta2cs:feature_to_adapt": published.F2A,
     "gta2cs:feature_to_adapt,paper": published.F2A._replace(
@@ -53,6 +56,10 @@ TABLE = {
     "gta2cs:class_mix": published.DACS,
     "gta2cs:oce": published.OCE._replace(
         weights=published.oce(0.02, 2.0, 0.5, 0.1, 0.2)
+    ),
+    # Chosen here: 2.3 has no weights for the slides' sums.
+    "gta2cs:oce,paper": published.OCE._replace(
+        weights={"distance_of": "vectors", "reduce": "sum", "entropy": 0.1}
     ),
     "gta2cs:oce,vgg16": published.OCE._replace(
         initial=published.VGG16, weights=published.oce(0.1, 0.02, 0.02, 0.02, 0.2)
