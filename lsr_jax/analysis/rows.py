@@ -9,7 +9,8 @@ oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent class) is 
 the file. Further facts of a measured row: ``averaging`` (views of an image), ``data``
 (fingerprint of the domain), ``weights`` (sha256 of the network), ``same_as`` (the other
 protocol, where labels have the size of the images), ``oracle`` (what ``asr`` compares
-with), ``members`` (of an ensemble).
+with), ``members`` (of an ensemble), ``newest`` (where a rule chose the checkpoint: the
+step up to which its stage had been trained).
 
 A row that was not measured by this run has ``recorded``: the command that made it.
 """
