@@ -11,10 +11,10 @@ from pathlib import Path
 
 from lsr_jax.errors import InputError
 
-# What the machine refuses, whoever asks; and paths of which a part is no folder.
+# What the machine refuses, whoever asks; and paths that nobody can write to.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DISK = (*FULL, errno.EROFS, errno.EACCES, errno.EIO)
-PATH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+DISK = (*FULL, errno.EIO)
+PATH = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 INTERRUPTED = 130
 
 
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command, after one line for what its user can mend.
 
-    2: bad input; 1: the disk is full or cannot be written; 130: Ctrl-C.
+    2: bad input, or a path that cannot be written; 1: the disk is full; 130: Ctrl-C.
     """
     try:
         return command()

@@ -53,6 +53,7 @@ class Trained(NamedTuple):
       weights: sha256 of all arrays, see `fingerprint`.
       model: its functions.
       preprocessing: how images become its input, see `augment.normalise`.
+      newest: the last step of the stage so far, where a rule chose the checkpoint.
     """
 
     params: PyTree
@@ -65,6 +66,7 @@ class Trained(NamedTuple):
     weights: str
     model: models.Model
     preprocessing: str
+    newest: int | None = None
 
     @property
     def normalise(self) -> Callable[[jax.Array], jax.Array]:
@@ -138,13 +140,21 @@ def kept_steps(folder: Path) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
 
 
-def load(place: Place, *, mesh: Mesh, config: Mapping | None = None) -> Trained:
+def load(
+    place: Place,
+    *,
+    mesh: Mesh,
+    config: Mapping | None = None,
+    split: str | None = None,
+) -> Trained:
     """The network of a place, replicated on the mesh.
 
     Args:
       place: of `find`.
       mesh: the devices.
       config: describes the network where the place does not.
+      split: of the target, on which the network will be measured; default: that of its
+        run, else of ``config``.
 
     Raises:
       InputError: no description of the network, another network, a damaged file, or a
@@ -159,21 +169,22 @@ def load(place: Place, *, mesh: Mesh, config: Mapping | None = None) -> Trained:
     model = models.build(**known["model"])
     fresh = placement.put_replicated(model.init(jax.random.key(0), ANY_SIZE), mesh)
     preprocessing = known["data"]["preprocessing"]
-    method, seed = "-", None
+    method, seed, newest = "-", None, None
     if place.path.is_file() or (place.path / convert.INFO).is_file():
         network = _imported(place.path, fresh, preprocessing)
         network = placement.put_replicated(network, mesh)
         step, chosen = None, "file"
     else:
         network, facts, step = _restored(place, fresh)
-        reported = known["data"]["target"]["val"]
-        chosen = selection.label(facts, reported)
-        chosen = chosen if place.step is None else "named"
+        chosen = "named"
+        if place.step is None:
+            chosen = selection.label(facts, split or known["data"]["target"]["val"])
+            newest = facts["step"] if facts["best"] else None
         if place.config:
             seed = place.config["seed"]
             method = place.config[place.stage]["method"]["name"]
     facts = (step, place.stage, method, seed, chosen, fingerprint(*network))
-    return Trained(*network, *facts, model, preprocessing)
+    return Trained(*network, *facts, model, preprocessing, newest)
 
 
 def _restored(place: Place, fresh: tuple[PyTree, PyTree]):

@@ -6,23 +6,30 @@ python -m lsr_jax.study --config configs/streets.py:tiny --methods source_only,l
 
 Every cell is an ordinary run below the workdir; one pre-training a seed serves all methods
 with the same network. The same command skips what is finished and goes on with what was
-interrupted. Exit codes: 0 done, 1 a cell failed (the others went on), 2 bad input.
+interrupted. Exit codes: 0 done, 1 a cell failed (the others went on), 2 bad input,
+3 stopped before the end by a signal.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lsr_jax import commands
+from lsr_jax import command_line, commands
 from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.training.stopping import Stop, Stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the command; returns its exit code."""
-    return commands.guarded(lambda: carry_out(*parse(arguments)))
+    """Carry out the command; returns its exit code, or exits where it was stopped."""
+    try:
+        with Stop() as stop:
+            return commands.guarded(lambda: carry_out(*parse(arguments), stop))
+    except Stopped as reason:
+        command_line.stopped(reason)
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -52,16 +59,16 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     return options, rest
 
 
-def carry_out(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+def carry_out(options: argparse.Namespace, overrides: Sequence[str], stop: Stop) -> int:
     """Run all cells and write the comparison.
 
     Raises:
       InputError: an unusable config, method, seed or workdir.
+      Stopped: as ``stop`` says; the cell that trained is saved.
     """
     # Imported here: bad flags are answered without waiting for JAX.
     from absl import logging
 
-    from lsr_jax import command_line
     from lsr_jax.studies import outcome, plan
     from lsr_jax.training import sharding
 
@@ -81,7 +88,7 @@ def carry_out(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     errors = {}
     for run in plan.runs(cells):
-        error = attempt(run, errors)
+        error = attempt(run, errors, stop)
         if error:
             errors[run.folder] = error
             print(f"error: {run.folder}: {error}; going on", file=sys.stderr)
@@ -144,8 +151,6 @@ def loader(
     Raises:
       InputError: no such file; when called: a key that no run has.
     """
-    from lsr_jax import command_line
-
     file, _, argument = name.partition(":")
 
     def full(method):
@@ -170,42 +175,35 @@ def section(override: str) -> str:
     return override.removeprefix("--config.").partition("=")[0].partition(".")[0]
 
 
-def attempt(run, errors: Mapping[Path, str]) -> str | None:
-    """Train and evaluate a run unless that is done; returns what went wrong, if so."""
+def attempt(run, errors: Mapping[Path, str], stop: Stop) -> str | None:
+    """Train and evaluate a run unless that is done; returns what went wrong, if so.
+
+    The traceback of what is no error of a user goes to stderr, as that of ``train.py``.
+    """
     import jax
 
     from lsr_jax.analysis import report
+    from lsr_jax.studies import outcome
     from lsr_jax.training import loop, workdir
 
     if run.needs and run.needs.folder in errors:
         return f"its pre-training failed: {run.needs.folder}"
     try:
         workdir.check(run.folder, run.config)
-        if finished(run):
+        if outcome.finished(run):
             print(f"{run.folder}: finished")
             return None
         print(f"{run.folder}:")
-        report.write(loop.train(run.config, run.folder))
+        loop.train(run.config, run.folder, stop, finish=report.write)
     except (InputError, TrainingError) as error:
         return " ".join(str(error).split())
     except Exception as error:  # a study of hours does not end at one cell
+        traceback.print_exc()
         text = " ".join(str(error).split())[:300]
         return f"{type(error).__name__}: {text}"
     finally:
         jax.clear_caches()  # the next run compiles its own functions
     return None
-
-
-def finished(run) -> bool:
-    """Whether a report holds every stage of a run at its last step."""
-    from lsr_jax.analysis import rows
-
-    path = run.folder / "report" / "metrics.json"
-    if not path.is_file():
-        return False
-    found = {(row["stage"], row["step"]) for row in rows.read(path)}
-    stages = run.config["stages"]
-    return all((stage, run.config[stage]["steps"]) in found for stage in stages)
 
 
 def words(text: str) -> list[str]:

@@ -26,7 +26,13 @@ def test_other_codes_pass_and_other_errors_are_not_hidden():
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(errno.ENOSPC, 1), (errno.EACCES, 1), (errno.ENOTDIR, 2), (errno.EISDIR, 2)],
+    [
+        (errno.ENOSPC, 1),
+        (errno.EIO, 1),
+        (errno.EACCES, 2),
+        (errno.ENOTDIR, 2),
+        (errno.EISDIR, 2),
+    ],
 )
 def test_what_the_disk_refuses_is_one_line(number, code, capsys):
     def command():

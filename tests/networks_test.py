@@ -21,6 +21,14 @@ def run(config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def chosen(config, tmp_path_factory):
+    """A run whose rule chose step 1 on the test split of the target."""
+    best = {"step": 1, "miou": 0.5, "domain": "target", "split": "test"}
+    folder = tmp_path_factory.mktemp("runs") / "chosen"
+    return saved.run(folder, config, {"source": (1, 2)}, best)
+
+
+@pytest.fixture(scope="module")
 def mesh():
     return sharding.make_mesh(2)
 
@@ -107,6 +115,20 @@ def test_weights_without_head_are_refused(config, mesh, tmp_path):
     place = networks.find(str(tmp_path / "body"))
     with pytest.raises(InputError, match="body: expected a whole network"):
         networks.load(place, mesh=mesh, config=config)
+
+
+@pytest.mark.parametrize(
+    ("split", "rule"),
+    [(None, "target_heldout"), ("test", "oracle"), ("val", "target_heldout")],
+)
+def test_a_choice_on_the_split_that_is_measured_is_an_oracles(
+    split, rule, config, chosen, mesh
+):
+    place = networks.find(f"{chosen}:source")
+    found = networks.load(place, mesh=mesh, config=config, split=split)
+    assert (found.step, found.newest, found.selection) == (1, 2, rule)
+    named = networks.load(place._replace(step=2), mesh=mesh, split=split)
+    assert (named.step, named.newest, named.selection) == (2, None, "named")
 
 
 def test_the_fingerprint_is_that_of_every_array(config):

@@ -11,10 +11,16 @@ from lsr_jax.training import state, workdir
 from lsr_jax.training.checkpoint import Checkpointer
 
 
-def run(folder: Path, config: dict, steps: dict[str, tuple[int, ...]]) -> Path:
+def run(
+    folder: Path,
+    config: dict,
+    steps: dict[str, tuple[int, ...]],
+    best: dict | None = None,
+) -> Path:
     """A workdir whose stages keep fresh networks at the given steps.
 
-    Every checkpoint is another draw; its key is the step.
+    Every checkpoint is another draw; its key is the step. ``best`` is what a rule of
+    `training.selection` chose.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -40,7 +46,7 @@ def run(folder: Path, config: dict, steps: dict[str, tuple[int, ...]]) -> Path:
                     jax.random.key(0),
                 )
                 checkpoints.save(
-                    step, whole, {"stage": stage, "step": step, "best": None}
+                    step, whole, {"stage": stage, "step": step, "best": best}
                 )
     return folder
 

@@ -6,6 +6,8 @@ tested in tests/training and tests/fault_test.py.
 
 import csv
 import json
+import os
+import signal
 
 import pytest
 
@@ -13,6 +15,7 @@ from lsr_jax import study
 from lsr_jax.analysis import report, rows
 from lsr_jax.errors import TrainingError
 from lsr_jax.training import loop, sharding, workdir
+from lsr_jax.training.stopping import Stopped
 
 # How ml_collections reads config files.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
@@ -33,19 +36,29 @@ class Experiment:
 
 @pytest.fixture
 def house(monkeypatch):
-    """Replaces training; ``house.trained`` lists runs, ``house.fail`` names methods."""
+    """Replaces training; ``house.trained`` lists runs.
+
+    ``fail``, ``break_`` and ``stop`` name methods at which training ends by an error of
+    the run, by one of the code, and by a signal; ``chosen`` is the best step by a rule.
+    """
 
     class House:
-        trained, fail = (), ()
+        trained, fail, break_, stop, chosen = (), (), (), (), None
 
     house = House()
 
-    def train(config, folder):
+    def train(config, folder, stop):
         stage = config["stages"][-1]
         method = config[stage]["method"]["name"]
         house.trained = (*house.trained, folder.name)
         if method in house.fail:
             raise TrainingError(f"stage {stage}: not finite\nat all")
+        if method in house.break_:
+            raise ZeroDivisionError("in the middle")
+        if method in house.stop:
+            with stop.deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise Stopped(f"stopped by {stop.after_step()} after step 1")
         workdir.check(folder, config)
         with workdir.claimed(folder, config, {}):
             pass  # config.json and manifest.json are all that is wanted
@@ -56,6 +69,11 @@ def house(monkeypatch):
         method, seed = config[stage]["method"], config["seed"]
         share = BASE[method["name"]] + 0.01 * seed
         share -= 0.02 * (method.get("perpendicularity") == 0)
+        steps = config[stage]["steps"]
+        reported = {"step": steps, "selection": "last"}
+        if house.chosen:
+            reported = {"step": house.chosen, "selection": "source_val"}
+            reported["newest"] = steps
         found = [
             rows.make(
                 # Hits over hits and both kinds of misses: the share asked for.
@@ -65,17 +83,17 @@ def house(monkeypatch):
                 stage=stage,
                 method=method["name"],
                 seed=seed,
-                step=config[stage]["steps"],
                 domain=domain,
                 split="val",
                 bn=bn,
                 protocol="native",
-                selection="last",
+                **reported,
             )
             for domain in ("target", "source")
             for bn in ("running", "target")
         ]
         rows.write(experiment.workdir / "report" / "metrics.json", found)
+        (experiment.workdir / "report" / "index.html").write_text("")
 
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(report, "write", write)
@@ -128,6 +146,48 @@ def test_two_methods_two_seeds_then_nothing_to_do(house, tmp_path, capsys):
     changed = [p.name for p in before if before[p] != after[p]]
     assert changed == []
     assert "finished" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_a_rule_chose_is_compared_and_finished(house, tmp_path):
+    house.chosen = 3
+    flags = ("--methods", "source_only,lsr", "--seeds", "0,1")
+    assert run(tmp_path, *flags) == 0
+    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    gaps = [e for e in facts["differences"] if e["measure"] == "miou"]
+    assert [gap["mean"] for gap in gaps] == pytest.approx([0.05] * 4)
+    assert {gap["n"] for gap in gaps} == {2}
+    assert "selection source_val" in (tmp_path / "study" / "study.md").read_text()
+    house.trained = ()
+    assert run(tmp_path, *flags) == 0
+    assert house.trained == ()
+
+
+def test_a_signal_ends_the_study_and_the_same_command_goes_on(house, tmp_path, capsys):
+    house.stop = ("max_square",)
+    flags = ("--methods", "source_only,max_square,lsr", "--seeds", "0")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, *flags)
+    assert caught.value.code == 3
+    assert signal.getsignal(signal.SIGTERM) == before
+    error = capsys.readouterr().err
+    assert error.startswith("stopped by SIGTERM after step 1; continue with: python")
+    assert house.trained[1:] == ("max_square-0",)
+    assert not (tmp_path / "study" / "study.json").exists()
+
+    house.stop, house.trained = (), ()
+    assert run(tmp_path, *flags) == 0
+    assert house.trained == ("max_square-0", "lsr-0")
+
+
+def test_an_error_of_the_code_shows_where_it_arose(house, tmp_path, capsys):
+    house.break_ = ("max_square",)
+    assert run(tmp_path, "--methods", "max_square,lsr", "--seeds", "0") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback (most recent call last):")
+    assert 'raise ZeroDivisionError("in the middle")' in error
+    assert error.endswith("max_square-0: ZeroDivisionError: in the middle\n")
+    assert house.trained[-1] == "lsr-0"
 
 
 def test_ratios_are_to_the_oracle_of_the_same_seed(house, tmp_path):

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lsr_jax import writing
 from lsr_jax.analysis import captions, card, gallery, page
+from lsr_jax.analysis.measuring import Evaluation
 from lsr_jax.analysis.page import Section
 from lsr_jax.analysis.tables import Table
 from lsr_jax.training import workdir
-from lsr_jax.training.experiment import Experiment
 
 
 def write(
-    experiment: Experiment,
+    evaluation: Evaluation,
     stages: Sequence[str],
     folder: Path,
     *,
@@ -21,19 +22,22 @@ def write(
     details: Sequence[Table],
     figures: bool,
 ) -> None:
-    """Write ``index.html``, ``model_card.md``, the training curves and the figures.
+    """Write the training curves, the figures, ``model_card.md`` and ``index.html``.
+
+    The page comes last: a report that has it is complete.
 
     Args:
-      experiment: of the run.
+      evaluation: of the run.
       stages: that were evaluated.
       folder: the report, in which ``panel.png`` already lies.
       summary: the table of all stages.
       details: the tables by class.
       figures: draw those that need the networks too, which takes minutes.
     """
+    experiment = evaluation.experiment
     pictures = [gallery.PANEL, *gallery.curves(experiment, stages, folder)]
     if figures:
-        pictures += gallery.write(experiment, stages, folder)
+        pictures += gallery.write(evaluation, stages, folder)
     manifest = workdir.manifest(experiment.workdir)
     config = experiment.config
     facts = {
@@ -50,8 +54,7 @@ def write(
         Section("Figures", (), [(folder / p.file, p.caption) for p in pictures]),
         Section("By class", details),
     )
+    text = card.markdown(config, manifest, evaluation.space.classes, stages, summary)
+    writing.text(folder / "model_card.md", text)
     title = f"lsr_jax: {experiment.workdir.name}"
-    (folder / "index.html").write_text(page.document(title, facts, sections))
-    classes = experiment.domains["target"].space.classes
-    text = card.markdown(config, manifest, classes, stages, summary)
-    (folder / "model_card.md").write_text(text)
+    writing.text(folder / "index.html", page.document(title, facts, sections))

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lsr_jax import writing
+
 COLORS = (
     "#0072B2",
     "#E69F00",
@@ -117,6 +119,7 @@ def save(figure: Figure, stem: str | os.PathLike, formats=FORMATS) -> list[str]:
     names = []
     for kind in formats:
         path = stem.with_name(f"{stem.name}.{kind}")
-        figure.savefig(path, format=kind, metadata=METADATA[kind])
+        with writing.replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=METADATA[kind])
         names.append(path.name)
     return names

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import IdentityTransform
 
+from lsr_jax import writing
+
 CELL = 400  # pixels a cell is wide, about
 GAP = 8
 MARGIN = 24
@@ -127,4 +129,5 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the version of matplotlib, which is the default.
-    figure.savefig(path, format="png", metadata={"Software": None})
+    with writing.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -11,6 +11,15 @@ from lsr_jax.analysis.tables import Column, Table
 
 WIDTH = 120
 LONGEST_HEADING = 10
+# What LaTeX takes for a command.
+TEX = str.maketrans(
+    {
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+    }
+)
 
 
 def terminal(tables: Sequence[Table]) -> str:
@@ -130,4 +139,4 @@ def _tex_line(cells):
 
 
 def _tex(text):
-    return text.replace("_", r"\_").replace("%", r"\%")
+    return text.translate(TEX)

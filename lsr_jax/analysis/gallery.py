@@ -19,6 +19,7 @@ from lsr_jax.analysis import (
     projection,
     run_figures,
 )
+from lsr_jax.analysis.measuring import Evaluation
 from lsr_jax.analysis.sampling import Sampler
 from lsr_jax.data import records
 from lsr_jax.training.experiment import Experiment
@@ -62,18 +63,18 @@ def curves(
     return [_save(figure, folder, "training_curves", "Metrics of every training step.")]
 
 
-def write(experiment: Experiment, stages: Sequence[str], folder: Path) -> list[Picture]:
+def write(evaluation: Evaluation, stages: Sequence[str], folder: Path) -> list[Picture]:
     """Compute and draw everything that needs the networks.
 
     Args:
-      experiment: with finished checkpoints.
+      evaluation: of the run; it restores each network once, for tables and figures.
       stages: in the order of the panels.
       folder: the report.
 
     Raises:
       InputError: a split without labelled images.
     """
-    sampler = Sampler(experiment)
+    sampler = Sampler(evaluation)
     return [
         *_confusion(sampler, stages, folder),
         *_labels(sampler, folder),

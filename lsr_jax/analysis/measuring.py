@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lsr_jax import networks
-from lsr_jax.analysis import rows
+from lsr_jax.analysis import figures, rows
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import scoring
@@ -44,7 +44,8 @@ class Entry(NamedTuple):
         """What stands beside its numbers."""
         first, *others = self.members
         if not others:
-            chosen = ("method", "seed", "step", "selection", "weights")
+            chosen = ["method", "seed", "step", "selection", "weights"]
+            chosen += ["newest"] if first.newest is not None else []
             return {name: getattr(first, name) for name in chosen}
         pairs = list(zip(self.weights, self.members, strict=True))
         seeds = {member.seed for member in self.members}
@@ -77,14 +78,8 @@ class Evaluation:
         self.networks: dict[str, Trained] = {}
         self._evaluators: dict[str, Evaluator] = {}
 
-    @property
-    def evaluator(self) -> Evaluator:
-        """That of the experiment's own network."""
-        preprocessing = self.experiment.config["data"]["preprocessing"]
-        return self._evaluator(self.experiment.model, preprocessing)
-
     def network(self, stage: str) -> Trained:
-        """The trained network of a stage, restored once for table and pictures."""
+        """The trained network of a stage, restored once for tables and figures."""
         if stage not in self.networks:
             found = self.experiment.trained(stage)
             config = self.experiment.config
@@ -99,6 +94,7 @@ class Evaluation:
                 networks.fingerprint(found.params, found.model_state),
                 self.experiment.model,
                 config["data"]["preprocessing"],
+                found.facts["step"] if found.facts["best"] else None,
             )
         return self.networks[stage]
 
@@ -171,8 +167,7 @@ class Evaluation:
 
     def batches(self, source: Sequence) -> pipeline.Batches:
         """Batches that the devices divide."""
-        devices = self.experiment.mesh.devices.size
-        size = -(-self.config["batch_size"] // devices) * devices
+        size = self.experiment.evaluation_batch_size()
         return pipeline.eval_batches(source, batch_size=size)
 
     def pictures(self, entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray, dict]:
@@ -188,8 +183,10 @@ class Evaluation:
             predictor, params = self.predictor(entry)
             state = _joined([member.model_state for member in entry.members])
             predictions[entry.name] = predictor.predict(params, state, images)
-        truth = np.stack([example["label"] for example in chosen])
-        return images, truth, predictions
+        # As stored, labels may be of several sizes.
+        size = images.shape[1:3]
+        truths = [figures.nearest(example["label"], size) for example in chosen]
+        return images, np.stack(truths), predictions
 
     def _of(self, network):
         return self._evaluator(network.model, network.preprocessing)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lsr_jax import commands, writing
 from lsr_jax.analysis import (
     booklet,
     formats,
@@ -19,6 +20,7 @@ from lsr_jax.analysis import (
 )
 from lsr_jax.analysis import figures as drawing
 from lsr_jax.analysis.measuring import Entry, Evaluation, Options
+from lsr_jax.data.labels import LabelSpace
 from lsr_jax.errors import InputError
 from lsr_jax.training import distributed, events
 from lsr_jax.training.experiment import Experiment
@@ -61,40 +63,53 @@ def write(
     Raises:
       InputError: a stage without checkpoint, or unusable data.
     """
-    config = experiment.config
+    stages = check_stages(experiment.config, stages)
     evaluation = Evaluation(experiment, options)
-    stages = check_stages(config, stages)
     chosen = entries or [evaluation.entry(stage) for stage in stages]
     found = [row for entry in chosen for row in evaluation.rows(entry)]
-    for path in config["recorded"]:
+    for path in experiment.config["recorded"]:
         found += rows.read(ROOT / path)
     pictures = evaluation.pictures(chosen)
     with distributed.together("report"):
         if distributed.is_main():
-            space = evaluation.space
-            found = oracles.attach(found, subsets=space.subsets(), origin=oracle)
+            subsets = evaluation.space.subsets()
+            found = oracles.attach(found, subsets=subsets, origin=oracle)
             folder = experiment.workdir / folder
-            summary = tables.summary(found, control=config["evaluation"]["control"])
-            classes = [*tables.per_class(found), *tables.ratios(found)]
-            save(folder, found, [*summary, *classes])
-            drawing.panel(*pictures, space.classes, space.colors, folder / "panel.png")
+            summary, details = publish(folder, experiment.config, found, per_class)
             steps = [one.step or 0 for entry in chosen for one in entry.members]
-            show_panel(folder, max(steps))
-            print(formats.terminal([*summary, *classes] if per_class else summary))
-            names = "metrics.json, metrics.csv, table.md, table.tex, panel.png"
-            print(f"\n{folder}: {names}")
+            save_panel(folder, evaluation.space, pictures, step=max(steps))
             if not entries:
-                booklet.write(
-                    experiment,
-                    stages,
-                    folder,
-                    summary=summary,
-                    details=classes,
-                    figures=figures,
-                )
+                parts = {"summary": summary, "details": details, "figures": figures}
+                booklet.write(evaluation, stages, folder, **parts)
                 page = folder / "index.html"
                 print(f"{page}: all of it with pictures; model_card.md")
     return found
+
+
+def publish(
+    folder: Path, config: Mapping, found: Sequence[rows.Row], per_class: bool
+) -> tuple[list[tables.Table], list[tables.Table]]:
+    """Write rows and tables, and print the tables.
+
+    Args:
+      folder: the report.
+      config: names the control.
+      found: measured and recorded rows.
+      per_class: print the IoU of every class too.
+
+    Returns:
+      The table of all rows, and the tables by class.
+
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    summary = tables.summary(found, control=config["evaluation"]["control"])
+    details = [*tables.per_class(found), *tables.ratios(found)]
+    save(folder, found, [*summary, *details])
+    print(formats.terminal([*summary, *details] if per_class else summary))
+    names = "metrics.json, metrics.csv, table.md, table.tex, panel.png"
+    print(f"\n{folder}: {names}")
+    return summary, details
 
 
 def save(
@@ -107,19 +122,28 @@ def save(
     """
     try:
         rows.write(folder / "metrics.json", found)
-        (folder / "metrics.csv").write_text(rows.to_csv(found))
-        (folder / "table.md").write_text(formats.markdown(whole))
-        (folder / "table.tex").write_text(formats.latex(whole))
+        writing.text(folder / "metrics.csv", rows.to_csv(found))
+        writing.text(folder / "table.md", formats.markdown(whole))
+        writing.text(folder / "table.tex", formats.latex(whole))
     except OSError as error:
+        if error.errno in commands.FULL:
+            raise
         raise InputError(f"{folder}: cannot be written: {error}") from error
 
 
-def show_panel(folder: Path, step: int) -> None:
-    """``panel.png`` for TensorBoard too, in place of that of an earlier report.
+def save_panel(folder: Path, space: LabelSpace, pictures: tuple, *, step: int) -> None:
+    """Write ``panel.png``, and the same for TensorBoard.
 
-    In a folder of its own, so that nothing else is removed from where a report is
-    written.
+    In a folder of its own, in place of that of an earlier report, so that nothing else
+    is removed from where a report is written.
+
+    Args:
+      folder: the report.
+      space: names and colours of the classes.
+      pictures: of `Evaluation.pictures`.
+      step: under which TensorBoard shows it.
     """
+    drawing.panel(*pictures, space.classes, space.colors, folder / gallery.PANEL.file)
     own = folder / "tensorboard"
     own.mkdir(exist_ok=True)
     for old in own.glob("events.out.tfevents.*"):
@@ -130,7 +154,7 @@ def show_panel(folder: Path, step: int) -> None:
         written.image(step, "panel", pixels, gallery.PANEL.caption)
 
 
-def check_stages(config, stages: Iterable[str] | None) -> tuple[str, ...]:
+def check_stages(config: Mapping, stages: Iterable[str] | None) -> tuple[str, ...]:
     """The stages meant, all by default.
 
     Raises:

@@ -60,8 +60,8 @@ def carry_out(request: Request) -> list[dict]:
     if request.processes:
         distributed.initialize(**request.processes)
     if request.split:
-        config["data"]["target"]["val"] = request.split
-    folder = output(request, places, averaging)
+        config = on_split(config, request.split)
+    folder = output(request, places, averaging, config["stages"])
     check_writable(folder)
     experiment = Experiment(config, Path(request.workdir or folder))
     options = Options(
@@ -93,10 +93,11 @@ def check(request: Request) -> None:
         raise InputError(
             "--stages: expected no such flag beside --checkpoint; name WORKDIR:STAGE there"
         )
-    if request.figures and (request.checkpoint or request.ensemble):
+    named_otherwise = request.checkpoint or request.ensemble or request.step is not None
+    if request.figures and named_otherwise:
         raise InputError(
-            "--figures: expected no such flag beside --checkpoint and --ensemble, which "
-            "are no stages of a run"
+            "--figures: expected no such flag beside --checkpoint, --ensemble and "
+            "--step: they are drawn of the stages of a run as it reports them"
         )
     if request.figures and request.processes:
         raise InputError(
@@ -154,6 +155,12 @@ def data_config(request: Request, places: Sequence[networks.Place]) -> Mapping:
     )
 
 
+def on_split(config: Mapping, split: str) -> dict:
+    """A copy of the config with another reported split of the target."""
+    data = config["data"]
+    return {**config, "data": {**data, "target": {**data["target"], "val": split}}}
+
+
 def entries(
     request: Request,
     places: Sequence[networks.Place],
@@ -161,7 +168,10 @@ def entries(
     mesh: Mesh,
 ) -> list[Entry]:
     """The networks of ``places``, one line each or one ensemble."""
-    loaded = [networks.load(place, mesh=mesh, config=config) for place in places]
+    split = config["data"]["target"]["val"]
+    loaded = [
+        networks.load(place, mesh=mesh, config=config, split=split) for place in places
+    ]
     if request.ensemble:
         weights = tuple(weight for _, weight in named(request))
         return [Entry("ensemble", tuple(loaded), weights)]
@@ -169,9 +179,14 @@ def entries(
 
 
 def output(
-    request: Request, places: Sequence[networks.Place], averaging: Averaging
+    request: Request,
+    places: Sequence[networks.Place],
+    averaging: Averaging,
+    stages: Sequence[str],
 ) -> Path:
     """The folder to write: --out, or ``report`` in the run with a suffix for each choice.
+
+    ``stages`` are those of the config; to name them all is no choice.
 
     Raises:
       InputError: weights outside of a run, and no --out.
@@ -182,6 +197,8 @@ def output(
     words += ["ensemble" if request.ensemble else ""]
     if request.checkpoint and places[0].config:
         words.append(places[0].stage)
+    if set(request.stages) != set(stages):
+        words += request.stages
     if any(place.step is not None for place in places):
         words.append(f"step{places[0].step}")
     words += [request.protocol if request.protocol != BOTH else ""]

@@ -9,7 +9,8 @@ oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent class) is 
 the file. Further facts of a measured row: ``averaging`` (views of an image), ``data``
 (fingerprint of the domain), ``weights`` (sha256 of the network), ``same_as`` (the other
 protocol, where labels have the size of the images), ``oracle`` (what ``asr`` compares
-with), ``members`` (of an ensemble).
+with), ``members`` (of an ensemble), ``newest`` (where a rule chose the checkpoint: the
+step up to which its stage had been trained).
 
 A row that was not measured by this run has ``recorded``: the command that made it.
 """
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from lsr_jax import writing
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import metrics
 
@@ -148,13 +150,11 @@ def with_asr(
 
 
 def write(path: str | os.PathLike, rows: Sequence[Row]) -> None:
-    """Writes rows as JSON; the file is either the old one or complete."""
+    """Writes rows as JSON."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps([_without_nan(row) for row in rows], indent=1, allow_nan=False)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    writing.text(path, text + "\n")
 
 
 def read(path: str | os.PathLike) -> list[Row]:
@@ -169,7 +169,7 @@ def read(path: str | os.PathLike) -> list[Row]:
         raise InputError(
             f"{path}: expected the metrics of a run, found no file; run evaluate.py"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: expected JSON, found {error}; delete it and run evaluate.py"
         ) from None

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lsr_jax.analysis import drawing
+from lsr_jax.errors import InputError
 
 FEWEST = 0.005  # smaller shares of a class are not written into their cell
 
@@ -18,14 +19,23 @@ Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def read_curves(path: Path) -> Curves:
-    """``{metric: (steps, values)}`` of a stage's ``metrics.jsonl``; empty without one."""
+    """``{metric: (steps, values)}`` of a stage's ``metrics.jsonl``; empty without one.
+
+    Raises:
+      InputError: a line that is none of the log's.
+    """
     found: dict[str, list] = {}
     lines = path.read_text().splitlines(True) if path.is_file() else []
     for line in lines:
         if not line.endswith("\n"):  # the last one, of a run that is under way
             break
-        entry = json.loads(line)
-        step = entry.pop("step")
+        try:
+            entry = json.loads(line)
+            step = entry.pop("step")
+        except (ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{path}: expected a line of metrics, found {line[:60]!r}; restore it"
+            ) from error
         for name, value in entry.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 found.setdefault(name, []).append((step, value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -12,11 +11,10 @@ import numpy as np
 from lsr_jax import pseudo_labels, resample
 from lsr_jax.analysis import features
 from lsr_jax.analysis.features import Sample
+from lsr_jax.analysis.measuring import Evaluation
 from lsr_jax.data import pipeline
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import metrics
 from lsr_jax.training import sharding
-from lsr_jax.training.experiment import Experiment, Network
 
 SEED = 0  # of the draw of cells
 
@@ -34,42 +32,39 @@ class LabelMaps(NamedTuple):
 
 
 class Sampler:
-    """Cells of the validation splits of an experiment, and what its networks make of them."""
+    """Cells of the validation splits, and what the evaluated networks make of them."""
 
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
-        self.space = experiment.domains["target"].space
-        self.num_classes = experiment.model.num_classes
+    def __init__(self, evaluation: Evaluation):
+        self.evaluation = evaluation
+        self.experiment = evaluation.experiment
+        self.space = evaluation.space
+        self.num_classes = self.experiment.model.num_classes
         self._maps: dict[str, LabelMaps] = {}
-        self._networks: dict[str, Network] = {}
-        self._count = jax.jit(self._count)
         self._gather = jax.jit(self._gather)
         self._downsample = jax.jit(self._downsample, static_argnames="size")
 
-    def network(self, stage: str) -> Network:
-        """The trained network of a stage, restored once."""
-        if stage not in self._networks:
-            self._networks[stage] = self.experiment.trained(stage)
-        return self._networks[stage]
-
     def confusion(self, stage: str) -> np.ndarray:
-        """Confusion matrix on the target, labels as stored, ``[C, C]``, rows = truth."""
-        network = self.network(stage)
-        total = np.zeros((self.num_classes, self.num_classes), np.int64)
-        for images, valid in self._images("target"):
-            inputs = sharding.put_batch((*images, valid), self.experiment.mesh)
-            total += self._count(network.params, network.model_state, *inputs)
-        return total
+        """Confusion matrix on the target, ``[C, C]``, rows = truth.
+
+        That of the table: running statistics, the first of its protocols.
+        """
+        entry = self.evaluation.entry(stage)
+        predictor, params = self.evaluation.predictor(entry)
+        state = self.evaluation.network(stage).model_state
+        protocol = self.evaluation.options.protocols[0]
+        with self._batches("target") as batches:
+            return predictor.confusion(params, state, batches, protocol=protocol)
 
     def label_maps(self, domain: str) -> LabelMaps:
         """The validation labels of a domain at the size of the feature map."""
         if domain not in self._maps:
             found = []
-            for images, valid in self._images(domain):
-                size = self.feature_size(images.image)
-                # One at a time: labels may be large, and their one-hot form is.
-                for label in images.label[valid]:
-                    found.append(self._downsample(label[None], size=size))
+            with self._batches(domain) as batches:
+                for images, valid, _ in batches:
+                    size = self.feature_size(images.image)
+                    # One at a time: labels may be large, and their one-hot form is.
+                    for label in images.label[valid]:
+                        found.append(self._downsample(label[None], size=size))
             parts = zip(*found, strict=True)
             self._maps[domain] = LabelMaps(*(np.concatenate(part) for part in parts))
         return self._maps[domain]
@@ -93,44 +88,30 @@ class Sampler:
 
     def sample(self, stage: str, domain: str, count: int) -> Sample:
         """A network's vectors of at most ``count`` cells of every class."""
-        network = self.network(stage)
+        network = self.evaluation.network(stage)
+        model = network.params, network.model_state
         places = self.choose(domain, count)
         labels = self.label_maps(domain).frequency_aware
-        cells = labels[0].size
         found, seen = [], 0
-        for images, valid in self._images(domain):
-            inside = places[(places >= seen) & (places < seen + valid.sum() * cells)]
-            if len(inside):
-                image = sharding.put_batch(images.image, self.experiment.mesh)
-                # Few different lengths, so that few programs are compiled.
-                index = np.resize(inside - seen, 1 << (len(inside) - 1).bit_length())
-                vectors = self._gather(
-                    network.params, network.model_state, image, index
-                )
-                found.append(np.asarray(vectors, np.float32)[: len(inside)])
-            seen += valid.sum() * cells
+        with self._batches(domain) as batches:
+            for images, valid, _ in batches:
+                end = seen + valid.sum() * labels[0].size
+                inside = places[(places >= seen) & (places < end)] - seen
+                if len(inside):
+                    image = sharding.put_batch(images.image, self.experiment.mesh)
+                    # Few different lengths, so that few programs are compiled.
+                    length = 1 << (len(inside) - 1).bit_length()
+                    vectors = self._gather(*model, image, np.resize(inside, length))
+                    found.append(np.asarray(vectors, np.float32)[: len(inside)])
+                seen = end
         return Sample(np.concatenate(found), labels.reshape(-1)[places])
 
-    def _images(self, domain: str) -> Iterator:
-        """Batches with what only fills up at their end."""
-        devices = self.experiment.mesh.devices.size
-        wanted = self.experiment.config["evaluation"]["batch_size"]
-        size = -(-wanted // devices) * devices
-        source = self.experiment.open(domain, "val")
-        with pipeline.eval_batches(source, batch_size=size) as batches:
-            for images, valid, _ in batches:
-                yield images, np.asarray(valid)
+    def _batches(self, domain: str) -> pipeline.Batches:
+        return self.evaluation.batches(self.experiment.open(domain, "val"))
 
     def _outputs(self, params, model_state, image):
         inputs = self.experiment.normalise(image)
         return self.experiment.model.forward(params, model_state, inputs, False)[0]
-
-    def _count(self, params, model_state, image, label, valid):
-        logits = self._outputs(params, model_state, image).logits
-        enlarged = resample.bilinear(logits.astype(jnp.float32), label.shape[1:])
-        return metrics.confusion_matrix(
-            label, enlarged.argmax(axis=-1), self.num_classes, valid
-        )
 
     def _gather(self, params, model_state, image, index):
         maps = self._outputs(params, model_state, image).features

@@ -157,7 +157,8 @@ def stack(
         if label is not None and label.shape != first.shape:
             raise InputError(
                 f"{example['id']}: expected a label of {_by(first.shape)}, as the first "
-                f"of its batch, found {_by(label.shape)}; evaluate one image a batch"
+                f"of its batch, found {_by(label.shape)}; evaluate one image a batch on "
+                "one device: evaluation.batch_size=1, num_devices=1"
             )
     batch = {"id": tuple(example["id"] for example in examples)}
     for key in examples[0].keys() - {"id"}:

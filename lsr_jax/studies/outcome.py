@@ -13,7 +13,7 @@ from lsr_jax.analysis import captions, formats, oracles, page, published, rows
 from lsr_jax.analysis.rows import Row
 from lsr_jax.data import labels
 from lsr_jax.studies import comparison, pictures, tables
-from lsr_jax.studies.plan import Cell
+from lsr_jax.studies.plan import Cell, Run
 from lsr_jax.training import workdir
 
 ORACLE = f"{oracles.METHOD} of the same seed"
@@ -85,9 +85,9 @@ def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -
 def measured(results: Sequence[Result]) -> tuple[list[Row], list[Row]]:
     """Every row of the finished cells with ``line``, and those that are compared.
 
-    Compared is what this run measured of the last stage at its last step, in the order
-    of the lines; the others stand in the order of the cells. Ratios to an oracle (ASR)
-    are to that of the same seed, if the study has one.
+    Compared is what this run measured of the last stage, with the checkpoint that it
+    reports, in the order of the lines; the others stand in the order of the cells.
+    Ratios to an oracle (ASR) are to that of the same seed, if the study has one.
     """
     lines = list(dict.fromkeys(result.cell.label for result in results))
     everything, compared = [], []
@@ -115,9 +115,29 @@ def beside_oracles(found: Sequence[Row]) -> list[Row]:
 
 def final(row: Row, cell: Cell) -> bool:
     """Whether a row is of the network that the cell trained, and of it alone."""
-    end = (cell.stage, cell.run.config[cell.stage]["steps"])
-    foreign = "recorded" in row or "members" in row
-    return (row["stage"], row["step"]) == end and not foreign
+    return row["stage"] == cell.stage and own(row)
+
+
+def own(row: Row) -> bool:
+    """Whether a row is of one network of the run itself."""
+    return "recorded" not in row and "members" not in row
+
+
+def finished(run: Run) -> bool:
+    """Whether a report holds every stage of a run as it is after its last step.
+
+    A report may also be of a run that is under way, or have been cut short itself: its
+    page is written last. The step of a row is that of the reported checkpoint, which a
+    rule may have chosen long before the last step.
+    """
+    report = run.folder / "report"
+    if not all((report / name).is_file() for name in ("metrics.json", "index.html")):
+        return False
+    found = filter(own, rows.read(report / "metrics.json"))
+    ends = {(row["stage"], row.get("newest", row["step"])) for row in found}
+    return all(
+        (name, run.config[name]["steps"]) in ends for name in run.config["stages"]
+    )
 
 
 def reported(results: Sequence[Result]) -> dict[str, list[published.Score]]:

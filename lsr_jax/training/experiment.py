@@ -57,6 +57,11 @@ class Experiment:
         """The split that the config names for ``train`` or ``val`` of a domain."""
         return self.domains[domain].open(self.config["data"][domain][part])
 
+    def evaluation_batch_size(self) -> int:
+        """That of the config, rounded up until the devices divide it."""
+        size = self.config["evaluation"]["batch_size"]
+        return size + -size % self.mesh.devices.size
+
     def facts(self) -> dict:
         """The data and weight files behind the run, for its manifest."""
         prints = {name: domain.fingerprint for name, domain in self.domains.items()}
@@ -153,8 +158,7 @@ class Experiment:
             return params, model_state
         if origins.weight_file(self.config, stage):
             return self.import_weights(stage, params, model_state)
-        network = self.load(origin, params, model_state)
-        return network.params, network.model_state
+        return self.load(origin, params, model_state)[:2]
 
     def import_weights(
         self, stage: str, params: PyTree, model_state: PyTree
@@ -184,8 +188,7 @@ class Experiment:
           InputError: there is no checkpoint, a damaged one, or one of another network.
         """
         if origin in self.config["stages"]:
-            folder = self.checkpoints(origin)
-            step = None
+            folder, step = self.checkpoints(origin), None
         else:
             folder, step = origins.find_checkpoints(Path(origin).expanduser())
         if not folder.is_dir():

@@ -74,8 +74,7 @@ def read(
     """
     placement = sharding.split(experiment.mesh)
     normalise = jax.jit(experiment.normalise, out_shardings=placement)
-    size = experiment.config["evaluation"]["batch_size"]
-    size += -size % experiment.mesh.devices.size
+    size = experiment.evaluation_batch_size()
     source = experiment.open(domain, "train")
     with (
         pipeline.ordered_batches(source, batch_size=size, labelled=labelled) as loaded,

@@ -89,12 +89,9 @@ class Selector:
     def better(self, state: TrainState, step: int, best: Mapping | None) -> dict:
         """The best of ``best`` and this state, the earlier one if they are equal."""
         domain, split = self.split
-        devices = self.experiment.mesh.devices.size
-        size = self.experiment.config["evaluation"]["batch_size"]
+        size = self.experiment.evaluation_batch_size()
         source = self.experiment.domains[domain].open(split)
-        with pipeline.eval_batches(
-            source, batch_size=size + -size % devices
-        ) as batches:
+        with pipeline.eval_batches(source, batch_size=size) as batches:
             matrix = self._evaluator.confusion(
                 state.params["model"], state.model_state, batches
             )

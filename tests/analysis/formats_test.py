@@ -73,6 +73,15 @@ def test_latex_is_a_tabular_without_bare_special_characters(stages):
     assert r"traffic\_light & 1.5" in text
 
 
+def test_latex_takes_no_name_for_a_command():
+    column = Column("", r"a\b{c}~d^e", ("&", "#1_$", "100%"))
+    text = formats.latex([Table("c", (column,), (), ())])
+    heading, first, second, third = text.splitlines()[2:-1]
+    spelled = r"a\textbackslash{}b\{c\}\textasciitilde{}d\textasciicircum{}e"
+    assert heading == spelled + r" \\"
+    assert [first, second, third] == [r"\& \\", r"\#1\_\$ \\", r"100\% \\"]
+
+
 def test_bars_stand_under_each_other_below_a_long_group():
     columns = (
         Column("", "stage", ("a",)),

@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,27 @@ def test_target_statistics_of_networks_that_can_re_estimate_them(
     both = evaluation.statistics(Entry("e", (A, network), (0.5, 0.5)))
     assert both["running"] == ({"mean": "a"}, {"mean": "c"})
     assert list(both) == kinds
+
+
+def test_the_steps_of_a_stage_stand_beside_a_step_that_a_rule_chose():
+    assert Entry("a", (A._replace(newest=20),)).facts()["newest"] == 20
+    assert "newest" not in Entry("a", (A,)).facts()
+
+
+def test_pictures_of_labels_of_several_sizes():
+    image = np.zeros((4, 6, 3), np.uint8)
+    small = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    large = small.repeat(3, 0).repeat(2, 1)
+    records = [
+        {"id": str(i), "image": image, "label": label}
+        for i, label in enumerate((small, large))
+    ]
+    evaluation = Evaluation.__new__(Evaluation)
+    evaluation.config = {"panel_images": 2}
+    evaluation.experiment = types.SimpleNamespace(open=lambda *_: records)
+    images, truths, _ = evaluation.pictures([])
+    assert images.shape == (2, 4, 6, 3)
+    np.testing.assert_array_equal(truths, [small, small])
 
 
 def test_first_records_only():

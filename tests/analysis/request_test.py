@@ -11,6 +11,7 @@ import saved
 
 from lsr_jax import networks
 from lsr_jax.analysis import request, rows
+from lsr_jax.analysis.measuring import Evaluation
 from lsr_jax.analysis.request import Request
 from lsr_jax.data import streets
 from lsr_jax.errors import InputError
@@ -38,6 +39,14 @@ def run(load_config, tmp_path_factory):
     config["adapt"]["init_from"] = "/gone/since"
     folder = tmp_path_factory.mktemp("runs") / "run"
     return saved.run(folder, config, {"source": (1, 2), "adapt": (3,)})
+
+
+@pytest.fixture(scope="module")
+def chosen(run):
+    """The same of one stage, whose step 1 was chosen on the test split."""
+    config = json.loads((run / "config.json").read_text())
+    best = {"step": 1, "miou": 0.5, "domain": "target", "split": "test"}
+    return saved.run(run.parent / "chosen", config, {"source": (1, 2)}, best)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,12 +91,12 @@ def test_stages_of_a_run(run, evaluated):
 
 def test_a_step_and_a_checkpoint_are_that_network(run):
     by_step = request.carry_out(Request(workdir=str(run), stages=["source"], step=1))
+    kept = rows.read(run / "report-source-step1" / "metrics.json")
     path = run / "source" / "checkpoints" / "1"
     by_path = request.carry_out(Request(checkpoint=str(path)))
     np.testing.assert_equal(by_step, by_path)
+    np.testing.assert_equal(by_step, kept)
     assert {row["selection"] for row in by_step} == {"named"}
-    for name in ("report-step1", "report-source-step1"):
-        np.testing.assert_equal(rows.read(run / name / "metrics.json"), by_step)
 
 
 def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_path):
@@ -119,6 +128,42 @@ def test_views_reach_the_network(run, evaluated):
 
 
 @pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({}, "report"),
+        ({"stages": ["adapt", "source"]}, "report"),
+        ({"stages": ["source"]}, "report-source"),
+        ({"stages": ["adapt"], "split": "test"}, "report-test-adapt"),
+    ],
+)
+def test_only_a_report_of_all_stages_is_the_report(flags, name, run):
+    given = Request(workdir=str(run), **flags)
+    assert request.output(given, [], Averaging(), ["source", "adapt"]) == run / name
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"checkpoint": "{}:source"},
+        {"workdir": "{}", "checkpoint": "{}:source"},
+        {"workdir": "{}", "stages": ["source"]},
+        {"ensemble": ["{}:source=1", "{}:source=1"]},
+    ],
+)
+def test_a_choice_on_the_split_of_the_flag_is_an_oracles(flags, chosen, monkeypatch):
+    flags = json.loads(json.dumps(flags).replace("{}", str(chosen)))
+
+    def selections(experiment, stages, *, entries, **_):
+        evaluation = Evaluation(experiment)
+        entries = entries or [evaluation.entry(stage) for stage in stages]
+        return [m.selection for entry in entries for m in entry.members]
+
+    monkeypatch.setattr(request.report, "write", selections)
+    for split, rule in (("test", "oracle"), (None, "target_heldout")):
+        assert set(request.carry_out(Request(split=split, **flags))) == {rule}
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({}, "expected --workdir, --checkpoint or --ensemble"),
@@ -128,6 +173,10 @@ def test_views_reach_the_network(run, evaluated):
         (
             {"workdir": "a", "figures": True, "processes": {"num_processes": 2}},
             "--figures: expected no such flag beside --distributed",
+        ),
+        (
+            {"workdir": "a", "figures": True, "step": 1},
+            "--figures: expected no such flag beside --checkpoint, .* and --step",
         ),
         ({"checkpoint": "a", "stages": ["b"]}, "name WORKDIR:STAGE there"),
         ({"ensemble": ["a"]}, "NAME=WEIGHT.* found 'a'"),
@@ -169,7 +218,7 @@ def test_weights_outside_of_a_run_need_data_and_a_folder(run, tmp_path):
     with pytest.raises(InputError, match="expected --config or --workdir"):
         request.data_config(given, [place])
     with pytest.raises(InputError, match="expected --out"):
-        request.output(given, [place], Averaging())
+        request.output(given, [place], Averaging(), ["source"])
     config = json.loads((run / "config.json").read_text())
     assert request.data_config(given._replace(config=config), [place]) is config
 

@@ -1,5 +1,6 @@
 """What a method may read before its stage: images in order, labels by right alone."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from lsr_jax.data import augment
 from lsr_jax.errors import InputError
 from lsr_jax.training import preparation, sharding, state
+from lsr_jax.training.experiment import Experiment
 from lsr_jax.types import Method
 
 SIZE = (4, 6)
@@ -40,7 +42,7 @@ def experiment(method, *, labeller="start", **data):
     network = SimpleNamespace(
         params={"w": jnp.ones(2)}, model_state={"mean": jnp.ones(1)}
     )
-    return SimpleNamespace(
+    found = SimpleNamespace(
         method=lambda stage: method,
         config={"stage": {"labeller": labeller}, "evaluation": {"batch_size": 3}},
         mesh=sharding.make_mesh(4),
@@ -50,6 +52,9 @@ def experiment(method, *, labeller="start", **data):
         folder=lambda stage: stage,
         load=lambda origin, params, model_state: {"before": network}[origin],
     )
+    # 3 images on 4 devices are 4.
+    found.evaluation_batch_size = partial(Experiment.evaluation_batch_size, found)
+    return found
 
 
 def initial(method_state):
