@@ -43,6 +43,8 @@ LEVELS = [
         "training.build",
         "training.checkpoint",
         "training.content",
+        "training.kept",
+        "training.refusals",
         "training.stopping",
         "training.watch",
         "training.workdir",

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
-from lsr_jax.errors import InputError, TrainingError
-from lsr_jax.training import content, distributed
+from lsr_jax.errors import InputError
+from lsr_jax.training import content, distributed, refusals
+from lsr_jax.training.kept import Kept
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import PyTree
 
 DAMAGED = "damaged"  # folder beside ``checkpoints`` for those that were passed over
-
-
-class Kept:
-    """Which checkpoints stay: the newest two, their best ones, every Nth if asked.
-
-    Both best ones: where the newest turns out to be damaged, the one before it counts.
-
-    Attributes:
-      every: 0 for none.
-      best: checkpoint -> the best one when it was saved, or None.
-    """
-
-    def __init__(self, every: int):
-        self.every = every
-        self.best: dict[int, int | None] = {}
-
-    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
-        """Orbax's question, before it deletes."""
-        del context
-        newest = [info.step for info in checkpoints[-2:]]
-        wanted = {*newest, *(self.best.get(step) for step in newest)}
-        return [
-            info.step in wanted or bool(self.every and info.step % self.every == 0)
-            for info in checkpoints
-        ]
 
 
 class Checkpointer:
@@ -79,7 +54,7 @@ class Checkpointer:
         return self
 
     def __exit__(self, *_) -> None:
-        with writing(self.folder):
+        with refusals.writing(self.folder):
             self._manager.close()
 
     def steps(self) -> list[int]:
@@ -106,7 +81,7 @@ class Checkpointer:
                 there = facts if known == step else self._readable_facts(known)
                 best = there.get("best")
                 self._kept.best[known] = best and best["step"]
-        with writing(self.folder):
+        with refusals.writing(self.folder):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -121,7 +96,7 @@ class Checkpointer:
         Raises:
           TrainingError: it could not be written.
         """
-        with writing(self.folder):
+        with refusals.writing(self.folder):
             self._manager.wait_until_finished()
 
     def resume(self, template: TrainState) -> tuple[TrainState, dict] | None:
@@ -224,7 +199,7 @@ class Checkpointer:
             ).facts
             content.check_seal(facts)
         except Exception as error:  # for a damaged file a reader may raise anything
-            raise unreadable(self.folder / str(step), error) from error
+            raise refusals.unreadable(self.folder / str(step), error) from error
         return facts
 
     def _newest(self, read):
@@ -257,27 +232,5 @@ class Checkpointer:
         except jax.errors.JaxRuntimeError:
             raise  # memory of the device, not the file
         except Exception as error:  # for a damaged file a reader may raise anything
-            raise unreadable(self.folder / str(step), error) from error
+            raise refusals.unreadable(self.folder / str(step), error) from error
         return found, facts
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turns what Orbax raises for a disk that takes no more into a TrainingError."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TrainingError(
-            f"checkpoint in {folder}: cannot be written: {reason[:300]}; the last one "
-            "is kept; make room, then the same command continues"
-        ) from error
-
-
-def unreadable(path: Path, error: Exception) -> InputError:
-    """The one line for a checkpoint that cannot be used."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return InputError(
-        f"checkpoint {path}: cannot be restored into this network and method: "
-        f"{reason[0][:300]}; remove the folder to train the stage again"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -236,9 +235,7 @@ class Experiment:
             opened["source"],
             opened["target"],
             batch_size=c["batch_size"],
-            seed=stream_seed(
-                self.config["seed"], origins.generation(self.config, stage)
-            ),
+            seed=origins.stream_seed(self.config, stage),
             start_step=start,
             source_labels=method.gets_labels("source"),
             target_labels=method.gets_labels("target"),
@@ -246,8 +243,3 @@ class Experiment:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-
-
-def stream_seed(seed: int, generation: int) -> int:
-    """A seed for the data order of a generation of stages."""
-    return zlib.crc32(f"data {seed} {generation}".encode()) >> 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,6 +61,12 @@ def generation(config: Mapping, stage: str) -> int:
     if found == "scratch":
         return 0
     return 1 + (generation(config, found) if found in config["stages"] else 0)
+
+
+def stream_seed(config: Mapping, stage: str) -> int:
+    """A seed for the data order of a stage: stages of one generation share it."""
+    name = f"data {config['seed']} {generation(config, stage)}"
+    return zlib.crc32(name.encode()) >> 2
 
 
 def weight_file(config: Mapping, stage: str) -> Path | None:
