@@ -194,8 +194,8 @@ def decode_label(data: bytes, where: str, label_format: str) -> np.ndarray:
     """
     if label_format == "palette":
         # cv2 would give colours.
-        headers.check_sums(data, where)
         _check_end(data, where)
+        headers.check_sums(data, where)
         return _decode_by_pil(data, where, None)
     # PIL would keep the high byte of 16 bits.
     label = _decode_by_cv2(data, where, cv2.IMREAD_UNCHANGED)
