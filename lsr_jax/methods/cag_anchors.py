@@ -73,8 +73,11 @@ def read(path: str, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     where = f"method.anchors {path}"
     expected = f"an .npy file or an .npz with {VECTORS!r} and {COUNT!r}"
     remedy = "write one with python -m lsr_jax.convert anchors"
-    with decoding.reading(where, expected, remedy):
-        loaded = np.load(Path(path).expanduser(), allow_pickle=False)
+    with (
+        decoding.reading(where, expected, remedy),
+        Path(path).expanduser().open("rb") as file,
+    ):
+        loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             vectors, count = loaded, (loaded != 0).any(axis=-1)
         else:

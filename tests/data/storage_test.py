@@ -75,8 +75,8 @@ def test_what_was_written_is_read_in_order_and_leaves_nothing(tmp_path, monkeypa
         manifest=lambda: {},
     )
     source = storage.open_split(target, "train", command="m", counts={"train": COUNT})
-    for source in (source, pickle.loads(pickle.dumps(source))):
-        found = [(record["id"].decode(), record["image"]) for record in source]
+    for same in (source, pickle.loads(pickle.dumps(source))):
+        found = [(record["id"].decode(), record["image"]) for record in same]
         assert found == [(record.id, record.image) for record in records()]
     with pytest.raises(IndexError):
         source[COUNT]
