@@ -4,8 +4,13 @@ Hypothesis draws bytes; nothing may hang, crash, or be read as what it is not.
 """
 
 import contextlib
+import io
 import json
+import pathlib
+import shutil
 import struct
+import warnings
+import zipfile
 import zlib
 
 import cv2
@@ -15,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsr_jax.convert import files as weight_files
-from lsr_jax.data import encoded, listing, reading, records
-from lsr_jax.data.files import Folder
+from lsr_jax.data import encoded, listing, reading, records, storage
+from lsr_jax.data.files import Folder, Zips
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
+from lsr_jax.methods import cag_anchors
 from lsr_jax.training import workdir
 
 BOUNDED = settings(
@@ -62,6 +68,28 @@ def read(call, *arguments):
     assert error
     assert "\n" not in error
     return None
+
+
+def flipped(data):
+    """Bytes with one bit turned round."""
+
+    def flip(bit):
+        result = bytearray(data)
+        result[bit // 8] ^= 1 << bit % 8
+        return bytes(result)
+
+    return st.integers(0, 8 * len(data) - 1).map(flip)
+
+
+@BOUNDED
+@given(image=flipped(WHOLE["image"]), label=flipped(WHOLE["label"]))
+def test_a_flipped_bit_is_an_error_or_changes_nothing(image, label):
+    for change in ({"image": image}, {"label": label}):
+        record = {**WHOLE, **change, "id": "one"}
+        example = read(lambda r: records.decode(r, labelled=True), record)
+        if example is not None:
+            np.testing.assert_array_equal(example["image"], IMAGE)
+            np.testing.assert_array_equal(example["label"], LABEL)
 
 
 @BOUNDED
@@ -184,11 +212,20 @@ def weights(tmp_path_factory):
         weight_files.write(folder / "w.pth", arrays, wrapped=("state_dict",))
     except InputError:  # without PyTorch
         return found
-    return found | {"pth": (folder / "w.pth").read_bytes()}
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    legacy = folder / "legacy.pth"
+    torch.save(tensors, legacy, _use_new_zipfile_serialization=False)
+    return found | {
+        "pth": (folder / "w.pth").read_bytes(),
+        "legacy.pth": legacy.read_bytes(),
+    }
 
 
-@BOUNDED
-@given(data=st.data(), suffix=st.sampled_from(["safetensors", "pth"]))
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "legacy.pth"])
+@settings(BOUNDED, max_examples=300)
+@given(data=st.data())
 def test_weight_files(data, suffix, weights, tmp_path):
     if suffix not in weights:
         return
@@ -202,7 +239,113 @@ def test_weight_files(data, suffix, weights, tmp_path):
     path.write_bytes(content)
     found = read(weight_files.read, path)
     if found is not None:
-        assert all(isinstance(x, np.ndarray) for x in found.arrays.values())
+        assert all(x.dtype.kind in "fiub" for x in found.arrays.values())
+
+
+MEMBERS = {"a/x.png": WHOLE["image"], "a/y.png": bytes(500), "b/z.txt": b"z" * 99}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zip") / "a.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in MEMBERS.items():
+            kind = zipfile.ZIP_STORED if name == "a/x.png" else zipfile.ZIP_DEFLATED
+            file.writestr(name, content, kind)
+    return path.read_bytes()
+
+
+@settings(BOUNDED, max_examples=600)
+@given(data=st.data())
+def test_archives(data, archive, tmp_path_factory):
+    # Archives are kept open by name: a new one each time.
+    path = tmp_path_factory.mktemp("zip") / "a.zip"
+    path.write_bytes(
+        data.draw(st.one_of(damaged(archive), flipped(archive), flipped(archive)))
+    )
+    found = read(lambda: Zips([path]))
+    names = read(lambda: found.match("*/*").values()) if found else None
+    for name in names or ():
+        content = read(found.read, name)
+        ends = read(found.ends, name)
+        assert content is None or content in (*MEMBERS.values(), b"")
+        if content and ends:
+            assert ends[0] == content[: len(ends[0])]
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    """A prepared folder, its shard and a copy of that."""
+    folder = tmp_path_factory.mktemp("prepared") / "1.0.0"
+    pixels = np.bincount(LABEL.ravel(), minlength=256)
+    one = encoded.Record("one", *WHOLE.values(), encoded.digest(IMAGE, LABEL), pixels)
+    storage.write_once(
+        folder,
+        name="set",
+        splits={"train": lambda: [one] * 3},
+        size=LABEL.shape,
+        manifest=dict,
+    )
+    (path,) = folder.glob("*.array_record*")
+    copy = shutil.copy(path, folder.parent / "whole")
+    return folder, path, pathlib.Path(copy)
+
+
+@settings(BOUNDED, max_examples=60)
+@given(
+    place=st.integers(0, 2**16),
+    bit=st.integers(0, 7),
+    cut=st.sampled_from([0, 1, 1000, 65536, 2**17]) | st.just(0),
+)
+def test_shards(place, bit, cut, shard):
+    folder, path, copy = shard
+    whole = copy.read_bytes()
+    # Between the ends of a short shard there is nothing but zeros.
+    used = np.flatnonzero(np.frombuffer(whole, np.uint8))
+    changed = bytearray(whole)
+    changed[used[place % len(used)]] ^= 1 << bit
+    path.write_bytes(changed[: max(0, len(whole) - cut)])
+    options = {"command": "make", "counts": {"train": 3}}
+    found = read(lambda: list(storage.open_split(folder, "train", **options)))
+    path.write_bytes(whole)
+    stored = {**WHOLE, "id": b"one"}
+    assert found is None or found == [stored] * 3
+    assert list(storage.open_split(folder, "train", **options)) == [stored] * 3
+
+
+ANCHORS = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(2.0)
+
+
+def saved_anchors(save):
+    file = io.BytesIO()
+    save(file)
+    return file.getvalue()
+
+
+ANCHOR_FILES = [
+    saved_anchors(lambda file: np.save(file, ANCHORS[0])),
+    *(
+        saved_anchors(
+            lambda file, save=save: save(
+                file, objective_vectors=ANCHORS[0], objective_num=ANCHORS[1]
+            )
+        )
+        for save in (np.savez, np.savez_compressed)
+    ),
+]
+
+
+@BOUNDED
+@given(content=st.one_of(*map(damaged, ANCHOR_FILES), st.binary(max_size=40)))
+def test_anchors(content, tmp_path):
+    path = tmp_path / "anchors.npz"
+    path.write_bytes(content)
+    with warnings.catch_warnings(action="ignore"):
+        found = read(cag_anchors.read, str(path), (2, 3))
+    if found is not None:
+        assert found[0].shape == (2, 3)
+        assert np.isfinite(found[0]).all()
+        assert (found[1] >= 0).all()
 
 
 def test_the_fuzz_itself_reads_what_is_whole(reader, weights, tmp_path):

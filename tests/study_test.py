@@ -47,7 +47,7 @@ def house(monkeypatch):
 
     house = House()
 
-    def train(config, folder, stop):
+    def train(config, folder, stop, *, finish):
         stage = config["stages"][-1]
         method = config[stage]["method"]["name"]
         house.trained = (*house.trained, folder.name)
@@ -62,7 +62,7 @@ def house(monkeypatch):
         workdir.check(folder, config)
         with workdir.claimed(folder, config, {}):
             pass  # config.json and manifest.json are all that is wanted
-        return Experiment(config, folder)
+        finish(Experiment(config, folder))
 
     def write(experiment):
         stage, config = experiment.config["stages"][-1], experiment.config

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lsr_jax import errors
+from lsr_jax import decoding, errors
 from lsr_jax.convert import files
 from lsr_jax.methods.cag_anchors import COUNT, VECTORS
 
@@ -36,19 +36,20 @@ def convert(
         raise errors.InputError(f"{path}: no such file")
     content = files.read_torch(path)
     entries = content if isinstance(content, Mapping) else {VECTORS: content}
-    vectors = _array(entries.get(VECTORS))
+    vectors = _array(entries.get(VECTORS), path)
     if vectors.ndim != 2:
         raise errors.InputError(
             f"{path}: expected an array of classes by channels, alone or as {VECTORS!r} "
             "of a dict; found none"
         )
     present = (vectors != 0).any(axis=1)
-    count = _array(entries.get(COUNT, present)).reshape(-1)
+    count = _array(entries.get(COUNT, present), path).reshape(-1)
     np.savez(out, **{VECTORS: vectors, COUNT: count})
     return vectors, count
 
 
-def _array(value):
+def _array(value, path):
     if hasattr(value, "shape"):
-        return files.to_numpy(value)
-    return np.asarray(0.0 if value is None else value)
+        return files.to_numpy(value, str(path))
+    with decoding.reading(path, "an array of numbers", files.AGAIN):
+        return np.asarray(0.0 if value is None else value, float)

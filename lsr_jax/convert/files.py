@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from lsr_jax import errors
+from lsr_jax import decoding, errors
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
+AGAIN = "download or save it again"
 WRAPPERS = ("state_dict", "DeepLab", "model_state")
 
 
@@ -86,12 +86,8 @@ def write(
 
 
 def _read_safetensors(path):
-    try:
+    with decoding.reading(path, "a safetensors file", AGAIN):
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise errors.InputError(
-            f"{path}: not a readable safetensors file ({_first_line(error)})"
-        ) from error
 
 
 def read_torch(path: pathlib.Path):
@@ -101,28 +97,18 @@ def read_torch(path: pathlib.Path):
       InputError: PyTorch missing, a damaged file, or one that asks for more.
     """
     torch = _torch(path)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            torch.serialization.safe_globals(_numpy_globals()),
-        ):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise errors.InputError(
-            f"{path}: refused, not a checkpoint or a pickle that asks for more than "
-            "arrays and plain containers; save its state_dict alone"
-        ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-    ) as error:
-        raise errors.InputError(
-            f"{path}: truncated or not a PyTorch file ({_first_line(error)})"
-        ) from error
+    with decoding.reading(path, "a PyTorch file", AGAIN):
+        try:
+            with (
+                warnings.catch_warnings(action="ignore"),
+                torch.serialization.safe_globals(_numpy_globals()),
+            ):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise errors.InputError(
+                f"{path}: refused, not a checkpoint or a pickle that asks for more than "
+                "arrays and plain containers; save its state_dict alone"
+            ) from error
 
 
 def _torch(path):
@@ -157,7 +143,7 @@ def _unwrap(content, path):
     arrays = {}
     if isinstance(state, Mapping):
         arrays = {
-            str(name): to_numpy(value)
+            str(name): to_numpy(value, f"{path}: {name}")
             for name, value in state.items()
             if hasattr(value, "shape")
         }
@@ -166,19 +152,23 @@ def _unwrap(content, path):
     return arrays, tuple(wrapped)
 
 
-def to_numpy(value) -> np.ndarray:
-    """A tensor or array as an array, bfloat16 as float32."""
-    if isinstance(value, np.ndarray):
+def to_numpy(value, where: str) -> np.ndarray:
+    """A tensor or array as an array, bfloat16 as float32.
+
+    Raises:
+      InputError: it is sparse, quantised, without content, or not of real numbers; the
+        message begins with ``where``.
+    """
+    with decoding.reading(where, "a dense tensor of real numbers", "convert it"):
+        if not isinstance(value, np.ndarray):
+            value = value.detach()
+            # numpy has no bfloat16.
+            value = (value.float() if value.is_floating_point() else value).numpy()
+        if value.dtype.kind not in "fiub":
+            raise ValueError(value.dtype)
         return value
-    value = value.detach()
-    # numpy has no bfloat16.
-    return (value.float() if value.is_floating_point() else value).numpy()
 
 
 def _sha256(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

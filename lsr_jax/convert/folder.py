@@ -11,15 +11,23 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from lsr_jax import errors, types
+from lsr_jax import decoding, errors, types
 from lsr_jax.convert import names
 from lsr_jax.models import resnet
 
 WEIGHTS = "weights.safetensors"
 INFO = "weights.json"
+_INFO = {
+    "file": str,
+    "layout": str,
+    "preprocessing": str,
+    "arguments": dict,
+    "loaded": dict,
+    "ignored": dict,
+    "fresh": list,
+}
 
 
 class Imported(NamedTuple):
@@ -66,21 +74,31 @@ def read(directory: pathlib.Path) -> Imported:
     Raises:
       InputError: no such folder, or not one of ours.
     """
-    try:
+    writer = "`python -m lsr_jax.convert from-torch`"
+    expected = f"{WEIGHTS} and {INFO} as written by {writer}"
+    with decoding.reading(directory, expected, "convert the file again"):
         info = json.loads((directory / INFO).read_text())
+        for key, kind in _INFO.items():
+            if not isinstance(info[key], kind):
+                raise ValueError(f"{decoding.quoted(info[key])} for {key!r}")
+        arguments = _arguments(info["arguments"])
         flat = safetensors.numpy.load_file(directory / WEIGHTS)
-        arguments = dict(info["arguments"])
-        backbone = arguments["backbone"]
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise errors.InputError(
-            f"{directory}: expected {WEIGHTS} and {INFO} as written by "
-            "`python -m lsr_jax.convert from-torch`"
-        ) from error
-    arguments["aspp_dilations"] = tuple(arguments["aspp_dilations"])
+        return Imported(*names.unflatten(flat), info | {"arguments": arguments})
+
+
+def _arguments(stored):
+    """For `models.build`, of what JSON keeps of them; any exception for others."""
+    arguments = {**stored, "aspp_dilations": tuple(stored["aspp_dilations"])}
+    backbone, whole = stored["backbone"], list(arguments["aspp_dilations"])
     if isinstance(backbone, Mapping):
-        blocks = tuple(backbone["blocks"])
-        arguments["backbone"] = resnet.Architecture(**backbone | {"blocks": blocks})
-    return Imported(*names.unflatten(flat), info | {"arguments": arguments})
+        fields = {**backbone, "blocks": tuple(backbone["blocks"])}
+        backbone = arguments["backbone"] = resnet.Architecture(**fields)
+        whole += [backbone.stem, backbone.width, *backbone.blocks]
+    elif not isinstance(backbone, str):
+        raise ValueError(f"{decoding.quoted(backbone)} for 'backbone'")
+    if not all(type(number) is int and number > 0 for number in whole):
+        raise ValueError(f"{decoding.quoted(whole)} for whole numbers")
+    return arguments
 
 
 def fingerprint(path: pathlib.Path) -> str:

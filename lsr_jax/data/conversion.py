@@ -118,6 +118,7 @@ class Split:
             "count": self.tally.count,
             "official_count": self.layout.parts[self.name].count,
             "sha256": self.tally.sha256,
+            "names_sha256": encoded.sha256(self.names().encode()),
             "labelled": self.labelled,
             "native_labels": self.layout.parts[self.name].native_labels,
             "sizes": dict(self.sizes),

@@ -33,7 +33,12 @@ class Record(NamedTuple):
 
 def digest(*arrays: np.ndarray) -> str:
     """Hex sha256 over the bytes of image ``[H, W, 3]``, then label ``[H, W]``."""
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+    return sha256(b"".join(array.tobytes() for array in arrays))
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(data).hexdigest()
 
 
 class Tally:

@@ -6,16 +6,17 @@ unpacked to the disk.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
 import pathlib
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from lsr_jax import decoding
 from lsr_jax.errors import InputError
 
 LARGEST = 256 * 2**20  # bytes of one file, inflated; GTA5's largest images have 5 MB
@@ -50,7 +51,7 @@ class Folder:
         """See `Files`. A star stands for part of one name, ``{a,b}`` for a or b."""
         fits = expression(pattern)
         found = {}
-        for option in _options(pattern):
+        for option in options(pattern):
             for path in self._root.glob(option):
                 name = path.relative_to(self._root).as_posix()
                 fit = fits.fullmatch(name)
@@ -64,11 +65,9 @@ class Folder:
         Raises:
           InputError: the file cannot be read or is too large.
         """
-        try:
-            with (self._root / inside(name)).open("rb") as file:
-                data = file.read(LARGEST + 1)
-        except OSError as error:
-            raise _unreadable(self.where(name), error.strerror) from error
+        path = self._root / inside(name)
+        with _reading(self.where(name)), path.open("rb") as file:
+            data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise _too_large(self.where(name))
         return data
@@ -79,14 +78,12 @@ class Folder:
         Raises:
           InputError: the file cannot be read.
         """
-        try:
-            with (self._root / inside(name)).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                head = file.read(HEAD)
-                file.seek(max(0, size - TAIL))
-                return head, file.read(TAIL), size
-        except OSError as error:
-            raise _unreadable(self.where(name), error.strerror) from error
+        path = self._root / inside(name)
+        with _reading(self.where(name)), path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(HEAD)
+            file.seek(max(0, size - TAIL))
+            return head, file.read(TAIL), size
 
     def where(self, name: str) -> str:
         """See `Files`."""
@@ -125,10 +122,8 @@ class Zips:
         archive, member = self._find(name)
         if member.file_size > LARGEST:
             raise _too_large(self.where(name))
-        try:
+        with _reading(self.where(name)):
             return archive.read(member)
-        except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise _unreadable(self.where(name), error) from error
 
     def ends(self, name: str) -> tuple[bytes, bytes, int]:
         """See `Files`; the tail would have to be inflated and is empty.
@@ -137,11 +132,8 @@ class Zips:
           InputError: the member is missing or damaged.
         """
         archive, member = self._find(name)
-        try:
-            with archive.open(member) as file:
-                return file.read(HEAD), b"", member.file_size
-        except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise _unreadable(self.where(name), error) from error
+        with _reading(self.where(name)), archive.open(member) as file:
+            return file.read(HEAD), b"", member.file_size
 
     def where(self, name: str) -> str:
         """See `Files`."""
@@ -153,12 +145,14 @@ class Zips:
             if name in _names(path):
                 archive = _archive(path)
                 return archive, archive.getinfo(name)
-        raise _unreadable(self.where(name), "no such member")
+        with _reading(self.where(name)):
+            raise FileNotFoundError("no such member")
 
 
 def is_inside(name: str) -> bool:
     """Whether a relative name with slashes stays below its root."""
-    odd = name.startswith("/") or "\\" in name or "\0" in name
+    # Control characters would break a message, a list or a path.
+    odd = name.startswith("/") or "\\" in name or min(name, default=" ") < " "
     return not odd and ".." not in name.split("/")
 
 
@@ -170,7 +164,7 @@ def inside(name: str) -> str:
     """
     if not is_inside(name):
         raise InputError(
-            f"{name}: expected a path below the data folder, found one that leaves it; "
+            f"{name!r}: expected a path below the data folder, found one that leaves it; "
             "correct the list"
         )
     return name
@@ -191,7 +185,7 @@ def expression(pattern: str) -> re.Pattern:
     return re.compile("".join(parts))
 
 
-def _options(pattern: str) -> Iterator[str]:
+def options(pattern: str) -> Iterator[str]:
     """The pattern once for every choice in its braces, for `Path.glob`."""
     parts = re.split(r"\{([^}]*)\}", pattern)
     # Odd parts stood in braces.
@@ -202,10 +196,8 @@ def _options(pattern: str) -> Iterator[str]:
 @functools.lru_cache(maxsize=8)
 def _archive(path: str) -> zipfile.ZipFile:
     # Kept open: reading the directory of an archive takes as long as many images.
-    try:
+    with _reading(path):
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -213,10 +205,8 @@ def _names(path: str) -> frozenset[str]:
     return frozenset(_archive(path).namelist())
 
 
-def _unreadable(where: str, why: object) -> InputError:
-    return InputError(
-        f"{where}: expected a file that can be read, found: {why}; restore the file"
-    )
+def _reading(where: str) -> contextlib.AbstractContextManager[None]:
+    return decoding.reading(where, "a file that can be read", "restore the file")
 
 
 def _too_large(where: str) -> InputError:

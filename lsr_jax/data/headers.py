@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import struct
+import zlib
 
+from lsr_jax import decoding
 from lsr_jax.data.layouts import LABEL_FORMATS
 from lsr_jax.errors import InputError
 
@@ -68,6 +72,17 @@ def check_image(data: bytes, where: str) -> tuple[int, int]:
     return size
 
 
+def check_sums(data: bytes, where: str) -> None:
+    """Raises BadExample for a chunk of a PNG with another CRC; PIL skips that of pixels."""
+    place = len(PNG)
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4])
+        found = zlib.crc32(data[place + 4 : end - 4]).to_bytes(4)
+        if found != data[end - 4 : end]:
+            raise broken(where, "a PNG that cannot be decoded")
+        place = end
+
+
 def check_pixels(width: int, height: int, where: str) -> None:
     """Raises BadExample for an image that would need too much memory."""
     if not 0 < width * height <= LARGEST_IMAGE:
@@ -83,6 +98,14 @@ def broken(where: str, found: object) -> BadExample:
     return BadExample(
         "unreadable",
         f"{where}: expected an image file, found {found}; restore the file",
+    )
+
+
+def reading(where: str) -> contextlib.AbstractContextManager[None]:
+    """Turns whatever a decoder raises into a BadExample; see `decoding.reading`."""
+    unreadable = functools.partial(BadExample, "unreadable")
+    return decoding.reading(
+        where, "an image file", "restore the file", error=unreadable
     )
 
 

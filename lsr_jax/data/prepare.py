@@ -74,7 +74,7 @@ def prepare(
     target = pathlib.Path(out).expanduser().absolute() / layout.name
     target = target / prepared.folder_name(size) / prepared.VERSION
     if (target / storage.MANIFEST).is_file():
-        _check_finished(target, splits, storage.read_manifest(target, command=""))
+        _check_finished(target, splits, prepared.read_manifest(target, layout))
         return target
     files = listing.open_files(layout, root)
     listings = {

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 
 from lsr_jax.data import headers, listing, reading, storage
+from lsr_jax.data.encoded import sha256
 from lsr_jax.data.labels import LabelSpace
 from lsr_jax.data.layouts import Layout
 from lsr_jax.data.reading import Size
 from lsr_jax.errors import InputError
 
 VERSION = "1.0.0"  # a new one where the conversion changes
+_FACTS = {"dataset": str, "ids": dict, "size": list | None}
+_SPLIT_FACTS = {"labelled": bool, "native_labels": bool, "skipped": dict}
 
 
 def folder_name(size: Size) -> str:
@@ -26,6 +31,22 @@ def folder_name(size: Size) -> str:
 def names_file(split: str) -> str:
     """The file of a prepared folder that lists all images of a split, skipped or not."""
     return f"{split}.names"
+
+
+def command(layout: Layout) -> str:
+    """What prepares a data set, for messages."""
+    return f"python -m lsr_jax.data.prepare {layout.name}"
+
+
+def read_manifest(folder: pathlib.Path, layout: Layout) -> dict:
+    """What a folder holds.
+
+    Raises:
+      InputError: it cannot be read, or was changed.
+    """
+    return storage.read_manifest(
+        folder, command=command(layout), facts=_FACTS, split_facts=_SPLIT_FACTS
+    )
 
 
 def find_prepared(
@@ -59,8 +80,7 @@ class Prepared:
         """
         self._layout, self._folder = layout, folder
         self._space, self._on_bad = space, on_bad_example
-        command = f"python -m lsr_jax.data.prepare {layout.name}"
-        self.manifest = storage.read_manifest(folder, command=command)
+        self.manifest = read_manifest(folder, layout)
         ids = {str(raw): name for raw, name in layout.ids.items()}
         stored = self.manifest["size"] and tuple(self.manifest["size"])
         facts = (
@@ -84,14 +104,18 @@ class Prepared:
         """One split or list.
 
         Raises:
-          InputError: an unknown split, or a list that names other images.
+          InputError: an unknown split, a list that names other images, or a damaged
+            folder.
         """
         part, wanted = self._wanted(split)
-        known = self.manifest["splits"]
-        records = storage.open_split(self._folder, part, known=known)
-        facts = known[part]
+        splits = self.manifest["splits"]
+        counts = {name: facts["count"] for name, facts in splits.items()}
+        records = storage.open_split(
+            self._folder, part, command=command(self._layout), counts=counts
+        )
+        facts = splits[part]
         rows = {name: row for row, name in enumerate(self._stored(part))}
-        chosen = [rows[name] for name in wanted if name in rows]
+        chosen = [Row(rows[name], name) for name in wanted if name in rows]
         if not chosen:
             raise InputError(
                 f"{self._folder}: expected images for split {split!r}, found none among "
@@ -104,6 +128,7 @@ class Prepared:
             size=self._size,
             native_labels=facts["native_labels"],
             on_bad_example=self._on_bad,
+            damage=partial(storage.reading, self._folder, command(self._layout)),
         )
 
     def fingerprint(self, splits: Iterable[str]) -> str:
@@ -140,11 +165,28 @@ class Prepared:
                 f"{self._folder}: expected the split {part!r}, found "
                 f"{', '.join(self.manifest['splits'])}; prepare it"
             )
-        return (self._folder / names_file(part)).read_text().splitlines()
+        facts = self.manifest["splits"][part]
+        file = names_file(part)
+        with storage.reading(self._folder, command(self._layout)):
+            content = (self._folder / file).read_bytes()
+            names = content.decode().split("\n")[:-1]
+            if len(names) != facts["count"] + len(facts["skipped"]):
+                raise ValueError(f"another number of lines in {file}")
+            # Older folders have no hash; there the id of a record is looked at.
+            if facts.get("names_sha256") not in (None, sha256(content)):
+                raise ValueError(f"another content of {file}")
+        return names
 
     def _stored(self, part):
         skipped = self.manifest["splits"][part]["skipped"]
         return [name for name in self._names(part) if name not in skipped]
+
+
+class Row(NamedTuple):
+    """Where an image of a split is stored, and its name."""
+
+    number: int
+    name: str
 
 
 class PreparedSource:
@@ -153,15 +195,17 @@ class PreparedSource:
     def __init__(
         self,
         records: Sequence[dict],
-        rows: Sequence[int],
+        rows: Sequence[Row],
         *,
         lut: np.ndarray | None,
         size: Size,
         native_labels: bool,
         on_bad_example: str,
+        damage: Callable[[], AbstractContextManager],
     ):
         self.on_bad_example = on_bad_example
-        self._records, self._rows, self._lut = records, np.asarray(rows, int), lut
+        self._records, self._rows, self._lut = records, rows, lut
+        self._damage = damage
         self._size = size
         self._label_size = None if native_labels else size
 
@@ -169,8 +213,12 @@ class PreparedSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict:
-        stored = self._records[int(self._rows[index])]
-        record = {"image": stored["image"], "id": stored["id"].decode()}
+        row = self._rows[index]
+        with self._damage():
+            stored = self._records[row.number]
+            record = {"image": stored["image"], "id": stored["id"].decode()}
+            if record["id"] != row.name:
+                raise ValueError(f"{record['id']} in the place of {row.name}")
         if self._lut is not None:
             record |= {"label": stored["label"], "lut": self._lut}
         if self._size is not None or not record["image"].startswith(headers.PNG):

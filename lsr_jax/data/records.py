@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from lsr_jax.data import headers, reading
 from lsr_jax.errors import InputError
 
 
@@ -39,7 +40,7 @@ def decode(
       InputError: the record cannot be used; the message begins with its id.
     """
     name = _text(record["id"])
-    image = _decode(record["image"], cv2.IMREAD_COLOR_RGB, f"{name}: image")
+    image = _pixels(record["image"], reading.decode_image, f"{name}: image")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(
             f"{name}: expected an RGB image of 8 bits, found {image.dtype} of shape "
@@ -109,7 +110,7 @@ def _decode_label(record, name, size):
     if label is None:
         raise InputError(f"{name}: expected a label, found none; remove the record")
     label = label() if callable(label) else label
-    label = _decode(label, cv2.IMREAD_UNCHANGED, f"{name}: label")
+    label = _pixels(label, _decode_ids, f"{name}: label")
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(
             f"{name}: expected a label of one channel and 8 bits, found {label.dtype} of "
@@ -123,18 +124,19 @@ def _decode_label(record, name, size):
     return cv2.LUT(label, record["lut"]) if "lut" in record else label
 
 
-def _decode(data, mode, what):
+def _pixels(data, decoder, what):
     if isinstance(data, np.ndarray):
         return data
+    if not data.startswith(headers.PNG):
+        raise headers.broken(what, f"{len(data)} bytes that are no PNG")
     # Grain's threads already use the cores.
     cv2.setNumThreads(0)
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
-    if array is None:
-        raise InputError(
-            f"{what}: expected a PNG, found {len(data)} bytes that cannot be decoded; "
-            "restore the file or remove the record"
-        )
-    return array
+    return decoder(data, what)
+
+
+def _decode_ids(data, what):
+    headers.check_label(data, what, "grey")
+    return reading.decode_label(data, what, "grey")
 
 
 def stack(

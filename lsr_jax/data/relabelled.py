@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lsr_jax.data import encoded, records
+from lsr_jax.data.files import Folder
 from lsr_jax.errors import InputError
 
 FOLDER = "pseudo_labels"
@@ -67,4 +69,5 @@ class Relabelled:
                 f"{path}: expected the pseudo-label of {record['id']}, found no file; "
                 "remove the stage's folder to write them again"
             )
-        return {**record, "label": path.read_bytes}
+        read = functools.partial(Folder(path.parent).read, path.name)
+        return {**record, "label": read}

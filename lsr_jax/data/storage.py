@@ -6,6 +6,7 @@ A folder appears under its final name only when it is complete.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -13,13 +14,18 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow_datasets as tfds
 
-from lsr_jax import errors
+from lsr_jax import decoding, errors
+from lsr_jax.data import encoded
 from lsr_jax.data.encoded import Record
 
 MANIFEST = "manifest.json"
+_FACTS = {"sha256": str, "splits": dict}
+_SPLIT_FACTS = {"sha256": str, "count": int}
+_NOTHING: Mapping = {}
 
 
 def write_once(
@@ -63,58 +69,126 @@ def write_once(
             builder.download_and_prepare(download_config=options)
         built = pathlib.Path(builder.data_path)
         for file, text in texts().items():
-            (built / file).write_text(text)
+            (built / file).write_bytes(text.encode())
         (built / MANIFEST).write_text(json.dumps(manifest(), indent=2) + "\n")
         os.replace(built, target)
         shutil.rmtree(scratch)
 
 
-def read_manifest(prepared: str | os.PathLike, *, command: str) -> dict:
+def reading(
+    prepared: str | os.PathLike, command: str
+) -> contextlib.AbstractContextManager[None]:
+    """Turns whatever is raised over a damaged folder into an InputError.
+
+    Args:
+      prepared: the folder.
+      command: what makes such a folder.
+    """
+    remedy = f"remove {prepared} and run {command}"
+    return decoding.reading(prepared, "a prepared data set that is whole", remedy)
+
+
+def read_manifest(
+    prepared: str | os.PathLike,
+    *,
+    command: str,
+    facts: Mapping[str, Any] = _NOTHING,
+    split_facts: Mapping[str, Any] = _NOTHING,
+) -> dict:
     """What a prepared folder holds.
 
     Args:
       prepared: the folder.
       command: what makes such a folder, for the message.
+      facts: further keys that it must have, and the types of their values.
+      split_facts: the same for every split.
 
     Raises:
-      InputError: where there is no readable manifest.
+      InputError: where there is no readable manifest, or one that was changed.
     """
     path = pathlib.Path(prepared) / MANIFEST
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise errors.InputError(
-            f"{path}: expected the manifest of a prepared data set, found: {error};"
-            f" run {command}"
-        ) from error
+    kind = "the manifest of a prepared data set"
+    manifest = decoding.read_json(path, kind, f"run {command}")
+    with decoding.reading(path, kind, f"remove {prepared} and run {command}"):
+        _check(manifest, {**_FACTS, **facts})
+        for split in manifest["splits"].values():
+            _check(split, {**_SPLIT_FACTS, **split_facts})
+        if encoded.combined_sha256(manifest["splits"]) != manifest["sha256"]:
+            raise ValueError("a sha256 that is not that of its splits")
+    return manifest
 
 
 def open_split(
-    prepared: str | os.PathLike, split: str, *, known: Iterable[str]
+    prepared: str | os.PathLike, split: str, *, command: str, counts: Mapping[str, int]
 ) -> Sequence[dict]:
     """Opens one split for random access.
 
     Args:
       prepared: the folder.
       split: a name in its manifest.
-      known: the names in its manifest.
+      command: what makes such a folder, for messages.
+      counts: number of records of every split in its manifest.
 
     Returns:
       A picklable sequence of ``{"image": bytes, "label": bytes, "id": bytes}`` as stored,
-      in the order in which they were written.
+      in the order in which they were written. Reading a damaged record raises
+      InputError.
 
     Raises:
-      InputError: where there is no such split.
+      InputError: where there is no such split, or a file of it is missing.
     """
-    if split not in known:
+    if split not in counts:
         raise errors.InputError(
-            f"{prepared}: expected a split of {', '.join(known)}, found {split!r};"
+            f"{prepared}: expected a split of {', '.join(counts)}, found {split!r};"
             " correct the split's name"
         )
+    folder = pathlib.Path(prepared)
     skip = tfds.decode.SkipDecoding()
-    return tfds.builder_from_directory(os.fspath(prepared)).as_data_source(
-        split, decoders={"image": skip, "label": skip}
-    )
+    with reading(folder, command):
+        builder = tfds.builder_from_directory(os.fspath(folder))
+        for name in builder.info.splits[split].filenames:
+            if not (folder / name).is_file():
+                raise ValueError(f"no file {name}")
+        stored = builder.as_data_source(split, decoders={"image": skip, "label": skip})
+        if len(stored) != counts[split]:
+            raise ValueError(f"{len(stored)} instead of {counts[split]} in {split}")
+    return _Stored(stored, folder, command)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored(Sequence):
+    """Records of a split; what is damaged is found when it is read."""
+
+    records: Sequence[dict]
+    folder: pathlib.Path
+    command: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict:
+        place = range(len(self))[index]
+        with reading(self.folder, self.command):
+            record = self.records[place]
+            # Of a file that was cut TFDS gives records without content.
+            _check(record, {"image": bytes, "label": bytes, "id": bytes})
+            return record
+
+
+def _check(found, wanted):
+    """Raises ValueError for a key that is missing or of another type."""
+    if not isinstance(found, dict):
+        raise ValueError(decoding.quoted(found))
+    for key, kind in wanted.items():
+        if not isinstance(found.get(key), kind):
+            raise ValueError(f"{decoding.quoted(found.get(key))} for {key!r}")
+
+
+class _Info(tfds.core.DatasetInfo):
+    """Facts about data that were made here."""
+
+    def initialize_from_bucket(self) -> None:
+        """There are none to fetch; TFDS would leave an empty temporary folder."""
 
 
 def _builder(dataset, version, splits, size, data_dir):
@@ -139,9 +213,7 @@ def _builder(dataset, version, splits, size, data_dir):
                     "id": tfds.features.Text(),
                 }
             )
-            return tfds.core.DatasetInfo(
-                builder=self, features=features, disable_shuffling=True
-            )
+            return _Info(builder=self, features=features, disable_shuffling=True)
 
         def _split_generators(self, dl_manager):
             return {split: self._generate_examples(split) for split in splits}

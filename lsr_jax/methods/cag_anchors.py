@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsr_jax import losses, prototypes, resample
+from lsr_jax import decoding, losses, prototypes, resample
 from lsr_jax.errors import InputError
 from lsr_jax.types import Preparation
 
@@ -67,24 +67,32 @@ def read(path: str, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
       shape: ``(C, D)`` of the network.
 
     Raises:
-      InputError: an unreadable file, other entries or another shape.
+      InputError: an unreadable file, other entries, another shape, or numbers that are
+        no anchors.
     """
-    try:
-        loaded = np.load(Path(path).expanduser(), allow_pickle=False)
+    where = f"method.anchors {path}"
+    expected = f"an .npy file or an .npz with {VECTORS!r} and {COUNT!r}"
+    remedy = "write one with python -m lsr_jax.convert anchors"
+    with (
+        decoding.reading(where, expected, remedy),
+        Path(path).expanduser().open("rb") as file,
+    ):
+        loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             vectors, count = loaded, (loaded != 0).any(axis=-1)
         else:
             with loaded:
                 vectors, count = loaded[VECTORS], loaded[COUNT]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"method.anchors {path}: expected an .npy file or an .npz with {VECTORS!r} "
-            f"and {COUNT!r} ({type(error).__name__}); write one with python -m "
-            "lsr_jax.convert anchors"
-        ) from error
+        # Numbers too large for float32 become infinite.
+        with np.errstate(over="ignore"):
+            vectors = vectors.astype(np.float32, casting="same_kind")
+        if not (np.isfinite(vectors).all() and np.isfinite(count).all()):
+            raise ValueError("numbers that are not finite")
+        if (count < 0).any():
+            raise ValueError("a count below 0")
     if vectors.shape != shape or count.shape != shape[:1]:
         raise InputError(
             f"method.anchors {path}: expected {shape[0]} classes of {shape[1]} channels, "
             f"found vectors of shape {vectors.shape} and counts of {count.shape}"
         )
-    return jnp.asarray(vectors, jnp.float32), jnp.asarray(count, jnp.float32)
+    return jnp.asarray(vectors), jnp.asarray(count, jnp.float32)

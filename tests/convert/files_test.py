@@ -1,6 +1,7 @@
 """Files that cannot be read: one line, and no code runs."""
 
 import builtins
+import json
 import os
 import pickle
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from lsr_jax import errors
-from lsr_jax.convert import files
+from lsr_jax.convert import files, folder
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_missing_and_unknown_files(tmp_path):
 def test_truncated_safetensors(write, state):
     path = write(state)
     path.write_bytes(path.read_bytes()[:-1000])
-    _refused(path, "not a readable safetensors file")
+    _refused(path, "expected a safetensors file")
 
 
 def test_truncated_torch_file(tmp_path, state):
@@ -39,7 +40,7 @@ def test_truncated_torch_file(tmp_path, state):
     path = tmp_path / "weights.pth"
     files.write(path, state)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    _refused(path, "truncated or not a PyTorch file")
+    _refused(path, "expected a PyTorch file")
 
 
 @pytest.mark.parametrize("content", [b"", b"a page that says 404"])
@@ -47,7 +48,7 @@ def test_no_checkpoint(tmp_path, content):
     pytest.importorskip("torch")
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    _refused(path, "not a PyTorch file|not a checkpoint")
+    _refused(path, "expected a PyTorch file|not a checkpoint")
 
 
 def test_checkpoint_without_weights(tmp_path):
@@ -68,6 +69,53 @@ def test_pickle_that_wants_to_run_code(tmp_path):
     _refused(tmp_path / "zip.pth", "refused")
     _refused(tmp_path / "plain.pth", "refused")
     assert not (tmp_path / "owned").exists()
+
+
+ODD = {
+    "sparse": lambda torch: torch.ones(2, 2).to_sparse(),
+    "quantised": lambda torch: torch.quantize_per_tensor(
+        torch.ones(2), 0.1, 0, torch.qint8
+    ),
+    "meta": lambda torch: torch.ones(2, device="meta"),
+    "conjugate": lambda torch: torch.ones(2, dtype=torch.complex64).conj(),
+    "complex": lambda torch: torch.ones(2, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, about its quantised tensors
+def test_tensors_without_plain_numbers(kind, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"state_dict": {"conv.w": ODD[kind](torch)}}, tmp_path / "odd.pth")
+    _refused(tmp_path / "odd.pth", "expected a (dense tensor|PyTorch file)|refused")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        [],
+        {"arguments": 7},
+        {"arguments": {}},
+        {"arguments": {"backbone": "mini"}},
+        {"arguments": {"backbone": 3, "aspp_dilations": [6]}},
+        {"arguments": {"backbone": "mini", "aspp_dilations": ["6"]}},
+        {"arguments": {"backbone": {"stem": 4, "width": 4}, "aspp_dilations": [6]}},
+        {"fresh": None},
+    ],
+)
+def test_a_folder_of_weights_with_another_description(change, tmp_path):
+    arguments = {"backbone": "mini", "aspp_dilations": (6, 12)}
+    text = {"file": "a", "layout": "lsr", "preprocessing": "caffe"}
+    info = {**text, "arguments": arguments, "loaded": {}, "ignored": {}, "fresh": []}
+    params = {"head": {"bias": np.ones(2, np.float32)}}
+    path = tmp_path / "weights"
+    folder.save(path, folder.Imported(params, {}, info))
+    assert folder.read(path).info == info
+    wrong = {**info, **change} if change else change
+    (path / folder.INFO).write_text(json.dumps(wrong))
+    with pytest.raises(errors.InputError, match=f"^{path}: expected weights") as caught:
+        folder.read(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_training_checkpoint_with_a_numpy_best_score(tmp_path, state):

@@ -53,7 +53,7 @@ def test_resnet101_there_and_back(resnet_state, tmp_path, capsys, suffix):
         ("lsr16", "deeplabv2_resnet101", "head has 16 classes, the model 19"),
         ("vgg", "deeplabv2_resnet101", "holds a VGG (vgg16), expected resnet101"),
         ("advent", "deeplabv2_vgg16", "holds a ResNet"),
-        ("torn", "deeplabv2_resnet101", "not a readable safetensors file"),
+        ("torn", "deeplabv2_resnet101", "expected a safetensors file"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -125,6 +125,27 @@ def test_a_space_without_any_of_the_classes_is_refused(tmp_path):
         ({"palette": {}}, r"palette\.water: expected \[red, green, blue\]"),
         ({"palete": {}}, "palete: expected one of the keys"),
         ({"ignored": "9"}, "ignored: expected a list"),
+        ({"ignored": [[1]]}, "ignored: expected ids of 0-255"),
+        ({"palette": {"water": 5}}, r"palette\.water: expected \[red, green, blue\]"),
+        ({"palette": {"water": [True, 0, 0]}}, r"palette\.water: expected \[red"),
+        ({"palette": None}, r"palette\.water: expected \[red, green, blue\]"),
+        ({"classes": [["water"]]}, "classes: expected names of classes"),
+        ({"classes": ["water", "water"]}, "classes: expected every name once"),
+        ({"ids": {"9" * 5000: "sky"}}, "ids: expected ids of 0-255, found '999"),
+        ({"ids": {"7": "sky", "07": "sea"}}, "ids: expected ids of 0-255, found '07'"),
+        ({"ids": {"7": 5}}, "ids: expected names of classes, found 5"),
+        (
+            {"ids": {str(i): str(i) for i in range(256)}},
+            "classes: expected at most 255",
+        ),
+        ({"a\nb": 1}, "a b: expected one of the keys"),
+        ({"splits": {"a": {"images": "/abs/*.png"}}}, "below the data folder"),
+        ({"splits": {"a": {"images": "i/a**.png"}}}, "with single stars"),
+        ({"splits": {"a": {"images": "{..,i}/*.png"}}}, "below the data folder"),
+        (
+            {"splits": {"a": {"images": "*{a,b}" + "{a,b}" * 40}}},
+            "at most 1000 choices",
+        ),
     ],
 )
 def test_bad_descriptions_name_the_key(change, message, tmp_path):
@@ -138,6 +159,15 @@ def test_bad_descriptions_name_the_key(change, message, tmp_path):
 def test_no_description(tmp_path):
     with pytest.raises(InputError, match="expected the description"):
         description.find_layout(str(tmp_path / "none.json"))
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(InputError, match="expected the description"):
-        description.find_layout(str(tmp_path / "bad.json"))
+    for content in ("{", "[" * 100_000, "1" * 5000, "[]"):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(InputError, match="expected the description"):
+            description.find_layout(str(tmp_path / "bad.json"))
+
+
+def test_null_is_as_good_as_no_entry(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**EXAMPLE, "ignored": None, "classes": None}))
+    layout = description.read(path)
+    assert layout.ignored == frozenset()
+    assert set(layout.classes) == set(EXAMPLE["ids"].values())

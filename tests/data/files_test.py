@@ -81,3 +81,33 @@ def test_a_file_has_a_largest_size(folder, archive, monkeypatch):
     for one in (files.Folder(folder), files.Zips([archive])):
         with pytest.raises(InputError, match=r"expected at most 100 bytes"):
             one.read("a/x_image.png")
+
+
+@pytest.mark.parametrize(
+    ("mark", "place", "value", "found"),
+    [
+        (b"PK\1\2", 8, 1, "encrypted"),
+        (b"PK\1\2", 10, 99, "compression method"),
+        (b"PK\1\2", 6, 99, "version 9.9"),
+    ],
+)
+def test_members_that_cannot_be_read_are_named(
+    mark, place, value, found, folder, archive
+):
+    data = bytearray(archive.read_bytes())
+    data[data.index(mark) + place] = value
+    archive.write_bytes(data)
+
+    def read():
+        return files.Zips([archive]).read("a/x_image.png")
+
+    with pytest.raises(InputError, match=f"files.zip.*{found}.*restore the file"):
+        read()
+
+
+def test_no_name_breaks_a_line(folder):
+    with zipfile.ZipFile(folder / "lines.zip", "w") as file:
+        file.writestr("a/x\ny.png", b"content")
+    with pytest.raises(InputError, match=r"expected names inside") as caught:
+        files.Zips([folder / "lines.zip"])
+    assert "\n" not in str(caught.value)

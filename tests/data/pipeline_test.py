@@ -1,14 +1,16 @@
 import itertools
 import multiprocessing
 import pathlib
+import struct
 import time
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 
 from lsr_jax import errors
-from lsr_jax.data import pipeline
+from lsr_jax.data import headers, pipeline
 
 HEIGHT, WIDTH = 4, 6
 
@@ -45,6 +47,13 @@ class Unlabelled(Records):
 
 def _png(array):
     return cv2.imencode(".png", array)[1].tobytes()
+
+
+def _promise(width, height, kind=2, depth=8):
+    """A PNG that is no more than its header."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    chunk += struct.pack(">I", zlib.crc32(chunk))
+    return headers.PNG + struct.pack(">I", 13) + chunk + headers.END
 
 
 SOURCE, TARGET = Records("source", 7), Records("target", 5)
@@ -206,9 +215,24 @@ def test_a_bad_training_record_is_skipped_in_its_place_or_ends_it(labelled, capf
 OTHER = np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8)
 BAD = {
     "grey image": ({"image": np.zeros((4, 6), np.uint8)}, r"RGB image.*\(4, 6\)"),
-    "truncated image": ({"image": _png(OTHER)[:-20]}, "image: expected a PNG"),
+    "truncated image": (
+        {"image": _png(OTHER)[:-20]},
+        "image: .* found a PNG without end",
+    ),
+    "image of ten billion pixels": (
+        {"image": _promise(100_000, 100_000)},
+        "at most 67108864 pixels",
+    ),
+    "label of ten billion pixels": (
+        {"label": _promise(100_000, 100_000, 0)},
+        "at most 67108864 pixels",
+    ),
+    "label of one bit": ({"label": _promise(6, 4, 0, depth=1)}, "found 1-bit grey"),
     "empty image": ({"image": b""}, "found 0 bytes"),
-    "label in colour": ({"label": _png(OTHER)}, r"label of one channel.*\(4, 7, 3\)"),
+    "label in colour": (
+        {"label": _png(OTHER)},
+        "label: .*8-bit grey.* found 8-bit RGB",
+    ),
     "label of 16 bits": ({"label": np.zeros((4, 6), np.uint16)}, "found uint16"),
     "label of another size": ({"label": OTHER[..., 0]}, "4x6 .* found 4x7"),
     "no label": ({"label": None}, "expected a label, found none"),

@@ -110,6 +110,32 @@ def test_a_flipped_bit_is_found(image):
         reading.decode_image(bytes(data), "x")
 
 
+def test_a_flipped_bit_never_changes_the_ids_of_a_palette(tmp_path):
+    """PIL looks at no sum of the pixels."""
+    trees.save_palette(tmp_path / "label.png", np.tile(LABEL, (4, 4)))
+    whole = (tmp_path / "label.png").read_bytes()
+    pixels = whole.index(b"IDAT") - 4
+    for bit in range(8 * pixels, 8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(headers.BadExample):
+            reading.decode_label(bytes(data), "x", "palette")
+    np.testing.assert_array_equal(
+        reading.decode_label(whole, "x", "palette"), np.tile(LABEL, (4, 4))
+    )
+
+
+def test_no_other_program_decodes_an_image(monkeypatch):
+    def start(*arguments, **options):
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.check_call", start)
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EOF\n"
+    for data in (page, page[:30], b"GIF89a" + bytes(40)):
+        with pytest.raises(headers.BadExample, match="found: none of PNG, JPEG"):
+            reading.decode_image(data, "x")
+
+
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     # 32 bytes of header claim ten billion pixels.
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)

@@ -78,6 +78,13 @@ def test_a_missing_file_is_one_line(folder):
     assert "\n" not in str(found.value)
 
 
+def test_a_file_that_goes_away_is_one_line(folder):
+    record = relabelled.Relabelled(Target(), folder)[2]
+    (folder / "000002.png").unlink()
+    with pytest.raises(errors.InputError, match=r"000002.png: expected a file"):
+        record["label"]()
+
+
 def write_a_part(folder):
     with relabelled.writing(folder) as unfinished:
         relabelled.write(unfinished, 0, label_of(9))

@@ -200,13 +200,30 @@ def test_anchors_from_files(key, given, tmp_path):
         chex.assert_trees_all_equal(prepared.labeller, given.params)
 
 
+ONES = np.ones((5, 6))
+
+
 def write_bad(folder):
     np.save(folder / "narrow.npy", np.ones((5, 3)))
     np.savez(folder / "other.npz", vectors=np.ones((5, 6)))
     np.save(folder / "pickled.npy", {"objective_vectors": 1}, allow_pickle=True)
     (folder / "text.npz").write_text("no archive")
+    np.savez(folder / "whole.npz", objective_vectors=ONES, objective_num=ONES[:, 0])
+    (folder / "cut.npz").write_bytes((folder / "whole.npz").read_bytes()[:-100])
+    (folder / "empty.npy").write_bytes(b"")
+    np.save(folder / "words.npy", np.full((5, 6), "1"))
+    np.save(folder / "complex.npy", ONES.astype(complex))
+    np.save(folder / "nan.npy", np.full((5, 6), np.nan))
+    np.save(folder / "large.npy", np.full((5, 6), 1e300))
+    np.savez(folder / "less.npz", objective_vectors=ONES, objective_num=-ONES[:, 0])
     yield "narrow.npy", r"expected 5 classes of 6 channels, found .*\(5, 3\)"
-    for name in ("other.npz", "pickled.npy", "text.npz", "none.npz"):
+    yield "nan.npy", "found: numbers that are not finite"
+    yield "large.npy", "found: numbers that are not finite"
+    yield "less.npz", "found: a count below 0"
+    for name in (
+        *("other.npz", "pickled.npy", "text.npz", "none.npz", "cut.npz", "empty.npy"),
+        *("words.npy", "complex.npy"),
+    ):
         yield name, "expected an .npy file or an .npz with 'objective_vectors'"
 
 

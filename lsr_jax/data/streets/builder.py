@@ -20,6 +20,7 @@ from lsr_jax.data.storage import MANIFEST
 from lsr_jax.data.streets import records
 from lsr_jax.data.streets.presets import SPLITS, Preset
 
+COMMAND = "python -m lsr_jax.data.streets --prepare"
 FORMAT_VERSION = "1.0.0"  # of the record layout; the drawing has its own in the name
 
 
@@ -81,10 +82,11 @@ def open_split(prepared: str | os.PathLike, split: str) -> Sequence[dict]:
       bytes}`` as stored, image `i` of the split.
 
     Raises:
-      InputError: where the folder is not prepared or has no such split.
+      InputError: where the folder is not prepared, is damaged or has no such split.
     """
-    known = read_manifest(prepared)["splits"]
-    return storage.open_split(prepared, split, known=known)
+    splits = read_manifest(prepared)["splits"]
+    counts = {name: facts["count"] for name, facts in splits.items()}
+    return storage.open_split(prepared, split, command=COMMAND, counts=counts)
 
 
 def read_manifest(prepared: str | os.PathLike) -> dict:
@@ -97,9 +99,7 @@ def read_manifest(prepared: str | os.PathLike) -> dict:
     Raises:
       InputError: where there is no readable manifest.
     """
-    return storage.read_manifest(
-        prepared, command="python -m lsr_jax.data.streets --prepare"
-    )
+    return storage.read_manifest(prepared, command=COMMAND)
 
 
 def _build(
