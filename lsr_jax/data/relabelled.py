@@ -14,6 +14,7 @@ import numpy as np
 from lsr_jax.data import encoded, records
 from lsr_jax.data.files import Folder
 from lsr_jax.errors import InputError
+from lsr_jax.writing import naming
 
 FOLDER = "pseudo_labels"
 
@@ -40,7 +41,9 @@ def writing(folder: Path) -> Iterator[Path]:
 
 def write(folder: Path, index: int, label: np.ndarray) -> None:
     """Write uint8 ``[H, W]`` trainIds, 255 = ignore, as the label of a record."""
-    path_of(folder, index).write_bytes(encoded.png(label))
+    path = path_of(folder, index)
+    with naming(path):
+        path.write_bytes(encoded.png(label))
 
 
 class Relabelled:
