@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import models
+from lsr_jax import diagnostics, models
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS, game
 from lsr_jax.types import BatchSpec
@@ -41,6 +41,10 @@ def test_no_gradient_crosses(method, key):
         return jax.jacrev(terms)(params)
 
     found = gradients(params)
+    told = {name: found.pop(name) for name in diagnostics.NAMES & found.keys()}
+    accuracies = [name for name in told if name.startswith("discriminator")]
+    assert len(accuracies) == 2 * len(params["disc"])
+    assert all(not leaf.any() for leaf in jax.tree.leaves(told))
     names = {name: gradient for name, gradient in found.items() if "mean" not in name}
     judged = {name for name in names if name.startswith("discriminator")}
     fooled = {name for name in names if name.startswith("adversarial")}
@@ -73,9 +77,13 @@ def test_losses_by_hand(kind, enlarge, key):
     keywords = {"kind": kind, "enlarge": enlarge}
     found = game.network_loss(judge, target, weights, **keywords)
     np.testing.assert_allclose(found, (weights * away(fake, 0)).mean(), rtol=1e-5)
-    found = game.discriminator_loss(judge, source, target, weights, **keywords)
+    found, told = game.discriminator_loss(judge, source, target, weights, **keywords)
     wanted = away(real, 0).mean() + (weights * away(fake, 1)).mean()
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    boundary = {"cross_entropy": 0, "least_squares": 0.5}[kind]
+    for domain, right in (("source", real < boundary), ("target", fake > boundary)):
+        share = told[f"discriminator_accuracy_{domain}"]
+        np.testing.assert_allclose(share, right.mean(), atol=2e-3)
 
 
 def interpolation(cells, pixels):
