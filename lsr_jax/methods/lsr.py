@@ -179,6 +179,7 @@ def make(
         }
         total, metrics = common.weighted(terms, weights)
         metrics |= diagnostics.prototypes(*smoothed)
+        # Labels that no term reads are not built for being told.
         if clustering != 0 or (by_class and norm != 0):
             metrics |= diagnostics.pseudo_labels(target_label, num_classes=num_classes)
         norm_now = losses.mean_norm(source.features)
