@@ -143,7 +143,7 @@ def results(workdir: Path) -> dict:
         facts = json.loads((checkpoint / "facts" / "metadata").read_text())
         found |= {f"{stage}, {name}": x for name, x in facts["arrays"].items()}
         found[f"{stage}, best"] = best = facts["best"]
-        if best:
+        if best and best["step"] != STEPS:
             chosen = checkpoint.with_name(str(best["step"])) / "facts" / "metadata"
             found[f"{stage}, arrays of the best"] = json.loads(chosen.read_text())[
                 "arrays"

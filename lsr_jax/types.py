@@ -87,7 +87,13 @@ class Context(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside its scalar."""
+    """What a loss returns beside its scalar.
+
+    Attributes:
+      metrics: scalars to be logged: the unweighted terms, and `diagnostics`.
+      method_state: after this step.
+      model_state: BatchNorm running statistics after it.
+    """
 
     metrics: Mapping[str, jax.Array]
     method_state: PyTree

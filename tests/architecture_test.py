@@ -16,6 +16,7 @@ LEVELS = [
         "pseudo_labels",
         "self_training",
         "class_mix",
+        "diagnostics",
         "models",
         "data",
     },

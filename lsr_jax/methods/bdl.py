@@ -5,6 +5,7 @@ Without its image translation, which is a data set and not a loss.
 
 from __future__ import annotations
 
+from lsr_jax import diagnostics
 from lsr_jax.methods import bdl_labels, common, game
 from lsr_jax.types import Aux, Method
 
@@ -61,7 +62,12 @@ def make(
                 view(source, batch.source),
                 view(target, batch.target),
             ),
-            "self_training": lambda: common.segmentation(target, batch.target),
+            "self_training": lambda: (
+                common.segmentation(target, batch.target),
+                diagnostics.pseudo_labels(
+                    batch.target.label, num_classes=target.logits.shape[-1]
+                ),
+            ),
         }
         total, metrics = common.weighted(terms, weights)
         return total, Aux(metrics, state, model_state)

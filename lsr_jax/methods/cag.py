@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import losses, pseudo_labels, resample
+from lsr_jax import diagnostics, losses, pseudo_labels, resample
 from lsr_jax.errors import InputError
 from lsr_jax.methods import cag_anchors, common
 from lsr_jax.types import Aux, Method, PyTree
@@ -122,8 +122,13 @@ def make(
 
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
+        kept = {}
         if any(weights[term] != 0 for term in TARGET_TERMS):
             by_anchor, by_probability = labels(state, batch.target.image, ctx)
+            for rule, label in (("anchor", by_anchor), ("probability", by_probability)):
+                kept |= diagnostics.pseudo_labels(
+                    label, num_classes=len(state.anchors), rule=rule
+                )
         size = source.features.shape[1:3]
         terms = {
             "segmentation": lambda: common.segmentation(source, batch.source),
@@ -137,6 +142,6 @@ def make(
             "distance_target": lambda: distance(target, by_anchor, state),
         }
         total, metrics = common.weighted(terms, weights)
-        return total, Aux(metrics, state, model_state)
+        return total, Aux(metrics | kept, state, model_state)
 
     return Method(init, loss, prepare)

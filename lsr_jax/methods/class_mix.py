@@ -13,7 +13,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import class_mix, losses, resample
+from lsr_jax import class_mix, diagnostics, losses, resample
 from lsr_jax.data import strong_effects
 from lsr_jax.methods import common, mean_teacher
 from lsr_jax.types import Aux, Context, Method
@@ -94,13 +94,18 @@ def make(
         )
         state = mean_teacher.follow(state, params["model"], ctx.step, teacher_momentum)
         label, confident, state = mean_teacher.predict(state, batch.target.image, ctx)
+        num_classes = source.logits.shape[-1]
+        kept = {
+            "confident": (confident >= confidence).mean(dtype=jnp.float32),
+            "target_classes": diagnostics.classes(label, num_classes=num_classes),
+        }
 
         # Not a bare split: the step folds its dropout key out of the same key.
         keys = jax.random.split(jax.random.fold_in(ctx.rng, 1))
         chosen = class_mix.draw_classes(
             keys[0],
             batch.source.label,
-            num_classes=source.logits.shape[-1],
+            num_classes=num_classes,
             void=void,
         )
         pasted = class_mix.mask(batch.source.label, chosen)
@@ -124,7 +129,6 @@ def make(
             ),
         }
         total, metrics = common.weighted(terms, weights)
-        metrics["confident"] = (confident >= confidence).mean(dtype=jnp.float32)
-        return total, Aux(metrics, state, model_state)
+        return total, Aux(metrics | kept, state, model_state)
 
     return Method(init, loss)

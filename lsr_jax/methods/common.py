@@ -13,12 +13,15 @@ from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyT
 
 FOCAL_CLAMP = 1e-9
 
+Term = jax.Array | tuple[jax.Array, Mapping[str, jax.Array]]
+"""A scalar of the loss, or a pair of it and the `diagnostics` that it brings."""
+
 
 def weighted(
-    terms: Mapping[str, Callable[[], jax.Array]],
+    terms: Mapping[str, Callable[[], Term]],
     weights: Mapping[str, float | jax.Array],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """``sum_k weights[k] * terms[k]()`` and the unweighted terms.
+    """``sum_k weights[k] * terms[k]()``, the unweighted terms, and their diagnostics.
 
     A term whose weight is exactly 0 is never built, so every ablation is a config
     override that also costs nothing. A weight may also be an array, such as one that
@@ -28,9 +31,14 @@ def weighted(
     def wanted(weight):
         return isinstance(weight, jax.Array) or weight != 0
 
-    values = {name: terms[name]() for name in terms if wanted(weights[name])}
+    values, found = {}, {}
+    for name in terms:
+        if wanted(weights[name]):
+            term = terms[name]()
+            values[name], beside = term if isinstance(term, tuple) else (term, {})
+            found |= beside
     total = sum(weights[name] * value for name, value in values.items())
-    return total, values
+    return total, values | found
 
 
 def stateless(

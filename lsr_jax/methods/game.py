@@ -13,7 +13,7 @@ from functools import partial
 
 import jax
 
-from lsr_jax import losses, models, resample
+from lsr_jax import diagnostics, losses, models, resample
 from lsr_jax.errors import InputError
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, BatchSpec, Method, Outputs, PyTree
@@ -72,13 +72,17 @@ def discriminator_loss(
     *,
     kind: str = "cross_entropy",
     enlarge: bool = False,
-) -> jax.Array:
-    """``L(D(source), source) + L(D(target), target)``; ``weights`` are on the target."""
+    level: str = "",
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """``L(D(source), source) + L(D(target), target)``; ``weights`` are on the target.
+
+    Beside it `diagnostics.discriminator`, under the names of ``level``.
+    """
     source, target, weights = jax.lax.stop_gradient((source, target, weights))
-    name = partial(losses.domain_loss, kind=kind)
-    return name(judge(discriminator, source, enlarge=enlarge), domain="source") + name(
-        judge(discriminator, target, enlarge=enlarge), weights, domain="target"
-    )
+    logits = [judge(discriminator, maps, enlarge=enlarge) for maps in (source, target)]
+    loss = losses.domain_loss(logits[0], domain="source", kind=kind)
+    loss += losses.domain_loss(logits[1], weights, domain="target", kind=kind)
+    return loss, diagnostics.discriminator(*logits, kind=kind, level=level)
 
 
 def aligned(
@@ -124,7 +128,7 @@ def aligned(
             terms |= {
                 f"adversarial_{level}": partial(network_loss, player, maps, kind=kind),
                 f"discriminator_{level}": partial(
-                    discriminator_loss, player, real, maps, kind=kind
+                    discriminator_loss, player, real, maps, kind=kind, level=level
                 ),
             }
         total, metrics = common.weighted(terms, weights)

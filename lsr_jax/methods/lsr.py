@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import losses, prototypes, pseudo_labels
+from lsr_jax import diagnostics, losses, prototypes, pseudo_labels
 from lsr_jax.methods import common, lsr_variants
 from lsr_jax.prototypes import Prototypes
 from lsr_jax.types import Aux, Method
@@ -178,6 +178,10 @@ def make(
             ),
         }
         total, metrics = common.weighted(terms, weights)
+        metrics |= diagnostics.prototypes(*smoothed)
+        # Labels that no term reads are not built for being told.
+        if clustering != 0 or (by_class and norm != 0):
+            metrics |= diagnostics.pseudo_labels(target_label, num_classes=num_classes)
         norm_now = losses.mean_norm(source.features)
         return total, Aux(metrics, LSRState(smoothed, norm_now), model_state)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import jax
 
-from lsr_jax import losses, pseudo_labels, resample
+from lsr_jax import diagnostics, losses, pseudo_labels, resample
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method
 
@@ -77,7 +77,10 @@ def make(
             main, second = (common.upsampled_probabilities(z, images) for z in pair)
             label = pseudo_labels.thresholded(main, second, threshold=threshold)
             logits = resample.bilinear(target.aux_logits, images.shape[1:3])
-            return losses.cross_entropy(logits, label)
+            kept = diagnostics.pseudo_labels(
+                label, num_classes=logits.shape[-1], rule="guidance"
+            )
+            return losses.cross_entropy(logits, label), kept
 
         terms = {
             "segmentation": lambda: common.segmentation(
@@ -107,15 +110,19 @@ def target_term(
     ratio: float | None,
     divisor: str,
     threshold: float,
-) -> jax.Array:
+) -> common.Term:
     """``L_T`` of `make` from logits ``[B, h, w, C]`` on images ``[B, H, W, 3]``."""
+    num_classes = logits.shape[-1]
     probabilities = common.upsampled_probabilities(logits, images)
     if kind == "hard":
         label = pseudo_labels.thresholded(probabilities, threshold=threshold)
-        return losses.cross_entropy(resample.bilinear(logits, images.shape[1:3]), label)
+        value = losses.cross_entropy(
+            resample.bilinear(logits, images.shape[1:3]), label
+        )
+        return value, diagnostics.pseudo_labels(label, num_classes=num_classes)
     sharpen = losses.max_squares if kind == "max_square" else losses.entropy
     if ratio is None:
         return sharpen(probabilities, divisor=divisor)
     label = jax.lax.stop_gradient(probabilities).argmax(axis=-1)
-    weights = losses.image_weights(label, num_classes=logits.shape[-1], ratio=ratio)
+    weights = losses.image_weights(label, num_classes=num_classes, ratio=ratio)
     return sharpen(probabilities, weights, divisor=divisor)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 
-from lsr_jax import losses, prototypes
+from lsr_jax import diagnostics, losses, prototypes
 from lsr_jax.methods import common, oce_centroids
 from lsr_jax.types import Aux, Method
 
@@ -35,6 +35,11 @@ CHOICES = {
     "distance_order": (1, 2),
     "distance_of": ("block", "vectors"),
     "reduce": ("mean", "sum"),
+}
+# The terms that use labels of features and their centroids.
+EMBEDDED = {
+    *("contraction_source", "contraction_target", "spacing"),
+    *("orthogonality", "sparsity"),
 }
 
 
@@ -125,6 +130,7 @@ def make(
         source, target, model_state = common.both_domains(params, batch, ctx)
         images = batch.target.image
         features = source.features, target.features
+        num_classes = source.logits.shape[-1]
         shrunk = [
             oce_centroids.labels(
                 source, target, batch, rule=rule, source_labels=source_labels
@@ -132,7 +138,7 @@ def make(
             for rule in rules
         ]
         centroids = oce_centroids.refresh(
-            state, features, shrunk, source.logits.shape[-1], prototype_momentum
+            state, features, shrunk, num_classes, prototype_momentum
         )
         (source_label, target_label), first, last = (
             shrunk[0],
@@ -162,6 +168,9 @@ def make(
             ),
         }
         total, metrics = common.weighted(terms, weights)
+        if metrics.keys() & EMBEDDED:
+            metrics |= diagnostics.prototypes(*last)
+            metrics |= diagnostics.pseudo_labels(target_label, num_classes=num_classes)
         state = last if prototype_momentum else state
         return total, Aux(metrics, state, model_state)
 

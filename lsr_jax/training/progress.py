@@ -1,4 +1,8 @@
-"""What a stage shows while it trains: a bar, lines, JSON or nothing."""
+"""What a stage shows while it trains: a bar, lines, JSON or nothing.
+
+Bar and lines have the terms of the loss, total and gradient norm; JSON has the
+diagnostics of the method too, as the files of the stage.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from tqdm import tqdm
+
+from lsr_jax import diagnostics
 
 KINDS = ("auto", "bar", "lines", "json", "none")
 
@@ -58,8 +64,9 @@ class Bar(Silent):
         self._bar.update()
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the metrics behind the bar."""
-        self._bar.set_postfix({name: f"{x:.3f}" for name, x in values.items()})
+        """Write the terms behind the bar."""
+        terms = diagnostics.without(values)
+        self._bar.set_postfix({name: f"{x:.3f}" for name, x in terms.items()})
 
 
 class Lines(Silent):
@@ -71,7 +78,8 @@ class Lines(Silent):
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Print the line of a step."""
-        terms = ", ".join(f"{name} {x:.3f}" for name, x in values.items())
+        named = diagnostics.without(values).items()
+        terms = ", ".join(f"{name} {x:.3f}" for name, x in named)
         print(f"{self._stage} {step}/{self._steps}: {terms}", file=sys.stderr)
 
 

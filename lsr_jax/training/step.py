@@ -36,8 +36,8 @@ def make_step(
         but its number as it was; ``skipped`` is then a metric, the count so far.
 
     Returns:
-      The step. Its metrics are the terms of the loss, ``total`` and
-      ``gradient_norm``, as float32 scalars.
+      The step. Its metrics are the terms of the loss, the method's `diagnostics`,
+      ``total`` and ``gradient_norm``, as float32 scalars.
     """
 
     def step(state: TrainState, batch: Batch):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import losses, models, resample
+from lsr_jax import diagnostics, losses, models, resample
 from lsr_jax.methods import adv_ent, common
 
 
@@ -41,7 +41,13 @@ def test_composition_and_ablation(adversarial, auxiliary_adversarial, key):
     np.testing.assert_allclose(total, wanted, rtol=1e-5)
     assert params["disc"].keys() == levels.keys()
     names = {f"{kind}_{k}" for kind in ("adversarial", "discriminator") for k in levels}
-    assert aux.metrics.keys() == {"segmentation", *names}
+    told = {
+        f"discriminator_accuracy_{domain}_{k}"
+        for domain in ("source", "target")
+        for k in levels
+    }
+    assert aux.metrics.keys() == {"segmentation", *names, *told}
+    assert diagnostics.without(aux.metrics).keys() == {"segmentation", *names}
 
 
 def test_without_adversary_there_is_no_discriminator(key):

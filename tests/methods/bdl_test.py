@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import losses, models, resample
+from lsr_jax import diagnostics, losses, models, resample
 from lsr_jax.data import relabelled
 from lsr_jax.methods import bdl, bdl_labels
 from lsr_jax.types import IGNORE, BatchSpec, Context
@@ -72,7 +72,10 @@ def test_each_player_follows_its_own_loss(key):
         }
 
     (value, terms), expected = both(params)
-    chex.assert_trees_all_close(dict(aux.metrics), terms, rtol=1e-5)
+    chex.assert_trees_all_close(diagnostics.without(aux.metrics), terms, rtol=1e-5)
+    label = np.asarray(batch.target.label)
+    assert aux.metrics["target_kept"] == np.float32((label != IGNORE).mean())
+    assert aux.metrics["target_classes"] == len(np.unique(label[label != IGNORE]))
     np.testing.assert_allclose(total, value + terms["discriminator"] / 2, rtol=1e-5)
     chex.assert_trees_all_close(gradient, expected, rtol=1e-3, atol=1e-6)
 
@@ -84,7 +87,9 @@ def test_a_weight_of_zero_builds_nothing(key):
     params, _, batch, step = started(before, key)
     assert batch.target.label is None
     (_, aux), _ = jax.eval_shape(step, params)
-    assert set(aux.metrics) == {"segmentation", "adversarial", "discriminator"}
+    terms = {"segmentation", "adversarial", "discriminator"}
+    assert set(diagnostics.without(aux.metrics)) == terms
+    assert "target_kept" not in aux.metrics
 
     alone = bdl.make(adversarial=0.0)
     assert alone.gets_labels("target")
@@ -92,8 +97,9 @@ def test_a_weight_of_zero_builds_nothing(key):
     params, *_, step = started(alone, key)
     assert set(params) == {"model"}
     (total, aux), _ = step(params)
-    assert set(aux.metrics) == {"segmentation", "self_training"}
-    np.testing.assert_allclose(total, sum(aux.metrics.values()), rtol=1e-6)
+    terms = diagnostics.without(aux.metrics)
+    assert set(terms) == {"segmentation", "self_training"}
+    np.testing.assert_allclose(total, sum(terms.values()), rtol=1e-6)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import losses
+from lsr_jax import diagnostics, losses, pseudo_labels
 from lsr_jax.errors import InputError
 from lsr_jax.methods import cag, cag_anchors
 from lsr_jax.types import Batch, BatchSpec, Context, Images, Outputs
@@ -108,20 +108,38 @@ def stub():
 def test_the_total_is_the_weighted_sum_and_0_builds_nothing(stub, distance_of):
     choices = {"minimum": 1, "gap": 0.1, "distance_of": distance_of}
     (whole, aux), _, _ = stubbed(cag.make(**choices), *stub)
-    assert set(aux.metrics) == set(TERMS)
-    assert all(value > 0 for value in aux.metrics.values())
-    parts = sum(WEIGHTS[name] * value for name, value in aux.metrics.items())
+    terms = diagnostics.without(aux.metrics)
+    assert set(terms) == set(TERMS)
+    assert all(value > 0 for value in terms.values())
+    parts = sum(WEIGHTS[name] * value for name, value in terms.items())
     np.testing.assert_allclose(whole, parts, rtol=1e-6)
     for name in TERMS[1:]:
         method = cag.make(**choices, **{name: 0.0})
         (_, less), *_ = stubbed(method, *stub, run=traced)
-        assert set(less.metrics) == set(TERMS) - {name}
+        assert set(diagnostics.without(less.metrics)) == set(TERMS) - {name}
 
 
 def test_without_target_terms_nobody_labels(stub):
     method = cag.make(anchor_labels=0, probability_labels=0, distance_target=0)
-    *_, calls = stubbed(method, *stub, run=traced)
+    (_, aux), _, calls = stubbed(method, *stub, run=traced)
     assert calls == [True, True]
+    assert set(aux.metrics) == {"segmentation", "distance_source"}
+
+
+def test_what_both_rules_keep_is_told(stub):
+    _, state, _ = stub
+    (_, aux), *_ = stubbed(cag.make(gap=0.1, probability=0.9), *stub)
+    features, logits = state.labeller
+    by_anchor = pseudo_labels.nearest_anchor(
+        features, state.anchors, state.count > 0, gap=0.1
+    )
+    by_probability = pseudo_labels.thresholded(jax.nn.softmax(logits), threshold=0.9)
+    for rule, label in (("anchor", by_anchor), ("probability", by_probability)):
+        kept = np.asarray(label)[label != 255]
+        assert 0 < kept.size < label.size
+        share = aux.metrics[f"target_kept_{rule}"]
+        np.testing.assert_allclose(share, kept.size / label.size, rtol=1e-6)
+        assert aux.metrics[f"target_classes_{rule}"] == len(np.unique(kept))
 
 
 def test_the_poster_pulls_single_cells(stub):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import losses, models, resample
+from lsr_jax import diagnostics, losses, models, resample
 from lsr_jax.methods import clan, common
 
 KEYWORDS = {
@@ -73,7 +73,7 @@ def test_composition_through_the_preheating(step, gamma, key):
         total, composed(params, batch, ctx, gamma=gamma), rtol=1e-5
     )
     names = {"segmentation", "adversarial", "weight_discrepancy", "discriminator"}
-    assert aux.metrics.keys() == names
+    assert diagnostics.without(aux.metrics).keys() == names
 
 
 def test_without_horizon_nothing_fades(key):
@@ -95,7 +95,9 @@ def test_ablation(off, key):
     _, aux = method.loss(params, state, batch, ctx)
     gone = {"adversarial", "discriminator"} if off == "adversarial" else {off}
     names = {"segmentation", "adversarial", "weight_discrepancy", "discriminator"}
-    assert aux.metrics.keys() == names - gone
+    assert diagnostics.without(aux.metrics).keys() == names - gone
+    told = {f"discriminator_accuracy_{domain}" for domain in ("source", "target")}
+    assert aux.metrics.keys() & told == (told if "disc" in params else set())
     assert ("disc" in params) == (off != "adversarial")
 
 

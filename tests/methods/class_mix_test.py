@@ -71,7 +71,11 @@ def by_hand(start, chosen, *, share, weigh_source, momentum, number, threshold):
 
     mixed = (weights * pick(student, label)).mean()
     teacher = mean_teacher.Teacher(averaged, statistics)
-    return pick(source, y).mean(), mixed, confident.mean(), model_state, teacher
+    told = {
+        "confident": confident.mean(),
+        "target_classes": len(np.unique(target.argmax(-1))),
+    }
+    return pick(source, y).mean(), mixed, told, model_state, teacher
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_composition(start, key, preset, number):
     chosen = mixing.draw_classes(
         classes, batch.source.label, num_classes=5, void=keywords["void"]
     )
-    segmentation, mixed, share, statistics, after = by_hand(
+    segmentation, mixed, told, statistics, after = by_hand(
         start,
         np.asarray(chosen),
         share=keywords["share"],
@@ -97,8 +101,9 @@ def test_composition(start, key, preset, number):
         number=number,
         threshold=0.6,
     )
-    assert 0.05 < share < 0.95
-    np.testing.assert_allclose(aux.metrics["confident"], share, rtol=1e-6)
+    assert 0.05 < told["confident"] < 0.95
+    for name, value in told.items():
+        np.testing.assert_allclose(aux.metrics[name], value, rtol=1e-6)
     np.testing.assert_allclose(aux.metrics["mixed"], mixed, rtol=1e-5)
     np.testing.assert_allclose(aux.metrics["segmentation"], segmentation, rtol=1e-5)
     np.testing.assert_allclose(total, segmentation + 0.7 * mixed, rtol=1e-5)

@@ -36,9 +36,13 @@ def test_losses_by_hand(kind, enlarge, key):
     keywords = {"kind": kind, "enlarge": enlarge}
     found = game.network_loss(judge, target, weights, **keywords)
     np.testing.assert_allclose(found, (weights * away(fake, 0)).mean(), rtol=1e-5)
-    found = game.discriminator_loss(judge, source, target, weights, **keywords)
+    found, told = game.discriminator_loss(judge, source, target, weights, **keywords)
     wanted = away(real, 0).mean() + (weights * away(fake, 1)).mean()
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    boundary = {"cross_entropy": 0, "least_squares": 0.5}[kind]
+    for domain, right in (("source", real < boundary), ("target", fake > boundary)):
+        share = told[f"discriminator_accuracy_{domain}"]
+        np.testing.assert_allclose(share, right.mean(), atol=2e-3)
 
 
 def interpolation(cells, pixels):

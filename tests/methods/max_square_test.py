@@ -58,12 +58,21 @@ def test_golden_iteration(golden, mode, multi):
     )
     found = aux.metrics
     golden.holds(f"{stem}target_loss", found["entropy"])
+    sure = jax.nn.softmax(logits["target_main"]).max(axis=-1) > threshold
+    told = {"target_kept": sure.mean()} if kind == "hard" else {}
     if multi:
         golden.holds("train__guidance_loss", found["guidance"])
-        golden.used("train__guidance_labels")
+        label = golden["train__guidance_labels"]
+        told["target_kept_guidance"] = (label != 255).mean()
+        classes = len(np.unique(label[label != 255]))
+        assert found["target_classes_guidance"] == classes
     else:
         golden.used("train__guidance_loss", "train__guidance_labels")
         assert "guidance" not in found
+    kept = {name for name in found if name.startswith("target_kept")}
+    assert kept == told.keys()
+    for name, share in told.items():
+        np.testing.assert_allclose(found[name], share, rtol=1e-6)
     if f"{stem}seg_losses" in golden.arrays:
         parts = golden[f"{stem}seg_losses"]
         wanted = np.dot(parts, [1, lambda_seg][: len(parts)])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import losses, pseudo_labels, resample
+from lsr_jax import diagnostics, geometry, losses, pseudo_labels, resample
 from lsr_jax.errors import InputError
 from lsr_jax.methods import common, oce
 from lsr_jax.types import BatchSpec, Context
@@ -87,6 +87,21 @@ def by_hand(outputs, labels, old, *, distance, reduce, momentum):
     return terms, last
 
 
+def health(target_label, old):
+    """Every cell has a label; norms of the centroids and angles between them."""
+    table = np.array(list(old.values()))
+    angles = geometry.angles(table)[np.triu_indices(len(table), k=1)]
+    return {
+        "target_kept": 1.0,
+        "target_classes": len(np.unique(target_label)),
+        "prototype_classes": len(table),
+        "prototype_norm_min": geometry.norms(table).min(),
+        "prototype_norm_mean": geometry.norms(table).mean(),
+        "prototype_angle_min": angles.min(),
+        "prototype_angle_mean": angles.mean(),
+    }
+
+
 def labels_of(outputs, batch, rule, source_labels):
     images = (batch.source.image, batch.target.image)
     pair = []
@@ -148,6 +163,7 @@ def test_two_steps_by_hand(
         terms["entropy"] = common.max_square_term(
             outputs[1], batch.target.image, ratio=0.2
         )
+        terms |= health(shrunk[0][1], old)
         assert terms.keys() == aux.metrics.keys()
         for name, value in terms.items():
             np.testing.assert_allclose(
@@ -202,7 +218,7 @@ def test_weights_of_zero_leave_the_source(start, key):
     )
     method = oce.make(**nothing | {"sparsity": 1.0})
     _, aux = jax.eval_shape(loss, params)
-    assert set(aux.metrics) == {"segmentation", "sparsity"}
+    assert set(diagnostics.without(aux.metrics)) == {"segmentation", "sparsity"}
 
 
 def test_the_presets_are_the_slides_and_the_code(start, key):

@@ -1,0 +1,137 @@
+"""What a training step tells about its health: pseudo-labels, prototypes, discriminators.
+
+Numbers that are logged beside the terms of the loss and that nothing minimises: float32
+scalars without a gradient. They are finite whatever is absent, so that they never stop a
+run: a mean or a minimum over nothing is 0, as the count beside it then says.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+LABELS = ("target_kept", "target_classes")
+RULES = ("", "anchor", "probability", "guidance")
+PROTOTYPES = (
+    "prototype_classes",
+    *("prototype_norm_min", "prototype_norm_mean"),
+    *("prototype_angle_min", "prototype_angle_mean"),
+)
+DISCRIMINATOR = ("discriminator_accuracy_source", "discriminator_accuracy_target")
+LEVELS = ("", "main", "aux")
+# The side of the logits on which the source lies ends here.
+BOUNDARIES = {"cross_entropy": 0.0, "least_squares": 0.5}
+
+
+def named(name: str, of: str) -> str:
+    """``name``, or ``name_of`` where a method has several."""
+    return f"{name}_{of}" if of else name
+
+
+NAMES = frozenset(
+    {
+        "confident",  # DACS: what share of the target its teacher is sure of
+        *itertools.starmap(named, itertools.product(LABELS, RULES)),
+        *PROTOTYPES,
+        *itertools.starmap(named, itertools.product(DISCRIMINATOR, LEVELS)),
+    }
+)
+"""Every metric of a method that is a diagnostic; all others move with its loss."""
+
+
+def without(metrics: Mapping) -> dict:
+    """The metrics that are no diagnostics: terms of the loss, total, gradient norm."""
+    return {name: value for name, value in metrics.items() if name not in NAMES}
+
+
+def pseudo_labels(
+    labels: jax.Array, *, num_classes: int, rule: str = ""
+) -> dict[str, jax.Array]:
+    """``target_kept`` and ``target_classes``: how much is labelled, and as how much.
+
+    ``|{i: 0 <= y_i < C}| / N`` and ``|{y_i: 0 <= y_i < C}|``: the share of the ``N``
+    cells or pixels of the batch that have a label, and the number of different ones.
+
+    Args:
+      labels: ``[B, h, w]`` pseudo-labels of the target, 255 = ignore.
+      num_classes: ``C``.
+      rule: one of `RULES`, for the names: which of a method's several labels these are.
+    """
+    kept = ((labels >= 0) & (labels < num_classes)).mean(dtype=jnp.float32)
+    found = kept, classes(labels, num_classes=num_classes)
+    return {named(name, rule): x for name, x in zip(LABELS, found, strict=True)}
+
+
+def classes(labels: jax.Array, *, num_classes: int) -> jax.Array:
+    """``|{y_i: 0 <= y_i < C}|``, how many classes occur among ``labels`` ``[...]``."""
+    known = jnp.arange(num_classes, dtype=labels.dtype)
+    occurs = (labels.reshape(-1, 1) == known).any(axis=0)
+    return occurs.sum(dtype=jnp.float32)
+
+
+def prototypes(means: jax.Array, seen: jax.Array) -> dict[str, jax.Array]:
+    """Norms of the class prototypes, and angles between them in degrees.
+
+    Minimum and mean of ``||p_c||_2`` over the classes seen, and of ``arccos(p_c p_k /
+    (||p_c|| ||p_k||))`` over their pairs ``c < k``; a pair with a zero vector is left
+    out. Prototypes that fall together have angles near 0, dead features norms of 0.
+
+    Args:
+      means: ``[C, D]``.
+      seen: ``[C]`` bool.
+    """
+    means = jax.lax.stop_gradient(means).astype(jnp.float32)
+    norms = jnp.linalg.norm(means, axis=-1)
+    directions = means / jnp.where(norms > 0, norms, 1)[:, None]
+    cosines = jnp.matmul(directions, directions.T, precision=jax.lax.Precision.HIGHEST)
+    angles = jnp.degrees(jnp.arccos(jnp.clip(cosines, -1, 1)))
+    directed = seen & (norms > 0)
+    pairs = jnp.triu(directed[:, None] & directed, k=1)
+    found = (
+        seen.sum(dtype=jnp.float32),
+        *minimum_and_mean(norms, seen),
+        *minimum_and_mean(angles, pairs),
+    )
+    return dict(zip(PROTOTYPES, found, strict=True))
+
+
+def minimum_and_mean(x: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of the entries ``where`` ``x`` counts, 0 if none does.
+
+    NaN becomes 0, infinity the largest number.
+    """
+    count = where.sum(dtype=x.dtype)
+    smallest = jnp.where(where, x, jnp.inf).min()
+    mean = jnp.where(where, x, 0).sum() / jnp.maximum(count, 1)
+    return tuple(jnp.nan_to_num(jnp.where(count > 0, y, 0)) for y in (smallest, mean))
+
+
+def discriminator(
+    source: jax.Array,
+    target: jax.Array,
+    *,
+    kind: str = "cross_entropy",
+    level: str = "",
+) -> dict[str, jax.Array]:
+    """Accuracies of a discriminator on both domains, each the share of right outputs.
+
+    ``mean [d_s < b]`` and ``mean [d_t > b]`` with the boundary ``b`` between the logits
+    0 and 1 of the domains: 0 for cross-entropy, 1/2 for squared errors. Both at 1: it
+    tells the domains apart, and the network learns nothing from it; about 1/2 each, or
+    one the mirror image of the other: it does not.
+
+    Args:
+      source: logits ``[...]`` on the source, without weights.
+      target: the same on the target.
+      kind: of `losses.domain_loss`.
+      level: one of `LEVELS`, for the names: which of a method's discriminators it is.
+    """
+    boundary = BOUNDARIES[kind]
+    found = source < boundary, target > boundary
+    return {
+        named(name, level): right.mean(dtype=jnp.float32)
+        for name, right in zip(DISCRIMINATOR, found, strict=True)
+    }
