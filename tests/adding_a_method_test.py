@@ -64,7 +64,7 @@ def test_its_row_is_printed_by_the_command_that_the_page_names(
     monkeypatch.setattr(sys, "argv", list(command.groups()))
     only = {"confident": method_file}
     monkeypatch.setattr(listing, "METHODS", only)
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_module(command[1], run_name="__main__")
     assert f"| confident | {method_file.__doc__.splitlines()[0]} |" in (
         capsys.readouterr().out
