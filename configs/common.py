@@ -51,7 +51,8 @@ def parse(argument, presets=()):
         kind = next((kind for kind, words in kinds.items() if word in words), None)
         if kind is None:
             shown = kinds | {"like": (f"{LIKE}METHOD, which is no control",)}
-            known = ", ".join(word for words in shown.values() for word in words)
+            words = dict.fromkeys(word for kind in shown.values() for word in kind)
+            known = ", ".join(words)
             raise ValueError(f"config argument: {word!r} is unknown; known: {known}")
         if found[kind] is not None:
             raise ValueError(

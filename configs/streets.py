@@ -68,10 +68,10 @@ SCHEDULES = {
 
 def get_config(argument=None):
     chosen = common.parse(argument, presets=PRESETS)
-    preset = "tiny" if chosen.tiny else chosen.preset or "streets"
+    preset = chosen.preset or "streets"
     config = default.get_config()
 
-    config.cpu_devices = 1 if chosen.tiny else 2
+    config.cpu_devices = 2
     if preset == "streets" and chosen.method != "target_only":
         config.recorded = ("docs/results/streets_oracle.json",)
 
