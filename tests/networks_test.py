@@ -37,13 +37,7 @@ def mesh():
 def weights(config, tmp_path_factory):
     """A folder of the converter with the network of key 7."""
     params, model_state = jax.device_get(saved.network(config, 7))
-    info = {
-        "file": "mini.safetensors",
-        "layout": "lsr",
-        "preprocessing": "imagenet",
-        "arguments": config["model"],
-        "fresh": [],
-    }
+    info = saved.weight_info(config["model"])
     folder = tmp_path_factory.mktemp("weights") / "mini"
     convert.save(folder, convert.Imported(params, model_state, info))
     return folder
@@ -108,9 +102,8 @@ def test_a_weight_folder_is_a_network(config, weights, mesh):
 
 def test_weights_without_head_are_refused(config, mesh, tmp_path):
     params, model_state = jax.device_get(saved.network(config, 7))
-    info = {"file": "body", "preprocessing": "imagenet", "fresh": ["params/head"]}
+    info = saved.weight_info(config["model"]) | {"fresh": ["params/head"]}
     body = {"backbone": params["backbone"]}
-    info["arguments"] = config["model"]
     convert.save(tmp_path / "body", convert.Imported(body, model_state, info))
     place = networks.find(str(tmp_path / "body"))
     with pytest.raises(InputError, match="body: expected a whole network"):

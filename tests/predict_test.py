@@ -108,7 +108,7 @@ def test_sizes_come_from_the_config_or_the_flag(load_config):
     streets_config = load_config("streets", "lsr")
     assert predict.network_size(streets_config, None) == (96, 192)
     real = load_config("gta2cs", "lsr")
-    assert predict.network_size(real, None) == (512, 1024)
+    assert predict.network_size(real, None) == (640, 1280)
     assert predict.network_size(real, "640x320") == (320, 640)
     real["data"]["target"]["size"] = (0, 0)
     for given in (None, "full"):

@@ -54,3 +54,16 @@ def run(
 def network(config: dict, key: int):
     """The parameters and statistics that `run` keeps at step ``key``."""
     return models.build(**config["model"]).init(jax.random.key(key), (64, 128))
+
+
+def weight_info(arguments):
+    """What the converter writes beside weights of this network."""
+    return {
+        "file": "mini.safetensors",
+        "layout": "lsr",
+        "preprocessing": "imagenet",
+        "arguments": arguments,
+        "loaded": {},
+        "ignored": {},
+        "fresh": [],
+    }

@@ -7,9 +7,14 @@ from lsr_jax.methods import METHODS, listing
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
+@pytest.fixture(scope="module")
+def rows():
+    return listing.all_facts()
+
+
 @pytest.mark.full_size
-def test_the_page_is_what_the_command_prints():
-    assert PAGE.read_text().endswith(listing.markdown(listing.all_facts()))
+def test_the_page_is_what_the_command_prints(rows):
+    assert PAGE.read_text().endswith(listing.markdown(rows))
 
 
 def test_passes_are_counted_by_what_goes_through_the_network():
@@ -26,8 +31,8 @@ def test_state_and_presets_are_named():
     assert listing.facts("max_square").state == ()
 
 
-def test_every_method_has_a_summary_of_its_own_and_a_line():
-    rows = listing.all_facts()
+@pytest.mark.full_size
+def test_every_method_has_a_summary_of_its_own_and_a_line(rows):
     assert len({row.summary for row in rows}) == len(METHODS)
     printed = listing.text(rows)
     assert all(f"\n{name} " in f"\n{printed}" for name in METHODS)

@@ -86,6 +86,7 @@ def test_finite_with_absent_classes_and_without_labels(name, preset, key, tmp_pa
     assert float(metrics["gradient_norm"]) > 0
 
 
+@pytest.mark.long  # the losses, of which methods are made, are held to it one by one
 @pytest.mark.parametrize(("name", "preset"), variants.CARRYING)
 def test_jit_equals_eager(name, preset, key, tmp_path):
     method = variants.build(name, preset)

@@ -173,7 +173,8 @@ def others(cross_entropy):
         ("udaclustering", "multi_level", (6, 12), 0.0),
         ("advent", "multi_level", FOUR, 0.1),
         ("f2a_multi", "multi_level", FOUR, 0.1),
-        ("clan", "two_heads", FOUR, 0.1),
+        # A compilation of its own, of what the heads of others and toy networks show.
+        pytest.param("clan", "two_heads", FOUR, 0.1, marks=pytest.mark.long),
     ],
 )
 def test_others_golden_training(golden, others, name, head, dilations, aux_weight):

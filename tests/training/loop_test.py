@@ -1,5 +1,6 @@
 """Runs of the smallest `streets` config: resumed, on other devices, refused."""
 
+import contextlib
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import saved
 from PIL import Image
 
 from lsr_jax import convert, losses
@@ -49,10 +51,31 @@ def config(load_config):
     return config
 
 
+@contextlib.contextmanager
+def seen():
+    """The steps and ids of source images that are watched inside."""
+    found = []
+
+    def take(self, number, metrics, ids, original=Watch.take):
+        found.append((number, ids["source"]))
+        original(self, number, metrics, ids)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "take", take)
+        yield found
+
+
 @pytest.fixture(scope="module")
-def unbroken(config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken")
-    return loop.train(config, folder)
+def watched(config, tmp_path_factory):
+    """A run, and what it saw."""
+    with seen() as found:
+        run = loop.train(config, tmp_path_factory.mktemp("unbroken"))
+    return run, found
+
+
+@pytest.fixture(scope="module")
+def unbroken(watched):
+    return watched[0]
 
 
 def final(experiment, stage="adapt"):
@@ -283,25 +306,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         loop.train(broken, tmp_path)
 
 
-def test_a_run_goes_on_with_other_devices_and_workers(
-    config, unbroken, tmp_path, monkeypatch
-):
+def test_a_run_goes_on_with_other_devices_and_workers(config, watched, tmp_path):
     """The batches are the same; sums over them differ in their order."""
-    seen = []
-
-    def take(self, number, metrics, ids, original=Watch.take):
-        seen.append((number, ids["source"]))
-        original(self, number, metrics, ids)
-
-    monkeypatch.setattr(Watch, "take", take)
+    unbroken, both_stages = watched
     config = {**config, "stages": ("source",)}
-    loop.train(config, tmp_path / "alone")
-    alone, seen[:] = list(seen), []
-    with pytest.raises(Stopped, match="--max-steps after step 3 of source"):
-        loop.train(config, tmp_path / "run", Stop(max_steps=3))
     other = {**config, "num_devices": 8, "data": {**config["data"], "workers": 1}}
-    other = loop.train(other, tmp_path / "run")
-    assert seen == alone
+    with seen() as found:
+        with pytest.raises(Stopped, match="--max-steps after step 3 of source"):
+            loop.train(config, tmp_path / "run", Stop(max_steps=3))
+        other = loop.train(other, tmp_path / "run")
+    assert found == both_stages[:4]
     lines, found = logged(unbroken, "source"), logged(other, "source")
     assert lines[:3] == found[:3]
     chex.assert_trees_all_close(lines[3], found[3], rtol=2e-3, atol=1e-4)
@@ -338,13 +352,7 @@ def test_the_best_checkpoint_is_kept_and_reported(
 
 def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
     network = jax.device_get(unbroken.trained("source"))
-    info = {
-        "file": "mini.safetensors",
-        "layout": "lsr",
-        "preprocessing": "imagenet",
-        "arguments": config["model"],
-        "fresh": [],
-    }
+    info = saved.weight_info(config["model"])
     folder = tmp_path / "weights"
     convert.save(folder, convert.Imported(network.params, network.model_state, info))
     alone = {**config, "stages": ("adapt",)}

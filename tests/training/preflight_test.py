@@ -22,7 +22,7 @@ def test_anchors_are_read_before_the_stage_begins(config, tmp_path):
     preflight.anchors(experiment, "stage_1")  # makes its own
     path = tmp_path / "anchors.npz"
     config["stage_1"]["method"]["anchors"] = str(path)
-    with pytest.raises(InputError, match=r"^stage stage_1: method\.anchors .*FileNotF"):
+    with pytest.raises(InputError, match=r"^stage stage_1: method\.anchors .*No such"):
         preflight.check_stage(experiment, "stage_1")
 
     def write(classes):

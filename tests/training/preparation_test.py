@@ -113,7 +113,10 @@ def test_a_bad_image_is_skipped_in_its_place_or_ends_the_run():
         )
         return method_state
 
-    with pytest.raises(InputError, match="5: image: expected a PNG"):
+    with pytest.raises(
+        InputError,
+        match="5: image: expected an image file, found 6 bytes that are no PNG",
+    ):
         prepared(prepare, bad=(5, 10))
     places.clear()
     prepared(prepare, bad=(5, 10), on_bad_example="skip")
