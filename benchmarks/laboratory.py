@@ -19,6 +19,7 @@ STAGES = ("source", "adapt")
 STEPS = 8  # of a stage
 TABLES = ("metrics.json", "metrics.csv", "table.md", "table.tex")
 LIMIT = 300  # seconds of one process; more is a hang
+ORPHANED = 30  # seconds in which workers notice that their parent is gone
 STAGE = {"steps": STEPS, "log_every": 1, "checkpoint_every": 2}
 EVALUATION = {"selection": "source_val", "every": 4, "batchnorm_images": 8}
 
@@ -80,12 +81,32 @@ class Laboratory:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to a process of ours and its workers."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    """SIGKILL to a process of ours; its workers have to notice by themselves.
+
+    Raises:
+      RuntimeError: some of its workers outlived it; they are killed too.
+    """
+    process.kill()
     process.wait()
+    end = time.monotonic() + ORPHANED
+    while left := alive(process.pid):
+        if time.monotonic() > end:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise RuntimeError(f"processes {left} outlived their parent {process.pid}")
+        time.sleep(0.02)
+
+
+def alive(group: int) -> list[int]:
+    """Processes of a group that still run, where the system has ``/proc``."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, number = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # ended meanwhile
+            continue
+        if int(number) == group and state != "Z":
+            found.append(int(path.parent.name))
+    return found
 
 
 def events(workdir: Path, where: str) -> int:

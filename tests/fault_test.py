@@ -77,23 +77,10 @@ def test_25_kills_leave_no_trace(laboratory):
     assert found.differences == []
 
 
-def alive(group):
-    """Processes of a group that still run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(pgrp) == group and state != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
 def shared_memory(group):
     """Names in /dev/shm that processes of a group have mapped."""
     found = set()
-    for number in alive(group):
+    for number in processes.alive(group):
         try:
             maps = Path(f"/proc/{number}/maps").read_text()
         except OSError:
@@ -142,8 +129,7 @@ def test_a_run_survives_everything_one_after_the_other(laboratory):
     assert time.monotonic() - begin < SOON
     assert "continue with: python train.py --config=" in laboratory.output(workdir)
     assert not (workdir / "report").exists()
-    time.sleep(1)
-    assert alive(process.pid) == []
+    processes.kill(process)  # only asks whether a worker outlived it
     assert [name for name in mapped if Path(name).exists()] == []
 
     # A disk that takes no file of more than a megabyte: a checkpoint has larger ones.

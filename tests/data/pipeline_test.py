@@ -1,9 +1,11 @@
 import itertools
 import multiprocessing
+import os
 import pathlib
 import struct
 import time
 import zlib
+from multiprocessing import shared_memory
 
 import cv2
 import numpy as np
@@ -270,25 +272,38 @@ def test_a_run_that_cannot_start_says_why():
         take(1, source=None, target=None)
 
 
-def _wait_until_gone(paths):
-    """Others on the machine may own some of them, but nobody for long."""
-    deadline = time.monotonic() + 10
-    while any(path.exists() for path in paths):
-        assert time.monotonic() < deadline, paths
-        time.sleep(0.1)
+class Named(Records):
+    """Shared memory of a worker that reads it has a name of its own.
+
+    What else is in /dev/shm belongs to other runs on the machine.
+    """
+
+    def __init__(self, prefix, *arguments):
+        super().__init__(*arguments)
+        self.prefix = prefix
+
+    def __getitem__(self, index):
+        if multiprocessing.parent_process() is not None:
+            shared_memory._SHM_NAME_PREFIX = f"/{self.prefix}_"
+        return super().__getitem__(index)
 
 
 @pytest.mark.slow
 def test_workers_give_the_same_batches_and_leave_nothing_behind():
     alone = take(5)
+    prefix = f"lsr_{os.getpid()}"
+    source, target = (Named(prefix, x.name, x.count) for x in (SOURCE, TARGET))
     for workers in (1, 2):
-        with pipeline.train_batches(SOURCE, TARGET, workers=workers, **OPTIONS) as it:
+        with pipeline.train_batches(source, target, workers=workers, **OPTIONS) as it:
             taken = list(itertools.islice(it, 3))
-            in_flight = list(pathlib.Path("/dev/shm").glob("psm_*"))
+            assert list(pathlib.Path("/dev/shm").glob(f"{prefix}_*"))
         # Batches outlive the memory they came in, and nothing of it remains.
         same(taken, alone[:3])
         assert not multiprocessing.active_children()
-        _wait_until_gone(in_flight)
+        deadline = time.monotonic() + 10  # Grain deletes in a thread
+        while left := list(pathlib.Path("/dev/shm").glob(f"{prefix}_*")):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
     same(alone[3:], take(2, start_step=3, workers=1))
     bad = Records("bad", 5, at_2={"label": OTHER[..., 0]})
     with pytest.raises(errors.InputError, match=r"^bad/2: .* found 4x7") as caught:
