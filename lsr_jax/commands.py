@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lsr_jax.errors import InputError
+from lsr_jax.errors import InputError, one_line
 
 # What the machine refuses, whoever asks; and paths that nobody can write to.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -53,7 +53,7 @@ def code_of(error: Exception) -> int | None:
 
 def complain(error: Exception, code: int) -> int:
     """Print ``error`` on one line; returns ``code``."""
-    line = " ".join(str(error).split())
+    line = one_line(error)
     if isinstance(error, OSError) and error.errno in FULL:
         line += "; make room, then the same command continues"
     print(f"error: {line}", file=sys.stderr)

@@ -8,7 +8,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator
 
-from lsr_jax.errors import InputError
+from lsr_jax.errors import InputError, one_line
 
 LONGEST = 160  # characters of what is quoted
 
@@ -73,8 +73,3 @@ def reason(error: Exception) -> str:
 def quoted(found: object) -> str:
     """``repr``, no longer than a line can hold."""
     return f"{found!r:.{LONGEST}}"
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks: names of files may hold them."""
-    return " ".join(text.split())

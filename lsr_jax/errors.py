@@ -1,4 +1,4 @@
-"""The one exception that a user causes and can repair."""
+"""What a user reads when a run cannot go on, always one line."""
 
 
 class InputError(Exception):
@@ -14,3 +14,8 @@ class TrainingError(Exception):
 
     The message is one line; the scripts print it after ``error:`` and exit with code 1.
     """
+
+
+def one_line(text: object) -> str:
+    """The text of an error without line breaks: names of files may hold them."""
+    return " ".join(str(text).split())

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from lsr_jax import convert, models, placement
 from lsr_jax.data import augment
 from lsr_jax.errors import InputError
-from lsr_jax.training import checkpoint, selection, workdir
+from lsr_jax.training import checkpoint, kept, selection, workdir
 from lsr_jax.types import PyTree
 
 CHECKPOINTS = "checkpoints"
@@ -120,24 +120,17 @@ def find(name: str, *, step: int | None = None) -> Place:
         return _kept(path / stage / CHECKPOINTS, step, name)
     if named:
         raise InputError(f"{name}: expected a workdir before ':', found no config.json")
-    if path.name.isdigit() and path.is_dir() and not kept_steps(path):
+    if kept.is_step(path) and path.is_dir() and not kept.steps(path):
         if step not in (None, int(path.name)):
             raise InputError(f"{name}: is one checkpoint, found step {step} beside it")
         return _kept(path.parent, int(path.name), name)
     for folder in (path / CHECKPOINTS, path):
-        if kept_steps(folder):
+        if kept.steps(folder):
             return _kept(folder, step, name)
     raise InputError(
         f"{name}: expected a workdir, a stage, a checkpoint or a weight file, found "
         f"{'none of them' if path.exists() else 'nothing'}; train first or check the path"
     )
-
-
-def kept_steps(folder: Path) -> list[int]:
-    """The steps whose checkpoints lie in a folder, in order."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
 
 
 def load(
@@ -225,7 +218,7 @@ def finished(config: Mapping) -> dict:
 
 def _kept(folder: Path, step: int | None, name: str) -> Place:
     """The place of a kept step in a folder of checkpoints, with the run it belongs to."""
-    steps = kept_steps(folder)
+    steps = kept.steps(folder)
     if not steps:
         raise InputError(
             f"{name}: expected finished checkpoints in {folder}, found none"

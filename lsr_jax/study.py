@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lsr_jax import command_line, commands
-from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.errors import InputError, TrainingError, one_line
 from lsr_jax.training.stopping import Stop, Stopped
 
 
@@ -196,10 +196,10 @@ def attempt(run, errors: Mapping[Path, str], stop: Stop) -> str | None:
         print(f"{run.folder}:")
         loop.train(run.config, run.folder, stop, finish=report.write)
     except (InputError, TrainingError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     except Exception as error:  # a study of hours does not end at one cell
         traceback.print_exc()
-        text = " ".join(str(error).split())[:300]
+        text = one_line(error)[:300]
         return f"{type(error).__name__}: {text}"
     finally:
         jax.clear_caches()  # the next run compiles its own functions

@@ -10,7 +10,7 @@ import re
 from lsr_jax import decoding
 from lsr_jax.data import files, labels
 from lsr_jax.data.layouts import LABEL_FORMATS, LAYOUTS, Layout, Part
-from lsr_jax.errors import InputError
+from lsr_jax.errors import InputError, one_line
 
 SUFFIX = ".json"
 _IDS = {str(number): number for number in range(256)}
@@ -168,4 +168,4 @@ def _checked(path, found, known, prefix):
 
 def _wrong(path, key, expected, found):
     text = f"{path}: {key}: expected {expected}, found {decoding.quoted(found)}"
-    return InputError(decoding.one_line(f"{text}; see docs/your_data.md"))
+    return InputError(one_line(f"{text}; see docs/your_data.md"))

@@ -111,19 +111,29 @@ def both_domains(
     return source, target, model_state
 
 
-def max_square_term(
-    outputs: Outputs, images: jax.Array, *, ratio: float | None
+def sharpness(
+    outputs: Outputs,
+    images: jax.Array,
+    *,
+    ratio: float | None,
+    measure: Callable[..., jax.Array] = losses.max_squares,
+    divisor: str = "pixels_and_classes",
 ) -> jax.Array:
-    """`losses.max_squares` of the main head at image resolution.
+    """A loss on the main head's probabilities at image resolution, without labels.
 
-    ``ratio`` is the exponent of the image-wise class weights, None for none.
+    Args:
+      outputs: of the network on ``images``.
+      images: ``[B, H, W, 3]``.
+      ratio: exponent of the image-wise class weights, None for none.
+      measure: `losses.max_squares` or `losses.entropy`.
+      divisor: of it.
     """
     probabilities = upsampled_probabilities(outputs.logits, images)
     if ratio is None:
-        return losses.max_squares(probabilities)
+        return measure(probabilities, divisor=divisor)
     weights = losses.image_weights(
         jax.lax.stop_gradient(probabilities).argmax(axis=-1),
         num_classes=probabilities.shape[-1],
         ratio=ratio,
     )
-    return losses.max_squares(probabilities, weights)
+    return measure(probabilities, weights, divisor=divisor)

@@ -173,9 +173,7 @@ def make(
                 labels=target_label if by_class else None,
                 side=target_side,
             ),
-            "entropy": lambda: common.max_square_term(
-                target, images, ratio=entropy_ratio
-            ),
+            "entropy": lambda: common.sharpness(target, images, ratio=entropy_ratio),
         }
         total, metrics = common.weighted(terms, weights)
         metrics |= diagnostics.prototypes(*smoothed)

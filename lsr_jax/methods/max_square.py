@@ -14,8 +14,9 @@ from lsr_jax import diagnostics, losses, pseudo_labels, resample
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method
 
+MEASURES = {"max_square": losses.max_squares, "entropy": losses.entropy}
 CHOICES = {
-    "kind": ("max_square", "entropy", "hard"),
+    "kind": (*MEASURES, "hard"),
     "divisor": ("pixels_and_classes", "pixels"),
 }
 PRESETS = {
@@ -72,28 +73,31 @@ def make(
         source, target, model_state = common.both_domains(params, batch, ctx)
         images = batch.target.image
 
+        def confident():
+            main = common.upsampled_probabilities(target.logits, images)
+            label = pseudo_labels.thresholded(main, threshold=threshold)
+            return on_labels(target.logits, label)
+
         def guide():
             pair = (target.logits, target.aux_logits)
             main, second = (common.upsampled_probabilities(z, images) for z in pair)
             label = pseudo_labels.thresholded(main, second, threshold=threshold)
-            logits = resample.bilinear(target.aux_logits, images.shape[1:3])
-            kept = diagnostics.pseudo_labels(
-                label, num_classes=logits.shape[-1], rule="guidance"
+            return on_labels(target.aux_logits, label, rule="guidance")
+
+        def sharpen():
+            return common.sharpness(
+                target,
+                images,
+                ratio=image_weighting,
+                measure=MEASURES[kind],
+                divisor=divisor,
             )
-            return losses.cross_entropy(logits, label), kept
 
         terms = {
             "segmentation": lambda: common.segmentation(
                 source, batch.source, auxiliary=auxiliary
             ),
-            "entropy": lambda: target_term(
-                target.logits,
-                images,
-                kind=kind,
-                ratio=image_weighting,
-                divisor=divisor,
-                threshold=threshold,
-            ),
+            "entropy": confident if kind == "hard" else sharpen,
             "guidance": guide,
         }
         total, metrics = common.weighted(terms, weights)
@@ -102,27 +106,10 @@ def make(
     return Method(common.stateless, loss, heads=common.heads(max(auxiliary, guidance)))
 
 
-def target_term(
-    logits: jax.Array,
-    images: jax.Array,
-    *,
-    kind: str,
-    ratio: float | None,
-    divisor: str,
-    threshold: float,
-) -> common.Term:
-    """``L_T`` of `make` from logits ``[B, h, w, C]`` on images ``[B, H, W, 3]``."""
-    num_classes = logits.shape[-1]
-    probabilities = common.upsampled_probabilities(logits, images)
-    if kind == "hard":
-        label = pseudo_labels.thresholded(probabilities, threshold=threshold)
-        value = losses.cross_entropy(
-            resample.bilinear(logits, images.shape[1:3]), label
-        )
-        return value, diagnostics.pseudo_labels(label, num_classes=num_classes)
-    sharpen = losses.max_squares if kind == "max_square" else losses.entropy
-    if ratio is None:
-        return sharpen(probabilities, divisor=divisor)
-    label = jax.lax.stop_gradient(probabilities).argmax(axis=-1)
-    weights = losses.image_weights(label, num_classes=num_classes, ratio=ratio)
-    return sharpen(probabilities, weights, divisor=divisor)
+def on_labels(logits: jax.Array, label: jax.Array, **rule: str) -> common.Term:
+    """Cross-entropy of logits ``[B, h, w, C]`` on labels ``[B, H, W]`` made by the network.
+
+    Beside it what became of the labels, see `diagnostics.pseudo_labels` for ``rule``.
+    """
+    kept = diagnostics.pseudo_labels(label, num_classes=logits.shape[-1], **rule)
+    return losses.cross_entropy(resample.bilinear(logits, label.shape[1:]), label), kept

@@ -163,9 +163,7 @@ def make(
                 exponent=sparsity_exponent,
                 reduce=reduce,
             ),
-            "entropy": lambda: common.max_square_term(
-                target, images, ratio=entropy_ratio
-            ),
+            "entropy": lambda: common.sharpness(target, images, ratio=entropy_ratio),
         }
         total, metrics = common.weighted(terms, weights)
         if metrics.keys() & EMBEDDED:

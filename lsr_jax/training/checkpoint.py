@@ -11,8 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from lsr_jax.errors import InputError
-from lsr_jax.training import content, distributed, refusals
-from lsr_jax.training.kept import Kept
+from lsr_jax.training import content, distributed, kept, refusals
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import PyTree
 
@@ -35,7 +34,7 @@ class Checkpointer:
           read_only: leaves everything as it is: another process may be saving.
         """
         self.folder = folder.absolute()
-        self._kept = Kept(keep_every)
+        self._kept = kept.Kept(keep_every)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
             create=not read_only,
@@ -59,10 +58,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """The steps that have a folder, in order, whatever it holds."""
-        if not self.folder.is_dir():
-            return []
-        names = (path.name for path in self.folder.iterdir())
-        return sorted(int(x) for x in names if x.isdecimal() and x == str(int(x)))
+        return kept.steps(self.folder)
 
     def save(self, step: int, state: TrainState, facts: Mapping) -> None:
         """Start saving.
@@ -113,6 +109,8 @@ class Checkpointer:
             return None
         result, passed_over = found
         if passed_over:
+            for step in passed_over:
+                self._kept.best.pop(step, None)  # its number comes again
             if distributed.is_main():
                 self._set_aside(passed_over)
             distributed.wait("damaged checkpoints are set aside")
@@ -179,7 +177,6 @@ class Checkpointer:
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Moves checkpoints to where nobody looks for one."""
         for step in steps:
-            self._kept.best.pop(step, None)  # its number comes again
             target = self.folder.parent / DAMAGED / str(step)
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(exist_ok=True)

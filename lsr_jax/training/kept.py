@@ -1,8 +1,21 @@
-"""Which checkpoints of a stage are kept."""
+"""Which checkpoints of a stage are kept, and which a folder holds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps that have a folder, in order, whatever it holds."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if is_step(path))
+
+
+def is_step(path: Path) -> bool:
+    """Whether a path has a name that a checkpoint is given."""
+    return path.name.isdecimal() and path.name == str(int(path.name))
 
 
 class Kept:

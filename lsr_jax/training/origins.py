@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lsr_jax import convert
 from lsr_jax.errors import InputError
-from lsr_jax.training import workdir
+from lsr_jax.training import kept, workdir
 
 
 def check_order(config: Mapping) -> None:
@@ -95,10 +95,10 @@ def find_checkpoints(path: Path, *, key: str = "init_from") -> tuple[Path, int |
     """
     if (path / "config.json").is_file():
         path = path / workdir.read_config(path)["stages"][-1]
-    if path.name.isdigit() and (path / "state").is_dir():
+    if kept.is_step(path) and (path / "state").is_dir():
         return path.parent, int(path.name)
     for folder in (path / "checkpoints", path):
-        if folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir()):
+        if kept.steps(folder):
             return folder, None
     files = "" if key.endswith("labeller") else "a weight file, "
     raise InputError(

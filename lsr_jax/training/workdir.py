@@ -15,11 +15,13 @@ from typing import TextIO
 
 import jax
 
-from lsr_jax import commands, writing
+from lsr_jax import commands, decoding, writing
 from lsr_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 LOCK = ".lock"
+CONFIG = ("the config of a run", "restore it")
+MANIFEST = ("the manifest of a run", "restore it")
 # Keys that may change when a run goes on: the batches stay the same.
 FREE = ("num_devices", "cpu_devices", "data.workers")
 
@@ -125,7 +127,7 @@ def take(lock: TextIO, workdir: Path) -> None:
 
 def check_same(path: Path, config: dict) -> None:
     """Raise InputError naming the first key in which the folder's config differs."""
-    found = flatten(read_json(path))
+    found = flatten(decoding.read_json(path, *CONFIG))
     wanted = flatten(config)
     for key in sorted((found.keys() | wanted.keys()) - set(FREE)):
         if found.get(key) != wanted.get(key):
@@ -156,7 +158,7 @@ def read_config(workdir: Path) -> dict:
             f"workdir {workdir}: no run found: {path.name} is missing; start one with "
             "train.py"
         )
-    return read_json(path)
+    return decoding.read_json(path, *CONFIG)
 
 
 def manifest(workdir: Path) -> dict:
@@ -165,22 +167,7 @@ def manifest(workdir: Path) -> dict:
     Raises:
       InputError: it is missing or damaged.
     """
-    return read_json(workdir / "manifest.json", "manifest")
-
-
-def read_json(path: Path, kind: str = "config") -> dict:
-    """The content of a file of this ``kind``, a table.
-
-    Raises:
-      InputError: it is damaged.
-    """
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a {kind}: {error}; restore it") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: not a {kind}: expected a table; restore it")
-    return found
+    return decoding.read_json(workdir / "manifest.json", *MANIFEST)
 
 
 def environment() -> dict:

@@ -46,7 +46,9 @@ def test_recorded_rows_name_their_command(tmp_path):
 def test_a_damaged_manifest_is_named(tmp_path):
     rows.write(tmp_path / "report" / "metrics.json", [])
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"manifest\.json: not a manifest"):
+    with pytest.raises(
+        InputError, match=r"manifest\.json: expected the manifest of a run, found"
+    ):
         record.record(tmp_path)
 
 

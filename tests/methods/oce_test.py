@@ -160,9 +160,7 @@ def test_two_steps_by_hand(
             outputs, shrunk, old, distance=distance, reduce=reduce, momentum=momentum
         )
         terms["segmentation"] = common.segmentation(outputs[0], batch.source)
-        terms["entropy"] = common.max_square_term(
-            outputs[1], batch.target.image, ratio=0.2
-        )
+        terms["entropy"] = common.sharpness(outputs[1], batch.target.image, ratio=0.2)
         terms |= health(shrunk[0][1], old)
         assert terms.keys() == aux.metrics.keys()
         for name, value in terms.items():

@@ -38,7 +38,9 @@ def test_devices_and_workers_may_change(tmp_path):
 def test_a_damaged_config_is_named(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     for call in (workdir.check, lambda path, _: workdir.read_config(path)):
-        with pytest.raises(InputError, match=r"config\.json: not a config"):
+        with pytest.raises(
+            InputError, match=r"config\.json: expected the config of a run, found"
+        ):
             call(tmp_path, CONFIG)
 
 
