@@ -169,5 +169,8 @@ def results(workdir: Path) -> dict:
             found[f"{stage}, arrays of the best"] = json.loads(chosen.read_text())[
                 "arrays"
             ]
+        labels = folder / relabelled.FOLDER / relabelled.HASHES
+        if labels.is_file():
+            found[f"{stage}, pseudo-labels"] = labels.read_bytes()
         found[f"{stage}, metrics.jsonl"] = (folder / "metrics.jsonl").read_bytes()
     return found

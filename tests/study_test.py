@@ -26,6 +26,7 @@ BASE = {
     "max_square": 0.33,
     "lsr": 0.35,
     "target_only": 0.50,
+    "bdl": 0.40,
 }
 
 
@@ -64,17 +65,17 @@ def house(monkeypatch):
             pass  # config.json and manifest.json are all that is wanted
         finish(Experiment(config, folder))
 
-    def write(experiment):
-        stage, config = experiment.config["stages"][-1], experiment.config
+    def of_stage(config, stage):
         method, seed = config[stage]["method"], config["seed"]
-        share = BASE[method["name"]] + 0.01 * seed
+        last = config["stages"][-1]
+        share = BASE[method["name"]] + 0.01 * seed - 0.1 * (stage != last)
         share -= 0.02 * (method.get("perpendicularity") == 0)
         steps = config[stage]["steps"]
         reported = {"step": steps, "selection": "last"}
         if house.chosen:
             reported = {"step": house.chosen, "selection": "source_val"}
             reported["newest"] = steps
-        found = [
+        return [
             rows.make(
                 # Hits over hits and both kinds of misses: the share asked for.
                 [[200 * share, 100 - 100 * share], [100 - 100 * share, 200 * share]],
@@ -92,6 +93,10 @@ def house(monkeypatch):
             for domain in ("target", "source")
             for bn in ("running", "target")
         ]
+
+    def write(experiment):
+        stages = experiment.config["stages"]
+        found = [row for stage in stages for row in of_stage(experiment.config, stage)]
         rows.write(experiment.workdir / "report" / "metrics.json", found)
         (experiment.workdir / "report" / "index.html").write_text("")
 
@@ -137,6 +142,7 @@ def test_two_methods_two_seeds_then_nothing_to_do(house, tmp_path, capsys):
     assert page.count("data:image/png") == 2
     assert (folder / "study.tex").read_text().count("tabular}") == 8
     assert (folder / "methods.svg").exists()
+    assert "Stages" not in page
 
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     house.trained = ()
@@ -146,6 +152,20 @@ def test_two_methods_two_seeds_then_nothing_to_do(house, tmp_path, capsys):
     changed = [p.name for p in before if before[p] != after[p]]
     assert changed == []
     assert "finished" in capsys.readouterr().out
+
+
+def test_stages_of_one_method_stand_beside_each_other(house, tmp_path):
+    assert run(tmp_path, "--methods", "source_only,bdl", "--seeds", "0,1") == 0
+    text = (tmp_path / "study" / "study.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| bdl")]
+    # Means and differences: of the last stage alone.
+    assert [line.split("|")[1].strip() for line in lines[:2]] == ["bdl", "bdl"]
+    rounds = [line for line in lines if line.startswith("| bdl, ")]
+    names = [line.split("|")[1].strip() for line in rounds]
+    assert names == ["bdl, adversarial", "bdl, round_1", "bdl, round_2"]
+    assert ["30.5 ± 0.7" in line for line in rounds] == [True, True, False]
+    assert "40.5 ± 0.7" in rounds[-1]
+    assert ">Stages</" in (tmp_path / "study" / "index.html").read_text()
 
 
 def test_a_checkpoint_that_a_rule_chose_is_compared_and_finished(house, tmp_path):

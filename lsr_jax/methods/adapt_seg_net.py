@@ -9,6 +9,8 @@ with p the class probabilities of a head, and L cross-entropy or the squared err
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 
 from lsr_jax import resample
@@ -28,9 +30,11 @@ PRESETS = {
 
 def make(
     *,
+    segmentation: float = 1.0,
     adversarial: float = 0.001,
     auxiliary_adversarial: float = 0.0002,
     auxiliary: float = 0.1,
+    discriminator: float = 0.5,
     kind: str = "cross_entropy",
     space: str = "output",
 ) -> Method:
@@ -42,9 +46,11 @@ def make(
     than 32 cells, it is enlarged to 32 (align-corners), so that a logit is left.
 
     Args:
+      segmentation: weight of the source's cross-entropy, of both heads.
       adversarial: weight of the network's adversarial loss on the main head.
       auxiliary_adversarial: weight of the same on the second head.
-      auxiliary: weight of the second head's cross-entropy.
+      auxiliary: weight of the second head's cross-entropy, beside ``segmentation``.
+      discriminator: factor on each discriminator's loss; 0 leaves it as it was drawn.
       kind: "cross_entropy", or "least_squares" (``--gan LS``).
       space: what a discriminator sees: the "output", softmax maps at image resolution
         (``train_gta2cityscapes_multi.py``), or the "feature" map.
@@ -69,15 +75,14 @@ def make(
         size = tuple(max(side, game.SMALLEST) for side in cells)
         return resample.bilinear(outputs.features, size)
 
-    weights = {"main": adversarial, "aux": auxiliary_adversarial}
-    if space == "feature":
-        return game.aligned(
-            features,
-            adversarial=weights,
-            auxiliary=auxiliary,
-            kind=kind,
-            channels=lambda spec: spec.feature_dim,
-        )
-    return game.aligned(
-        predictions, adversarial=weights, auxiliary=auxiliary, kind=kind
+    aligned = partial(
+        game.aligned,
+        adversarial={"main": adversarial, "aux": auxiliary_adversarial},
+        auxiliary=auxiliary,
+        segmentation=segmentation,
+        discriminator=discriminator,
+        kind=kind,
     )
+    if space == "feature":
+        return aligned(features, channels=lambda spec: spec.feature_dim)
+    return aligned(predictions)

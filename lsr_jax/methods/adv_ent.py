@@ -20,9 +20,11 @@ PRESETS = {"single": {"auxiliary": 0.0, "auxiliary_adversarial": 0.0}}
 
 def make(
     *,
+    segmentation: float = 1.0,
     adversarial: float = 0.001,
     auxiliary_adversarial: float = 0.0002,
     auxiliary: float = 0.1,
+    discriminator: float = 0.5,
 ) -> Method:
     """The multi-level objective; the preset "single" has one head.
 
@@ -30,9 +32,11 @@ def make(
     channels (``train_UDA.py::train_advent``).
 
     Args:
+      segmentation: weight of the source's cross-entropy, of both heads.
       adversarial: weight of the network's adversarial loss on the main head.
       auxiliary_adversarial: weight of the same on the second head.
-      auxiliary: weight of the second head's cross-entropy.
+      auxiliary: weight of the second head's cross-entropy, beside ``segmentation``.
+      discriminator: factor on each discriminator's loss; 0 leaves it as it was drawn.
     """
 
     def view(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:
@@ -43,4 +47,6 @@ def make(
         view,
         adversarial={"main": adversarial, "aux": auxiliary_adversarial},
         auxiliary=auxiliary,
+        segmentation=segmentation,
+        discriminator=discriminator,
     )

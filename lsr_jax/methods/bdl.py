@@ -12,7 +12,9 @@ from lsr_jax.types import Aux, Method
 
 def make(
     *,
+    segmentation: float = 1.0,
     adversarial: float = 0.001,
+    discriminator: float = 0.5,
     self_training: float = 1.0,
     portion: float = 0.5,
     cap: float = 0.9,
@@ -24,16 +26,18 @@ def make(
     pseudo-labels are written once, before step 0, by the stage's labeller (``SSL.py``).
 
     Args:
+      segmentation: weight of the source's cross-entropy.
       adversarial: ``a``; 0 builds no discriminator.
+      discriminator: factor on the discriminator's loss; 0 leaves it as it was drawn.
       self_training: ``s``; 0 is the stage before the first round, without pseudo-labels.
       portion: of the pixels of a class that get no label, see
         `self_training.class_thresholds`.
       cap: the largest threshold.
     """
     weights = {
-        "segmentation": 1.0,
+        "segmentation": segmentation,
         "adversarial": adversarial,
-        "discriminator": 0.5 if adversarial != 0 else 0.0,
+        "discriminator": discriminator if adversarial != 0 else 0.0,
         "self_training": self_training,
     }
 

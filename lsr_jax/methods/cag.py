@@ -38,6 +38,7 @@ TARGET_TERMS = ("anchor_labels", "probability_labels", "distance_target")
 
 def make(
     *,
+    segmentation: float = 1.0,
     anchor_labels: float = 0.5,
     probability_labels: float = 0.5,
     distance_source: float = 0.7,
@@ -57,6 +58,7 @@ def make(
     resolution of the features (CAG_UDA ``models/adaptation_model.py``).
 
     Args:
+      segmentation: weight of the source's cross-entropy.
       anchor_labels: weight of ``CE(target, y_a)``.
       probability_labels: weight of ``CE(target, y_p)``.
       distance_source: weight of ``D_s``, with the true labels.
@@ -76,7 +78,7 @@ def make(
             f"{distance_of!r}"
         )
     weights = {
-        "segmentation": 1.0,
+        "segmentation": segmentation,
         "anchor_labels": anchor_labels,
         "probability_labels": probability_labels,
         "distance_source": distance_source,

@@ -27,7 +27,9 @@ PRESETS = {
 
 def make(
     *,
+    segmentation: float = 1.0,
     adversarial: float = 0.001,
+    discriminator: float = 1.0,
     weight_discrepancy: float = 0.01,
     strength: float = 40.0,
     epsilon: float = 0.4,
@@ -41,8 +43,10 @@ def make(
     Preheating and damping are those of ``CLAN_train.py`` in both presets.
 
     Args:
+      segmentation: weight of the source's loss, of both heads.
       adversarial: weight of the network's adversarial loss. With 0 there is no
         discriminator.
+      discriminator: factor on the discriminator's loss; 0 leaves it as it was drawn.
       weight_discrepancy: weight of `losses.weight_discrepancy` of the heads; the
         released code doubles the paper's 0.01.
       strength: lambda_local, 40 for GTA5, 10 for SYNTHIA.
@@ -78,10 +82,10 @@ def make(
         )
         fade = 1 if horizon is None else losses.damping(ctx.step, horizon=horizon)
         weights = {
-            "segmentation": 1.0,
+            "segmentation": segmentation,
             "adversarial": adversarial and adversarial * fade,
             "weight_discrepancy": weight_discrepancy and weight_discrepancy * fade,
-            "discriminator": float(adversarial != 0),
+            "discriminator": discriminator if adversarial != 0 else 0.0,
         }
         terms = {
             "segmentation": lambda: common.segmentation(

@@ -38,6 +38,7 @@ PRESETS = {
 
 def make(
     *,
+    segmentation: float = 1.0,
     mixed: float = 1.0,
     confidence: float = 0.968,
     teacher_momentum: float = 0.99,
@@ -52,6 +53,7 @@ def make(
     """``L = CE(source) + mixed * CE(mixed image)``; defaults are the released code's.
 
     Args:
+      segmentation: weight of the source's cross-entropy.
       mixed: lambda_M. At 0 the mixed image still passes through the network.
       confidence: of the teacher, from which a pixel counts into the share.
       teacher_momentum: ceiling of the weight of the old teacher, see `mean_teacher.average`; 0 makes
@@ -69,7 +71,7 @@ def make(
       InputError: unknown ``share``.
     """
     common.check_choice("share", share, SHARES)
-    weights = {"segmentation": 1.0, "mixed": mixed}
+    weights = {"segmentation": segmentation, "mixed": mixed}
 
     def init(key, params, model_state, spec):
         del key, spec

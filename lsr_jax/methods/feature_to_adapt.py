@@ -35,7 +35,9 @@ def make(
     norm_delta: float = 0.12,
     norm_rate: float = 1.5,
     norm_reference: str = "current",
+    segmentation: float = 1.0,
     adversarial: float = 0.001,
+    discriminator: float = 1.0,
     weight_discrepancy: float = 0.018,
     strength: float = 40.0,
     epsilon: float = 0.4,
@@ -57,7 +59,9 @@ def make(
       norm_delta: Delta_r, in units of the norm.
       norm_rate: its damping, see `added.norm`: negative from step 100,000 on.
       norm_reference: "current" or "previous", see `added.norm`.
-      adversarial: see `clan.make`, as are the others.
+      segmentation: see `clan.make`, as are the others.
+      adversarial: weight of the network's adversarial loss.
+      discriminator: factor on the discriminator's loss; 0 leaves it as it was drawn.
       weight_discrepancy: twice 0.009 in the code.
       strength: lambda_local.
       epsilon: the adversarial weight where the heads agree.
@@ -70,7 +74,9 @@ def make(
       InputError: an unknown reference.
     """
     method = clan.make(
+        segmentation=segmentation,
         adversarial=adversarial,
+        discriminator=discriminator,
         weight_discrepancy=weight_discrepancy,
         strength=strength,
         epsilon=epsilon,

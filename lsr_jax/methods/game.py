@@ -90,25 +90,31 @@ def aligned(
     *,
     adversarial: Mapping[str, float],
     auxiliary: float,
+    segmentation: float,
+    discriminator: float,
     kind: str = "cross_entropy",
     channels: Callable[[BatchSpec], int] = lambda spec: spec.num_classes,
 ) -> Method:
     """One discriminator for each level whose maps are aligned: AdaptSegNet and ADVENT.
 
-    ``L = CE(main) + auxiliary CE(aux) + sum_k adversarial_k L(D_k(t_k), source)
-    + sum_k 1/2 [L(D_k(s_k), source) + L(D_k(t_k), target)]``.
+    ``L = segmentation [CE(main) + auxiliary CE(aux)]
+    + sum_k adversarial_k L(D_k(t_k), source)
+    + discriminator sum_k [L(D_k(s_k), source) + L(D_k(t_k), target)]``.
 
     Args:
       view: ``(outputs, images, level) -> [B, H, W, K]``, what a discriminator sees.
       adversarial: weights of the levels "main" and "aux".
       auxiliary: weight of the second head's cross-entropy on the source.
+      segmentation: weight of both heads' cross-entropy.
+      discriminator: factor on every discriminator's loss.
       kind: of `losses.domain_loss`.
       channels: ``K``.
     """
     levels = {level: weight for level, weight in adversarial.items() if weight != 0}
-    weights = {"segmentation": 1.0}
+    weights = {"segmentation": segmentation}
     for level, weight in levels.items():
-        weights |= {f"adversarial_{level}": weight, f"discriminator_{level}": 0.5}
+        weights[f"adversarial_{level}"] = weight
+        weights[f"discriminator_{level}"] = discriminator
 
     def init_discriminators(key, params, model_state, spec):
         del params, model_state

@@ -32,6 +32,7 @@ class LSRState(NamedTuple):
 
 def make(
     *,
+    segmentation: float = 1.0,
     clustering: float = 0.1,
     perpendicularity: float = 0.2,
     norm: float = 0.025,
@@ -54,6 +55,7 @@ def make(
     """The LSR objective; defaults are the paper's terms with the README's weights.
 
     Args:
+      segmentation: weight of the source's cross-entropy.
       clustering: lambda_C, eq. 5 on both domains, averaged over all C classes as the
         equation is written (and the code runs).
       perpendicularity: lambda_P, eq. 6.
@@ -88,7 +90,7 @@ def make(
         norm_target=norm_target,
     )
     weights = {
-        "segmentation": 1.0,
+        "segmentation": segmentation,
         "clustering_source": clustering,
         "clustering_target": clustering,
         "perpendicularity": perpendicularity,

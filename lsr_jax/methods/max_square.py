@@ -35,6 +35,7 @@ PRESETS = {
 
 def make(
     *,
+    segmentation: float = 1.0,
     kind: str = "max_square",
     entropy: float = 0.1,
     image_weighting: float | None = 0.2,
@@ -46,6 +47,7 @@ def make(
     """``L = CE(source) + entropy * L_T(target)``, and what the second head adds.
 
     Args:
+      segmentation: weight of the source's cross-entropy, of both heads.
       kind: of ``L_T``, at image resolution: "max_square", `losses.max_squares`;
         "entropy", `losses.entropy`; "hard", cross-entropy on the confident arg-max.
       entropy: lambda_T, the weight of ``L_T``.
@@ -67,7 +69,11 @@ def make(
     """
     for key, value in (("kind", kind), ("divisor", divisor)):
         common.check_choice(key, value, CHOICES[key])
-    weights = {"segmentation": 1.0, "entropy": entropy, "guidance": guidance}
+    weights = {
+        "segmentation": segmentation,
+        "entropy": entropy,
+        "guidance": guidance,
+    }
 
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)

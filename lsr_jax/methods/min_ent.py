@@ -16,6 +16,7 @@ PRESETS = {"single": {"auxiliary": 0.0, "auxiliary_entropy": 0.0}}
 
 def make(
     *,
+    segmentation: float = 1.0,
     entropy: float = 0.001,
     auxiliary_entropy: float = 0.0002,
     auxiliary: float = 0.1,
@@ -25,13 +26,14 @@ def make(
     The released loop (``train_UDA.py::train_minent``) only runs with two heads.
 
     Args:
+      segmentation: weight of the source's cross-entropy, of both heads.
       entropy: weight of `losses.normalised_entropy` of the main head at image
         resolution.
       auxiliary_entropy: weight of the same of the second head.
       auxiliary: weight of the second head's cross-entropy.
     """
     weights = {
-        "segmentation": 1.0,
+        "segmentation": segmentation,
         "entropy_main": entropy,
         "entropy_aux": auxiliary_entropy,
     }

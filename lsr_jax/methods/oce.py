@@ -45,6 +45,7 @@ EMBEDDED = {
 
 def make(
     *,
+    segmentation: float = 1.0,
     clustering: float = 0.02,
     contraction_source: float = 1.0,
     contraction_target: float = 1.0,
@@ -72,6 +73,7 @@ def make(
     that exist, its sparsity ``2,048`` channels times these.
 
     Args:
+      segmentation: weight of the source's cross-entropy.
       clustering: lambda_C of the three clustering terms.
       contraction_source: factor on lambda_C, of `losses.contraction` on the source.
       contraction_target: the same on the target.
@@ -111,7 +113,7 @@ def make(
         common.check_choice(key, value, CHOICES[key])
     rules = ("bilinear", "nearest") if labels == "both" else (labels,)
     weights = {
-        "segmentation": 1.0,
+        "segmentation": segmentation,
         "contraction_source": clustering * contraction_source,
         "contraction_target": clustering * contraction_target,
         "spacing": -clustering * spacing,

@@ -33,6 +33,7 @@ MEASURES = ("sliced_wasserstein", "absolute")
 
 def make(
     *,
+    segmentation: float = 1.0,
     discrepancy: float = 1.0,
     measure: str = "sliced_wasserstein",
     directions: int = 128,
@@ -40,6 +41,7 @@ def make(
     """``L = CE(head 1) + CE(head 2) + discrepancy * D(target)``, scaled as above.
 
     Args:
+      segmentation: weight of the source's cross-entropy, of both heads.
       discrepancy: lambda. No weight is published, and 1 is none: ``D`` falls with the
         number of classes (some 1e-3 for 19, where MCD has 0.06), so this is to be
         chosen for the data at hand. 0 leaves the doubled gradients of the heads.
@@ -51,7 +53,7 @@ def make(
       InputError: unknown ``measure``.
     """
     common.check_choice("measure", measure, MEASURES)
-    weights = {"segmentation": 1.0, "discrepancy": discrepancy}
+    weights = {"segmentation": segmentation, "discrepancy": discrepancy}
 
     def loss(params, state, batch, ctx):
         on_source, on_target = opponents(params["model"])

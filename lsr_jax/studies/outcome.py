@@ -44,12 +44,13 @@ def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -
     Raises:
       InputError: the report of a finished cell is missing or damaged.
     """
-    everything, compared = measured(results)
+    everything, compared, stepwise = measured(results)
     controls = comparison.controls(comparison.labels(compared), ablated)
     scores = reported(results)
     split = results[0].cell.run.config["data"]["target"]["val"]
     methods = tables.means(compared, scores, split)
     methods += tables.differences(compared, controls)
+    stages = tables.means(stepwise, {}, split)
     classes = tables.by_class(compared)
     facts = workdir.environment()
     study = {
@@ -66,14 +67,18 @@ def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -
     rows.write(folder / "metrics.json", everything)
     writing.text(folder / "study.json", workdir.to_json(without_nan(study)))
     writing.text(folder / "study.csv", rows.to_csv(everything))
-    writing.text(folder / "study.tex", formats.latex([*methods, *classes]))
+    writing.text(folder / "study.tex", formats.latex([*methods, *stages, *classes]))
     drawn = pictures.draw(compared, controls, ablated, folder)
-    writing.text(folder / "study.md", markdown(results, facts, methods, drawn, classes))
+    writing.text(
+        folder / "study.md",
+        markdown(results, facts, methods, drawn, [*stages, *classes]),
+    )
     sections = (
         page.Section("Methods", methods),
         page.Section(
             "Figures", (), [(folder / name, text) for name, text in drawn.items()]
         ),
+        *([page.Section("Stages", stages)] if stages else []),
         page.Section("By class", classes),
     )
     title = f"lsr_jax study: {folder.resolve().name}"
@@ -82,22 +87,42 @@ def write(results: Sequence[Result], folder: Path, ablated: str | None = None) -
     return formats.terminal(methods)
 
 
-def measured(results: Sequence[Result]) -> tuple[list[Row], list[Row]]:
-    """Every row of the finished cells with ``line``, and those that are compared.
+class Measured(NamedTuple):
+    """Rows of the finished cells with ``line``.
 
-    Compared is what this run measured of the last stage, with the checkpoint that it
-    reports, in the order of the lines; the others stand in the order of the cells.
-    Ratios to an oracle (ASR) are to that of the same seed, if the study has one.
+    Attributes:
+      everything: in the order of the cells.
+      compared: what this run measured of the last stage, with the checkpoint that it
+        reports, in the order of the lines. Ratios to an oracle (ASR) are to that of the
+        same seed, if the study has one.
+      stages: the same of every stage of lines with several, as ``LINE, STAGE``.
     """
+
+    everything: list[Row]
+    compared: list[Row]
+    stages: list[Row]
+
+
+def measured(results: Sequence[Result]) -> Measured:
+    """What the reports of the finished cells hold."""
     lines = list(dict.fromkeys(result.cell.label for result in results))
-    everything, compared = [], []
+    everything, compared, stages = [], [], []
     for cell in (result.cell for result in results if result.status == "finished"):
         found = rows.read(cell.run.folder / "report" / "metrics.json")
         found = [{**row, "line": cell.label} for row in found]
         everything += found
         compared += [row for row in found if final(row, cell)]
+        order = cell.run.config["stages"]
+        if len(order) > 1:
+            stages += [
+                {**row, "line": f"{cell.label}, {row['stage']}"}
+                for row in sorted(
+                    filter(own, found), key=lambda row: order.index(row["stage"])
+                )
+            ]
     compared = beside_oracles(compared)
-    return everything, sorted(compared, key=lambda row: lines.index(row["line"]))
+    compared.sort(key=lambda row: lines.index(row["line"]))
+    return Measured(everything, compared, stages)
 
 
 def beside_oracles(found: Sequence[Row]) -> list[Row]:

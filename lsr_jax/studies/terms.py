@@ -1,4 +1,4 @@
-"""Which keywords of a method are weights of terms, found by asking its loss."""
+"""Which keywords of a method weigh a term that it adds, found by asking its loss."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from lsr_jax.models import Model
 from lsr_jax.training import build
 from lsr_jax.types import Batch, BatchSpec, Context, Method, Pixels, PyTree
 
+# Nothing that a method adds: what it starts from, and its opponent's own loss.
+GIVEN = ("segmentation", "discriminator")
+
 
 def weights(config: Mapping, stage: str) -> tuple[str, ...]:
-    """The keywords of a stage's method that weigh a term, by the alphabet.
+    """The keywords of a stage's method that weigh a term of its own, by the alphabet.
 
     A keyword is such a weight if the loss reports fewer terms once it is 0. One that is
     0 already removes nothing, and one that cannot be 0 is none. Nothing is computed:
@@ -32,7 +35,7 @@ def weights(config: Mapping, stage: str) -> tuple[str, ...]:
     network = traceable(models.build(**config["model"]))
     full = reported(build.method(config, stage), network)
     found = []
-    for keyword in sorted(numeric(config[stage]["method"])):
+    for keyword in sorted(set(numeric(config[stage]["method"])) - set(GIVEN)):
         section = {**config[stage]["method"], keyword: 0.0}
         without = {**config, stage: {**config[stage], "method": section}}
         try:

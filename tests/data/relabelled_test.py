@@ -43,7 +43,8 @@ def folder(tmp_path):
 
 def test_the_files_are_grey_pngs_of_the_labels(folder):
     assert {path.name for path in folder.iterdir()} == {
-        f"{index:06d}.png" for index in (0, 1, 2, 4)
+        relabelled.HASHES,
+        *(f"{index:06d}.png" for index in (0, 1, 2, 4)),
     }
     found = cv2.imread(str(folder / "000004.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(found, label_of(4))
@@ -85,6 +86,29 @@ def test_a_file_that_goes_away_is_one_line(folder):
         record["label"]()
 
 
+@pytest.mark.parametrize("damage", ["bit", "other", "cut"])
+def test_a_file_that_has_changed_is_one_line(folder, damage):
+    path = folder / "000002.png"
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    other = (folder / "000001.png").read_bytes()
+    path.write_bytes({"bit": flipped, "other": other, "cut": content[:-1]}[damage])
+    label = relabelled.Relabelled(Target(), folder)[2]["label"]
+    with pytest.raises(errors.InputError, match=r"000002.png: .*found other bytes; re"):
+        label()
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{"])
+def test_labels_without_their_hashes_are_not_read(folder, content):
+    hashes = folder / relabelled.HASHES
+    hashes.unlink()
+    if content is not None:
+        hashes.write_text(content)
+    with pytest.raises(errors.InputError, match=r"sha256.json: expected .*; remove"):
+        relabelled.Relabelled(Target(), folder)
+
+
 def write_a_part(folder):
     with relabelled.writing(folder) as unfinished:
         relabelled.write(unfinished, 0, label_of(9))
@@ -103,5 +127,6 @@ def test_who_is_interrupted_leaves_nothing_or_what_was_there(tmp_path, folder):
     with relabelled.writing(folder) as unfinished:
         assert not any(unfinished.iterdir())
         relabelled.write(unfinished, 7, label_of(7))
-    assert [path.name for path in folder.iterdir()] == ["000007.png"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"000007.png", relabelled.HASHES}
     assert {path.name for path in folder.parent.iterdir()} == {folder.name}
