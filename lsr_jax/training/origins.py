@@ -55,10 +55,10 @@ def generation(config: Mapping, stage: str) -> int:
     """How many stages lie behind: stages with one origin see the same data order.
 
     Methods and controls that start from one checkpoint thus differ in nothing but the
-    method.
+    method, whether their run trained it or names it. A weight file is no stage.
     """
     found = origin(config, stage)
-    if found == "scratch":
+    if found == "scratch" or weight_file(config, stage):
         return 0
     return 1 + (generation(config, found) if found in config["stages"] else 0)
 

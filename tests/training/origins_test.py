@@ -27,6 +27,21 @@ def test_an_earlier_stage_may_label():
     assert [origins.generation(chain, s) for s in chain["stages"]] == [0, 1, 1]
 
 
+@pytest.mark.parametrize("start", ["scratch", "a weight file"])
+def test_a_stage_alone_sees_what_it_sees_after_its_pretraining(start, tmp_path):
+    weights, run = tmp_path / "resnet101.pth", tmp_path / "run"
+    weights.write_bytes(b"")
+    (run / "checkpoints" / "4").mkdir(parents=True)
+    first = "scratch" if start == "scratch" else str(weights)
+    whole = config(source={"init_from": first}, adapt={}, again={}) | {"seed": 3}
+    alone = config(adapt={"init_from": str(run)}, again={}) | {"seed": 3}
+    check(whole)
+    check(alone)
+    seeds = [origins.stream_seed(whole, stage) for stage in whole["stages"]]
+    assert [origins.stream_seed(alone, s) for s in alone["stages"]] == seeds[1:]
+    assert len(set(seeds)) == 3
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
