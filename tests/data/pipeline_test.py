@@ -273,9 +273,10 @@ def test_a_run_that_cannot_start_says_why():
 
 
 class Named(Records):
-    """Shared memory of a worker that reads it has a name of its own.
+    """Shared memory of a worker that reads it begins with ``prefix``.
 
-    What else is in /dev/shm belongs to other runs on the machine.
+    What else is in /dev/shm belongs to other runs on the machine. A name has no more than
+    14 characters.
     """
 
     def __init__(self, prefix, *arguments):
@@ -284,24 +285,24 @@ class Named(Records):
 
     def __getitem__(self, index):
         if multiprocessing.parent_process() is not None:
-            shared_memory._SHM_NAME_PREFIX = f"/{self.prefix}_"
+            shared_memory._SHM_NAME_PREFIX = f"/{self.prefix}"
         return super().__getitem__(index)
 
 
 @pytest.mark.slow
 def test_workers_give_the_same_batches_and_leave_nothing_behind():
     alone = take(5)
-    prefix = f"lsr_{os.getpid()}"
+    prefix = f"t{os.getpid()}_"
     source, target = (Named(prefix, x.name, x.count) for x in (SOURCE, TARGET))
     for workers in (1, 2):
         with pipeline.train_batches(source, target, workers=workers, **OPTIONS) as it:
             taken = list(itertools.islice(it, 3))
-            assert list(pathlib.Path("/dev/shm").glob(f"{prefix}_*"))
+            assert list(pathlib.Path("/dev/shm").glob(f"{prefix}*"))
         # Batches outlive the memory they came in, and nothing of it remains.
         same(taken, alone[:3])
         assert not multiprocessing.active_children()
         deadline = time.monotonic() + 10  # Grain deletes in a thread
-        while left := list(pathlib.Path("/dev/shm").glob(f"{prefix}_*")):
+        while left := list(pathlib.Path("/dev/shm").glob(f"{prefix}*")):
             assert time.monotonic() < deadline, left
             time.sleep(0.1)
     same(alone[3:], take(2, start_step=3, workers=1))

@@ -13,10 +13,11 @@ import pytest
 import saved
 from PIL import Image
 
-from lsr_jax import convert, losses
+from lsr_jax import convert
 from lsr_jax.analysis import report
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.evaluation import metrics
+from lsr_jax.methods import common
 from lsr_jax.training import distributed, loop, preflight
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.experiment import Experiment
@@ -296,7 +297,7 @@ def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(
     config, unbroken, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(losses, "max_squares", lambda *_: jnp.array(jnp.nan))
+    monkeypatch.setattr(common, "sharpness", lambda *_, **__: jnp.array(jnp.nan))
     broken = {**config, "adapt": {**config["adapt"], "log_every": 100}}
     shutil.copytree(unbroken.folder("source"), tmp_path / "source")
     with pytest.raises(
