@@ -112,17 +112,23 @@ def measured(results: Sequence[Result]) -> Measured:
         found = [{**row, "line": cell.label} for row in found]
         everything += found
         compared += [row for row in found if final(row, cell)]
-        order = cell.run.config["stages"]
-        if len(order) > 1:
-            stages += [
-                {**row, "line": f"{cell.label}, {row['stage']}"}
-                for row in sorted(
-                    filter(own, found), key=lambda row: order.index(row["stage"])
-                )
-            ]
+        stages += by_stage(cell, list(filter(own, found)))
     compared = beside_oracles(compared)
     compared.sort(key=lambda row: lines.index(row["line"]))
     return Measured(everything, compared, stages)
+
+
+def by_stage(cell: Cell, found: Sequence[Row]) -> list[Row]:
+    """The rows as lines of their stages, in their order; none of a single stage."""
+    stages = cell.run.config["stages"]
+    if len(stages) < 2:
+        return []
+    return [
+        {**row, "line": f"{cell.label}, {stage}"}
+        for stage in stages
+        for row in found
+        if row["stage"] == stage
+    ]
 
 
 def beside_oracles(found: Sequence[Row]) -> list[Row]:
