@@ -48,6 +48,7 @@ class Experiment:
             data, num_classes=config["model"]["num_classes"]
         )
         origins.check_paths(config)
+        self._templates: dict[str, tuple[state.TrainState, object]] = {}
         self.sizes = {
             name: records.image_size(self.open(name, "train")) for name in self.domains
         }
@@ -107,6 +108,11 @@ class Experiment:
 
     def template(self, stage: str) -> tuple[state.TrainState, object]:
         """Shapes and placement of the state, and its optimiser; nothing is computed."""
+        if stage not in self._templates:  # seconds for a large network
+            self._templates[stage] = self._template(stage)
+        return self._templates[stage]
+
+    def _template(self, stage):
         made = []
 
         def fresh():
