@@ -63,6 +63,13 @@ CASES = (
     train("no stage", "--config.stages=()"),
     train("a weight below 0", "--config.adapt.method.clustering=-1.0"),
     train("a weight that is no number", "--config.adapt.method.entropy=nan"),
+    train(
+        "no weight that is not 0",
+        "--config.adapt.method.segmentation=0",
+        "--config.adapt.method.entropy=0",
+        config="--config=configs/streets.py:max_square,tiny",
+    ),
+    train("shares of other classes", "--config.adapt.method.class_frequency=synthia"),
     train("a crop with one side", "--config.adapt.augment.source.crop=(8,)"),
     train("recorded rows that are not there", "--config.recorded=('nope.json',)"),
     train(

@@ -98,12 +98,14 @@ def keywords(chosen, method, weights, default=None):
       chosen: the argument of the config file.
       method: a key of `METHODS`.
       weights: those of the benchmark: rows "method", over which stands the preset, and
-        over that the rows "method,preset" and "method,vgg".
+        over that the rows "method,preset", "method,vgg" and "method,preset,vgg".
       default: preset, where none is asked for.
     """
     presets, preset = variants(method), variant(chosen, method, default)
     vgg = is_vgg(chosen.backbone)
-    own = (f"{method},{preset}", f"{method},vgg" if vgg else "")
+    own = [f"{method},{preset}"]
+    if vgg:
+        own += [f"{method},vgg", f"{method},{preset},vgg"]
     found = {
         **merged(weights, method),
         **presets.get(preset, {}),
@@ -113,6 +115,24 @@ def keywords(chosen, method, weights, default=None):
     if vgg and free and head(method, found) == "multi_level":  # VGG has one level
         found |= presets["single"]
     return found
+
+
+def oce_sums(weights, *, features, channels, classes):
+    """Weights for the sums of OCE's slides, where ``weights`` are for the code's means.
+
+    Nobody states them. These are the code's, over what a sum, or a norm, is to its mean.
+
+    Args:
+      weights: "clustering", "orthogonality" and "sparsity".
+      features: feature cells of a step, of both domains.
+      channels: of a feature.
+      classes: of the head.
+    """
+    return {
+        "clustering": weights["clustering"] / channels**0.5,
+        "orthogonality": weights["orthogonality"] / (features * classes),
+        "sparsity": weights["sparsity"] / (channels * classes),
+    }
 
 
 class Losses(NamedTuple):

@@ -25,7 +25,13 @@ CITIES = ("rome", "rio", "tokyo", "taipei")
 # not published here and have them too.
 WEIGHTS = {
     **gta2cs.WEIGHTS,
-    "max_square,multi_level": {"threshold": 0.98},
+    "max_square": {**gta2cs.WEIGHTS["max_square"], "threshold": 0.98},
+    "oce,paper": common.oce_sums(
+        gta2cs.OCE, features=16_770, channels=2048, classes=13
+    ),
+    "oce,paper,vgg": common.oce_sums(
+        gta2cs.OCE_VGG, features=16_384, channels=1024, classes=13
+    ),
 }
 # (H, W) of images that differ from those below.
 SIZES = {

@@ -49,33 +49,32 @@ with a VGG they are refused.
 
 from configs import common, default, real
 
+OCE = {
+    "clustering": 0.02,
+    "orthogonality": 2.0,
+    "sparsity": 0.5,
+    "entropy": 0.1,
+    "entropy_ratio": 0.2,
+}
+OCE_VGG = {
+    "clustering": 0.1,
+    "orthogonality": 0.02,
+    "sparsity": 0.02,
+    "entropy": 0.02,
+    "entropy_ratio": 0.2,
+}
 # Weights with ResNet-101, and what VGG has over them; a method that is not here has its
 # defaults.
 WEIGHTS = {
     "clan": {"strength": 40.0},
     "feature_to_adapt": {"strength": 40.0},
     "max_square": {"entropy": 0.1, "image_weighting": 0.2},
-    "oce": {
-        "clustering": 0.02,
-        "orthogonality": 2.0,
-        "sparsity": 0.5,
-        "entropy": 0.1,
-        "entropy_ratio": 0.2,
-    },
-    "oce,vgg": {
-        "clustering": 0.1,
-        "orthogonality": 0.02,
-        "sparsity": 0.02,
-        "entropy": 0.02,
-        "entropy_ratio": 0.2,
-    },
-    # Nobody states weights of the slides' form. These are the code's, over what a sum is
-    # to its mean here: 23,036 features of 2,048 channels, 19 classes.
-    "oce,paper": {
-        "clustering": 0.02 / 2048**0.5,
-        "orthogonality": 2.0 / (23_036 * 19),
-        "sparsity": 0.5 / (2048 * 19),
-    },
+    "oce": OCE,
+    "oce,vgg": OCE_VGG,
+    "oce,paper": common.oce_sums(OCE, features=23_036, channels=2048, classes=19),
+    "oce,paper,vgg": common.oce_sums(
+        OCE_VGG, features=22_592, channels=1024, classes=19
+    ),
     "lsr": {
         "clustering": 0.1,
         "perpendicularity": 0.2,

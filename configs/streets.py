@@ -25,20 +25,26 @@ from configs import common, default, recipes, stages
 from lsr_jax.data.augment import AUGMENTATION
 from lsr_jax.data.streets import PRESETS
 
+OCE = {
+    "clustering": 0.02,
+    "orthogonality": 0.1,
+    "sparsity": 0.02,
+    "entropy": 1.0,
+    "entropy_ratio": 0.2,
+}
+# A stage is over long before the preheating of the papers.
+COLD = {"preheat": 0, "discriminator_preheat": 0}
 # The weights of the terms here; the papers' weights belong to ImageNet networks.
 WEIGHTS = {
     "min_ent": {"entropy": 0.1, "auxiliary_entropy": 0.02},
-    "clan": {"preheat": 0, "discriminator_preheat": 0, "horizon": None},
-    "feature_to_adapt": {"discriminator_preheat": 0},
+    "clan": {**COLD, "horizon": None},
+    "feature_to_adapt": COLD,
+    "feature_to_adapt,paper": COLD,
+    "feature_to_adapt,released": COLD,
     "swd": {"discrepancy": 10.0},
     "max_square": {"entropy": 1.0, "image_weighting": 0.2},
-    "oce": {
-        "clustering": 0.02,
-        "orthogonality": 0.1,
-        "sparsity": 0.02,
-        "entropy": 1.0,
-        "entropy_ratio": 0.2,
-    },
+    "max_square,paper": {"entropy": 1.0 / 19},  # it is a sum over classes
+    "oce": OCE,
     "lsr": {
         "clustering": 6e-4,
         "perpendicularity": 0.2,
@@ -46,6 +52,8 @@ WEIGHTS = {
         "entropy": 1.0,
         "entropy_ratio": 0.2,
     },
+    # Its distance is a mean over channels and no sum of squares.
+    "lsr,released": {"clustering": 0.1},
 }
 STUDY = ("batchnorm_only", "max_square", "lsr")
 
@@ -86,8 +94,9 @@ def get_config(argument=None):
     config.model.freeze_stem_affine = False
     config.model.aspp_dilations = (2, 4, 6, 8)
     names = [chosen.method] if chosen.method else STUDY
+    weights = {**WEIGHTS, "oce,paper": summed(preset)}
     losses = {
-        name: common.losses(chosen, name, WEIGHTS, like=chosen.like) for name in names
+        name: common.losses(chosen, name, weights, like=chosen.like) for name in names
     }
     config.model.head = losses[names[0]].head
     network = recipes.recipe(chosen.like or chosen.method).network
@@ -107,6 +116,15 @@ def get_config(argument=None):
         adapt=lambda method: adapt(method, losses[method].keywords, SCHEDULES[preset]),
     )
     return config
+
+
+def summed(preset):
+    """Weights of the sums of OCE's slides, over the images of an adaptation step."""
+    height, width = PRESETS[preset].size
+    cells = (height // 8 + 1) * (width // 8 + 1)
+    return common.oce_sums(
+        OCE, features=SCHEDULES[preset].batch_size * cells, channels=512, classes=19
+    )
 
 
 def pretrain(method, keywords, schedule):

@@ -29,32 +29,32 @@ Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes:
 
 from configs import common, default, real
 
+OCE = {
+    "clustering": 0.02,
+    "orthogonality": 0.1,
+    "sparsity": 1.0,
+    "entropy": 0.05,
+    "entropy_ratio": 0.0,
+}
+OCE_VGG = {
+    "clustering": 0.05,
+    "orthogonality": 0.05,
+    "sparsity": 0.02,
+    "entropy": 0.01,
+    "entropy_ratio": 0.2,
+}
 # The paper of MaxSquare states no weights here: those of GTA5. OCE and LSR weigh all
 # pixels of their entropy term alike. LSR has no VGG here: it gets the same weights.
 WEIGHTS = {
     "clan": {"strength": 10.0},
     "feature_to_adapt": {"strength": 10.0},
     "max_square": {"entropy": 0.1, "image_weighting": 0.2},
-    "oce": {
-        "clustering": 0.02,
-        "orthogonality": 0.1,
-        "sparsity": 1.0,
-        "entropy": 0.05,
-        "entropy_ratio": 0.0,
-    },
-    "oce,vgg": {
-        "clustering": 0.05,
-        "orthogonality": 0.05,
-        "sparsity": 0.02,
-        "entropy": 0.01,
-        "entropy_ratio": 0.2,
-    },
-    # As for GTA5: the code's, over what a sum is to its mean.
-    "oce,paper": {
-        "clustering": 0.02 / 2048**0.5,
-        "orthogonality": 0.1 / (23_841 * 16),
-        "sparsity": 1.0 / (2048 * 16),
-    },
+    "oce": OCE,
+    "oce,vgg": OCE_VGG,
+    "oce,paper": common.oce_sums(OCE, features=23_841, channels=2048, classes=16),
+    "oce,paper,vgg": common.oce_sums(
+        OCE_VGG, features=23_392, channels=1024, classes=16
+    ),
     "lsr": {
         "clustering": 0.05,
         "perpendicularity": 0.2,

@@ -11,6 +11,7 @@ import jax
 import pytest
 import toy
 import variants
+import weighing
 
 from configs import streets
 from lsr_jax import methods
@@ -51,10 +52,15 @@ def test_the_new_method_is_listed_and_configured(method_file):
     config = streets.get_config("confident,tiny").to_dict()
     assert config["adapt"]["method"] == {
         "name": "confident",
+        "segmentation": 1.0,
         "self_training": 1.0,
         "confidence": 0.9,
     }
     assert build.method(config, "adapt").domains == ("source", "target")
+
+
+def test_its_terms_have_weights(method_file, key):
+    weighing.hold("confident", None, key)
 
 
 def test_its_row_is_printed_by_the_command_that_the_page_names(

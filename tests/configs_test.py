@@ -86,6 +86,38 @@ def test_every_stage_builds_its_method_from_its_keywords(name, method, load_conf
     assert config[config["stages"][-1]]["method"]["name"] == method
 
 
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        # The form of a term decides what a weight of it means.
+        ("lsr", {"clustering": 6e-4, "clustering_distance": "squared_l2"}),
+        ("lsr,released", {"clustering": 0.1, "clustering_distance": "l1_mean"}),
+        ("max_square", {"entropy": 1.0, "divisor": "pixels_and_classes"}),
+        ("max_square,paper", {"entropy": 1 / 19, "divisor": "pixels"}),
+        ("oce", {"clustering": 0.02, "orthogonality": 0.1, "sparsity": 0.02}),
+        # 8 images of 13 x 25 cells of 512 channels.
+        (
+            "oce,paper",
+            {
+                "clustering": 0.02 / 512**0.5,
+                "orthogonality": 0.1 / (2600 * 19),
+                "sparsity": 0.02 / (512 * 19),
+            },
+        ),
+        ("oce,paper,large", {"orthogonality": 0.1 / (8 * 33 * 65 * 19)}),
+        ("clan,released", {"preheat": 0, "discriminator_preheat": 0}),
+        ("feature_to_adapt", {"preheat": 0, "discriminator_preheat": 0}),
+        ("feature_to_adapt,paper", {"preheat": 0, "discriminator_preheat": 0}),
+        ("feature_to_adapt,released", {"preheat": 0, "discriminator_preheat": 0}),
+    ],
+)
+def test_weights_on_streets_belong_to_the_form_of_the_term(
+    argument, expected, load_config
+):
+    found = load_config("streets", argument)["adapt"]["method"]
+    assert {key: found[key] for key in expected} == expected
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_tiny_is_the_same_run_in_seconds(name, load_config):
     whole, tiny = load_config(name, "lsr"), load_config(name, "lsr,tiny")

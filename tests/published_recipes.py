@@ -209,6 +209,18 @@ def oce(*numbers):
     return dict(zip(names.split(), numbers, strict=True))
 
 
+def oce_sums(means, sizes):
+    """The form of the slides: each weight over what its sum, or norm, is to its mean."""
+    clustering, orthogonality, sparsity, *entropy = means
+    features, channels, classes = sizes
+    sums = (
+        clustering / channels**0.5,
+        orthogonality / (features * classes),
+        sparsity / (channels * classes),
+    )
+    return oce(*sums, *entropy) | {"distance_of": "vectors", "reduce": "sum"}
+
+
 def lsr(*numbers, **more):
     """Weights, in the columns of the table in 2.2.6."""
     names = "entropy entropy_ratio norm perpendicularity clustering"

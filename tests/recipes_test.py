@@ -59,7 +59,15 @@ TABLE = {
     ),
     # Chosen here: 2.3 has no weights for the slides' sums.
     "gta2cs:oce,paper": published.OCE._replace(
-        weights={"distance_of": "vectors", "reduce": "sum", "entropy": 0.1}
+        weights=published.oce_sums(
+            (0.02, 2.0, 0.5, 0.1, 0.2), (91 * 161 + 65 * 129, 2048, 19)
+        )
+    ),
+    "gta2cs:oce,paper,vgg16": published.OCE._replace(
+        initial=published.VGG16,
+        weights=published.oce_sums(
+            (0.1, 0.02, 0.02, 0.02, 0.2), (90 * 160 + 64 * 128, 1024, 19)
+        ),
     ),
     "gta2cs:oce,vgg16": published.OCE._replace(
         initial=published.VGG16, weights=published.oce(0.1, 0.02, 0.02, 0.02, 0.2)
@@ -86,6 +94,19 @@ TABLE = {
     "synthia2cs:oce": published.OCE._replace(
         sizes=SYNTHIA, weights=published.oce(0.02, 0.1, 1.0, 0.05, 0.0)
     ),
+    "synthia2cs:oce,paper": published.OCE._replace(
+        sizes=SYNTHIA,
+        weights=published.oce_sums(
+            (0.02, 0.1, 1.0, 0.05, 0.0), (96 * 161 + 65 * 129, 2048, 16)
+        ),
+    ),
+    "synthia2cs:oce,paper,vgg16": published.OCE._replace(
+        sizes=SYNTHIA,
+        initial=published.VGG16,
+        weights=published.oce_sums(
+            (0.05, 0.05, 0.02, 0.01, 0.2), (95 * 160 + 64 * 128, 1024, 16)
+        ),
+    ),
     "synthia2cs:oce,vgg16": published.OCE._replace(
         sizes=SYNTHIA,
         initial=published.VGG16,
@@ -93,9 +114,27 @@ TABLE = {
     ),
     "synthia2cs:lsr": published.LSR._replace(weights=LSR_SYNTHIA),
     "synthia2cs:lsr,paper": published.LSR_PAPER._replace(sizes=SYNTHIA),
-    "cs2crosscity:max_square,tokyo": published.MAX_SQUARE._replace(**REAL),
+    "cs2crosscity:max_square,tokyo": published.MAX_SQUARE._replace(
+        **REAL, weights={**published.MAX_SQUARE.weights, "threshold": 0.98}
+    ),
     "cs2crosscity:max_square,multi_level,tokyo": published.MULTI._replace(
         **REAL, weights={**published.MULTI.weights, "threshold": 0.98}
+    ),
+    # Chosen here: the weights of GTA5.
+    "cs2crosscity:oce,paper,tokyo": published.OCE._replace(
+        sizes=REAL["sizes"],
+        lists=("train_oce", "tokyo_train"),
+        weights=published.oce_sums(
+            (0.02, 2.0, 0.5, 0.1, 0.2), (2 * 65 * 129, 2048, 13)
+        ),
+    ),
+    "cs2crosscity:oce,paper,tokyo,vgg16": published.OCE._replace(
+        sizes=REAL["sizes"],
+        lists=("train_oce", "tokyo_train"),
+        initial=published.VGG16,
+        weights=published.oce_sums(
+            (0.1, 0.02, 0.02, 0.02, 0.2), (2 * 64 * 128, 1024, 13)
+        ),
     ),
     "cs2crosscity:lsr,tokyo": published.LSR._replace(
         sizes=((640, 1280), (640, 1280)),

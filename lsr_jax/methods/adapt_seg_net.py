@@ -2,7 +2,7 @@
 
     L = CE(main_s) + auxiliary CE(aux_s)
         + adversarial L(D_main(p_t), source) + auxiliary_adversarial L(D_aux(p_t), source)
-        + 1/2 sum_k [L(D_k(p_s), source) + L(D_k(p_t), target)]
+        + discriminator sum_k [L(D_k(p_s), source) + L(D_k(p_t), target)]
 
 with p the class probabilities of a head, and L cross-entropy or the squared error.
 """
@@ -50,7 +50,7 @@ def make(
       adversarial: weight of the network's adversarial loss on the main head.
       auxiliary_adversarial: weight of the same on the second head.
       auxiliary: weight of the second head's cross-entropy, beside ``segmentation``.
-      discriminator: factor on each discriminator's loss; 0 leaves it as it was drawn.
+      discriminator: factor on each discriminator's loss; with 0 it does not learn.
       kind: "cross_entropy", or "least_squares" (``--gan LS``).
       space: what a discriminator sees: the "output", softmax maps at image resolution
         (``train_gta2cityscapes_multi.py``), or the "feature" map.

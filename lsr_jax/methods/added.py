@@ -99,12 +99,19 @@ def recording(forward: Callable, student: PyTree, batch) -> tuple[dict, Callable
         outputs, model_state = forward(params, model_state, images, train)
         for domain in DOMAINS:
             share: Images | None = getattr(batch, domain)
-            own = params is student and share is not None and images is share.image
-            if own and train:
+            shown = share is not None and images is share.image
+            if shown and train and same_features(params, student):
                 seen.setdefault(domain, outputs.features)
         return outputs, model_state
 
     return seen, recorded
+
+
+def same_features(params: PyTree, student: PyTree) -> bool:
+    """Whether they are one network up to its heads, whose gradients may be scaled."""
+    return all(
+        params[name] is student[name] for name in student.keys() - common.HEAD_PARTS
+    )
 
 
 def remembering(method: Method) -> Method:

@@ -2,7 +2,7 @@
 
     L = CE(main_s) + auxiliary CE(aux_s)
         + adversarial BCE(D_main(I_t), source) + auxiliary_adversarial BCE(D_aux(I_t), source)
-        + 1/2 sum_k [BCE(D_k(I_s), source) + BCE(D_k(I_t), target)]
+        + discriminator sum_k [BCE(D_k(I_s), source) + BCE(D_k(I_t), target)]
 
 with I the self-information of every class, pixel by pixel.
 """
@@ -36,7 +36,7 @@ def make(
       adversarial: weight of the network's adversarial loss on the main head.
       auxiliary_adversarial: weight of the same on the second head.
       auxiliary: weight of the second head's cross-entropy, beside ``segmentation``.
-      discriminator: factor on each discriminator's loss; 0 leaves it as it was drawn.
+      discriminator: factor on each discriminator's loss; with 0 it does not learn.
     """
 
     def view(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:

@@ -28,7 +28,7 @@ def make(
     Args:
       segmentation: weight of the source's cross-entropy.
       adversarial: ``a``; 0 builds no discriminator.
-      discriminator: factor on the discriminator's loss; 0 leaves it as it was drawn.
+      discriminator: factor on the discriminator's loss; with 0 it does not learn.
       self_training: ``s``; 0 is the stage before the first round, without pseudo-labels.
       portion: of the pixels of a class that get no label, see
         `self_training.class_thresholds`.

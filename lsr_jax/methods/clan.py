@@ -3,7 +3,7 @@
     L = L_seg(z1_s) + L_seg(z2_s)
         + adversarial damp mean(omega BCE(D(p_t), source))
         + weight_discrepancy damp (cos(W1, W2) + 1)
-        + mean BCE(D(p_s), source) + mean(omega BCE(D(p_t), target)),
+        + discriminator [mean BCE(D(p_s), source) + mean(omega BCE(D(p_t), target))],
 
 with ``p = softmax(z1 + z2)``, ``omega = epsilon + strength (1 - cos(p1_t, p2_t))`` once
 the preheating is over and 1 before, and ``damp = 1 - step / horizon``.
@@ -46,7 +46,7 @@ def make(
       segmentation: weight of the source's loss, of both heads.
       adversarial: weight of the network's adversarial loss. With 0 there is no
         discriminator.
-      discriminator: factor on the discriminator's loss; 0 leaves it as it was drawn.
+      discriminator: factor on the discriminator's loss; with 0 it does not learn.
       weight_discrepancy: weight of `losses.weight_discrepancy` of the heads; the
         released code doubles the paper's 0.01.
       strength: lambda_local, 40 for GTA5, 10 for SYNTHIA.

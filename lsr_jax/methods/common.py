@@ -12,6 +12,7 @@ from lsr_jax.errors import InputError
 from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyTree
 
 FOCAL_CLAMP = 1e-9
+HEAD_PARTS = ("head", "aux_head")  # of the parameters of a network
 
 Term = jax.Array | tuple[jax.Array, Mapping[str, jax.Array]]
 """A scalar of the loss, or a pair of it and the `diagnostics` that it brings."""

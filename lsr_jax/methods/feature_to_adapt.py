@@ -61,7 +61,7 @@ def make(
       norm_reference: "current" or "previous", see `added.norm`.
       segmentation: see `clan.make`, as are the others.
       adversarial: weight of the network's adversarial loss.
-      discriminator: factor on the discriminator's loss; 0 leaves it as it was drawn.
+      discriminator: factor on the discriminator's loss; with 0 it does not learn.
       weight_discrepancy: twice 0.009 in the code.
       strength: lambda_local.
       epsilon: the adversarial weight where the heads agree.

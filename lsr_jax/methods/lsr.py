@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lsr_jax import diagnostics, losses, prototypes, pseudo_labels
+from lsr_jax.errors import InputError
 from lsr_jax.methods import common, lsr_variants
 from lsr_jax.prototypes import Prototypes
 from lsr_jax.types import Aux, Method
@@ -78,7 +79,7 @@ def make(
       norm_delta: Delta_f, in units of the norm.
 
     Raises:
-      InputError: an unknown choice.
+      InputError: an unknown choice; from ``init``, frequencies of other classes.
     """
     lsr_variants.check(
         histogram_window=histogram_window,
@@ -104,6 +105,11 @@ def make(
 
     def init(key, params, model_state, spec):
         del key, params, model_state
+        if frequency is not None and len(frequency) != spec.num_classes:
+            raise InputError(
+                f"method.class_frequency: expected shares of {spec.num_classes} classes, "
+                f"found {class_frequency!r} with {len(frequency)}; name another or 'none'"
+            )
         start = prototypes.init(spec.num_classes, spec.feature_dim)
         return {}, LSRState(start, jnp.zeros(()))
 

@@ -27,7 +27,6 @@ from lsr_jax import losses
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method, PyTree
 
-HEADS = ("head", "aux_head")
 MEASURES = ("sliced_wasserstein", "absolute")
 
 
@@ -94,7 +93,8 @@ def opponents(model: PyTree) -> tuple[PyTree, PyTree]:
     """
 
     def scaled(factor):
-        return model | {name: scaled_gradient(model[name], factor) for name in HEADS}
+        parts = common.HEAD_PARTS
+        return model | {name: scaled_gradient(model[name], factor) for name in parts}
 
     return scaled(2.0), scaled(-1.0)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lsr_jax.errors import InputError
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import Batch, Context, Forward, Method, Pixels
 
@@ -54,7 +55,8 @@ def make_step(
                 method_key,
                 pixels,
             )
-            return method.loss(params, state.method_state, batch, context)
+            total, aux = method.loss(params, state.method_state, batch, context)
+            return minimised(total), aux
 
         gradient = jax.value_and_grad(objective, has_aux=True)
         (total, aux), grads = gradient(state.params)
@@ -77,6 +79,15 @@ def make_step(
         return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 
     return step
+
+
+def minimised(total: jax.Array) -> jax.Array:
+    """The loss. Raise InputError for a sum of no terms, which is a plain 0."""
+    if not isinstance(total, jax.Array):
+        raise InputError(
+            "method: expected a weight that is not 0, found none; nothing is minimised"
+        )
+    return total
 
 
 def with_dropout(forward: Callable, key: jax.Array) -> Forward:

@@ -1,5 +1,7 @@
 """The norm loss on top of any method."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,23 @@ SEEN = {
 def lengths(params, images, ctx):
     outputs, _ = ctx.forward(params, ctx.model_state, images, True)
     return np.linalg.norm(np.asarray(outputs.features, np.float64), axis=-1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_it(name, key):
+    """The terms are those of the domains that its own network sees in train mode."""
+    alone = {**SEEN, "source_continued": SOURCE_ONLY, "class_mix": SOURCE_ONLY}
+    domains = alone.get(name, SOURCE_ONLY + TARGET_ONLY)
+
+    def metrics(key, method):
+        params, state, batch, ctx = toy.problem(method, key)
+        return method.loss(params, state, batch, ctx)[1].metrics
+
+    for reference in added.REFERENCES:
+        method = added.norm(METHODS[name].make(), **NORM, reference=reference)
+        found = jax.eval_shape(functools.partial(metrics, method=method), key)
+        terms = {term for term in found if term.startswith("added_norm_")}
+        assert terms == {f"added_norm_{domain}" for domain in domains}
 
 
 @pytest.mark.parametrize(("name", "domains"), SEEN.items())
