@@ -25,9 +25,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from lsr_jax import commands
-from lsr_jax.errors import InputError, TrainingError
-from lsr_jax.training.stopping import Stopped
+from lsr_jax import commands, console
+from lsr_jax.errors import InputError, Stopped, TrainingError
 
 SHARED = {
     "config",
@@ -58,7 +57,8 @@ def guarded(main: Callable[[], None]) -> None:
     sys.unraisablehook = unraisable
     threading.excepthook = uncaught_in_thread
     try:
-        main()
+        with console.attached():
+            main()
     except Stopped as reason:
         stopped(reason)
     except KeyboardInterrupt:

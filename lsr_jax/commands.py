@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lsr_jax import console
 from lsr_jax.errors import InputError, one_line
 
 # What the machine refuses, whoever asks; and paths that nobody can write to.
@@ -32,7 +33,8 @@ def guarded(command: Callable[[], int]) -> int:
     2: bad input, or a path that cannot be written; 1: the disk is full; 130: Ctrl-C.
     """
     try:
-        return command()
+        with console.attached():
+            return command()
     except KeyboardInterrupt:
         return INTERRUPTED
     except (InputError, OSError) as error:

@@ -16,6 +16,13 @@ class TrainingError(Exception):
     """
 
 
+class Stopped(BaseException):  # no `except Exception` on its way may take it
+    """The run was told to stop; what it did so far is kept.
+
+    The message is one line; the scripts print it and how to go on, and exit with code 3.
+    """
+
+
 def one_line(text: object) -> str:
     """The text of an error without line breaks: names of files may hold them."""
     return " ".join(str(text).split())

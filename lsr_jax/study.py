@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lsr_jax import command_line, commands
-from lsr_jax.errors import InputError, TrainingError, one_line
-from lsr_jax.training.stopping import Stop, Stopped
+from lsr_jax.errors import InputError, Stopped, TrainingError, one_line
+from lsr_jax.training.stopping import Stop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 # A room imports its own level only inside itself, and any level above.
 LEVELS = [
     {"errors", "types"},
+    {"console", "paths"},
     {"resample", "placement", "commands", "geometry", "writing", "decoding"},
     {
         "losses",

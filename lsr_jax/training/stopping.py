@@ -14,11 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from lsr_jax.errors import Stopped
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class Stopped(BaseException):  # no `except Exception` on its way may take it
-    """The run was told to stop; what it did so far is kept."""
 
 
 class Stop:
