@@ -41,6 +41,7 @@ SHARED = {
 
 def run(main: Callable[[], None]) -> None:
     """Parse the flags that the script defined, call ``main``, exit with its code."""
+    console.outlive_readers()
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
     for name in SHARED & set(flags.FLAGS):  # in --help, as if the script defined them
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])

@@ -32,6 +32,7 @@ def guarded(command: Callable[[], int]) -> int:
 
     2: bad input, or a path that cannot be written; 1: the disk is full; 130: Ctrl-C.
     """
+    console.outlive_readers()
     try:
         with console.attached():
             return command()

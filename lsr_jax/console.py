@@ -14,9 +14,41 @@ from lsr_jax.errors import Stopped
 SOON = 0.01  # seconds
 
 
+def outlive_readers() -> None:
+    """From now on, what is printed for a reader who left (``| head``) is dropped.
+
+    Python would raise BrokenPipeError, in the middle of the work or at its exit. Only
+    the process's own stdout and stderr are replaced.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream and stream is getattr(sys, f"__{name}__"):
+            stream.flush()
+            setattr(sys, name, _patient(stream))
+
+
+def _patient(stream: TextIO) -> TextIO:
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Patient(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering or stream.write_through,
+    )
+
+
+class _Patient(io.FileIO):
+    """A file or pipe that takes everything."""
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
 @contextlib.contextmanager
 def attached() -> Iterator[None]:
-    """Inside, no stop is lost, and output without a reader disturbs nobody.
+    """Inside, no stop is lost.
 
     Python drops what a signal's handler raises inside a finaliser or a callback of the
     garbage collector. Such a `Stopped` or Ctrl-C is raised again `SOON`, until it gets

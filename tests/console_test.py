@@ -1,5 +1,6 @@
-"""Signals that arrive where Python drops exceptions."""
+"""Signals that arrive where Python drops exceptions, and readers that leave."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -79,3 +80,45 @@ commands.guarded(lambda: bool(Broken()))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Exception ignored in: <function Broken" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("size", [1, 100_000])  # less and more than a pipe holds
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_who_leaves_stops_nothing(stream, size, tmp_path):
+    code = f"""
+import pathlib, sys
+from lsr_jax import commands
+
+def work():
+    for _ in range(3):
+        print("x" * {size}, file=sys.{stream}, flush=True)
+    pathlib.Path({str(tmp_path / "done")!r}).touch()
+    print("x" * {size}, file=sys.{stream})
+    return 0
+
+sys.exit(commands.guarded(work))
+"""
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
+    done = subprocess.run([sys.executable, "-c", code], check=False, **streams)
+    os.close(write)
+    assert done.returncode == 0
+    assert (done.stdout or done.stderr or b"") == b""
+    assert (tmp_path / "done").exists()
+
+
+def test_a_reader_who_stays_reads_all():
+    code = """
+import sys
+from lsr_jax import console
+print("a", end="")
+console.outlive_readers()
+console.outlive_readers()
+print("b\\u00e9")
+print("c", file=sys.stderr)
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert (done.stdout, done.stderr) == (b"ab\xe9\n", b"c\n")

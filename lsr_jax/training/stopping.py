@@ -112,4 +112,5 @@ def _listen(read: int) -> None:
         if count > 1:
             os._exit(128 + number)
         name = signal.Signals(number).name
-        os.write(2, f"\n{name}: stopping; a second signal ends at once\n".encode())
+        with contextlib.suppress(OSError):  # who read that may have left
+            os.write(2, f"\n{name}: stopping; a second signal ends at once\n".encode())

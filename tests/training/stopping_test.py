@@ -1,5 +1,6 @@
 """Signals and limits: the first one waits for the step, the second one does not."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -34,11 +35,11 @@ except Stopped as reason:
 """
 
 
-def start(where):
+def start(where, errors=subprocess.PIPE):
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, where],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
     assert process.stdout.readline() == "ready\n"
@@ -64,6 +65,18 @@ def test_the_second_signal_ends_at_once_whatever_runs():
     process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGINT
     assert time.monotonic() - begin < 5
+
+
+def test_the_second_signal_ends_at_once_though_nobody_reads():
+    read, write = os.pipe()
+    os.close(read)
+    process = start("slow", errors=write)
+    os.close(write)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "saved\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGINT
 
 
 def test_where_nothing_has_to_be_saved_the_first_signal_is_enough():
