@@ -10,6 +10,7 @@ The same command continues an interrupted run, to the same result. Exit codes: 0
 """
 
 import contextlib
+import math
 import sys
 
 from absl import flags
@@ -22,6 +23,11 @@ MAX_STEPS = flags.DEFINE_integer(
 )
 MAX_MINUTES = flags.DEFINE_float(
     "max-minutes", None, "Stop after the step that passes them.", lower_bound=0
+)
+flags.register_validator(
+    "max-minutes",
+    lambda minutes: minutes is None or math.isfinite(minutes),
+    message="expected a number; without the flag there is no limit",
 )
 PROFILE = flags.DEFINE_string(
     "profile", None, "Folder for a trace of five steps of each stage, for TensorBoard."

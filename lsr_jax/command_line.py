@@ -45,7 +45,10 @@ def run(main: Callable[[], None]) -> None:
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
     for name in SHARED & set(flags.FLAGS):  # in --help, as if the script defined them
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-    app.run(lambda _: guarded(main), flags_parser=parse)
+    try:
+        app.run(lambda _: guarded(main), flags_parser=parse)
+    except KeyboardInterrupt:
+        sys.exit(commands.INTERRUPTED)
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -62,8 +65,6 @@ def guarded(main: Callable[[], None]) -> None:
             main()
     except Stopped as reason:
         stopped(reason)
-    except KeyboardInterrupt:
-        sys.exit(commands.INTERRUPTED)
     except (InputError, TrainingError, OSError) as error:
         code = 1 if isinstance(error, TrainingError) else commands.code_of(error)
         if flags.FLAGS.debug or code is None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from lsr_jax import console
 from lsr_jax.errors import InputError, one_line
 
-# What the machine refuses, whoever asks; and paths that nobody can write to.
+# What the machine refuses, whoever asks; and paths that nobody can use.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DISK = (*FULL, errno.EIO)
 PATH = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+PATH += (errno.ENAMETOOLONG, errno.ELOOP)
 INTERRUPTED = 130
 
 
@@ -30,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command, after one line for what its user can mend.
 
-    2: bad input, or a path that cannot be written; 1: the disk is full; 130: Ctrl-C.
+    2: bad input, or a path that cannot be used; 1: the disk is full; 130: Ctrl-C.
     """
     console.outlive_readers()
     try:

@@ -9,6 +9,15 @@ import pytest
 from lsr_jax import commands
 from lsr_jax.errors import InputError
 
+ROOT = Path(__file__).parents[1]
+
+
+def train(*arguments):
+    command = [sys.executable, "train.py", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
 
 def test_an_input_error_is_one_line_and_code_2(capsys):
     def command():
@@ -32,6 +41,8 @@ def test_other_codes_pass_and_other_errors_are_not_hidden():
         (errno.EACCES, 2),
         (errno.ENOTDIR, 2),
         (errno.EISDIR, 2),
+        (errno.ENAMETOOLONG, 2),
+        (errno.ELOOP, 2),
     ],
 )
 def test_what_the_disk_refuses_is_one_line(number, code, capsys):
@@ -59,13 +70,27 @@ def test_ctrl_c_is_no_traceback(capsys):
     ("script", "own"), [("train.py", "max-steps"), ("evaluate.py", "ensemble")]
 )
 def test_help_shows_the_flags_that_scripts_share(script, own):
-    root = Path(__file__).parents[1]
     process = subprocess.run(
-        [sys.executable, root / script, "--help"], capture_output=True, text=True
+        [sys.executable, ROOT / script, "--help"], capture_output=True, text=True
     )
     shown = process.stdout
     for flag in (own, "config", "workdir", "[no]debug", "[no]distributed"):
         assert f"  --{flag}:" in shown, flag
+
+
+def test_ctrl_c_while_the_config_is_read_is_no_traceback(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = train("--config", config)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf"])
+def test_minutes_without_end_are_refused(minutes):
+    done = train("--config=configs/streets.py", "--max-minutes", minutes)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: flag --max-minutes={minutes}: expected")
+    assert done.stderr.count("\n") == 1
 
 
 def test_wrong_arguments_are_input_errors():
