@@ -22,10 +22,9 @@ from lsr_jax import command_line
 
 def define() -> None:
     """Define the flags; `request.Request` has a field for each of these."""
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_string(
+    command_line.define_path("workdir", "Folder of the run.")
+    command_line.define_path(
         "checkpoint",
-        None,
         "Instead of stages: WORKDIR:STAGE, a folder of checkpoints or one of them, or a "
         "weight file (.pth, .safetensors, lsr_jax.convert).",
     )
@@ -52,7 +51,7 @@ def define() -> None:
     flags.DEFINE_boolean(
         "figures", False, "Draw the figures of the feature space too; takes minutes."
     )
-    flags.DEFINE_string("out", None, "Folder to write; default: report in the run.")
+    command_line.define_path("out", "Folder to write; default: report in the run.")
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ flags.register_validator(
     lambda minutes: minutes is None or math.isfinite(minutes),
     message="expected a number; without the flag there is no limit",
 )
-PROFILE = flags.DEFINE_string(
-    "profile", None, "Folder for a trace of five steps of each stage, for TensorBoard."
+PROFILE = command_line.define_path(
+    "profile", "Folder for a trace of five steps of each stage, for TensorBoard."
 )
 SHOW = flags.DEFINE_enum(
     "progress",

@@ -25,7 +25,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from lsr_jax import commands, console
+from lsr_jax import commands, console, paths
 from lsr_jax.errors import InputError, Stopped, TrainingError
 
 SHARED = {
@@ -158,16 +158,27 @@ def last_line(error: Exception) -> str:
 def define_config() -> Callable[[], tuple[ConfigDict, Path]]:
     """Define ``--config`` and ``--workdir``; returns their reader for after parsing."""
     read_config = _define_config_file()
-    workdir = flags.DEFINE_string(
-        "workdir", None, "Folder of the run; default: runs/NAME."
-    )
+    workdir = define_path("workdir", "Folder of the run; default: runs/NAME.")
     flags.mark_flag_as_required("config")
 
     def read() -> tuple[ConfigDict, Path]:
         name, config = read_config()
-        return config, Path(workdir.value or default_workdir(name))
+        return config, Path(workdir.value or paths.checked(default_workdir(name)))
 
     return read
+
+
+def define_path(name: str, meaning: str, *, required: bool = False):
+    """Define a flag for a file or folder; its value is text, or None."""
+    return flags.DEFINE(_PathParser(name), name, None, meaning, required=required)
+
+
+class _PathParser(flags.ArgumentParser):
+    def __init__(self, name: str):
+        self._key = f"--{name}"
+
+    def parse(self, argument: str) -> str:
+        return str(paths.expanded(argument, key=self._key))
 
 
 def define_data_config() -> Callable[[], dict | None]:

@@ -8,6 +8,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator
 
+from lsr_jax import paths
 from lsr_jax.errors import InputError, one_line
 
 LONGEST = 160  # characters of what is quoted
@@ -54,7 +55,7 @@ def read_json(path: str | os.PathLike, expected: str, remedy: str) -> dict:
     """
     path = pathlib.Path(path)
     with reading(path, expected, remedy):
-        content = json.loads(path.expanduser().read_text())
+        content = json.loads(paths.expanded(path).read_text())
         if not isinstance(content, dict):
             raise ValueError(f"{quoted(content)}, no object")
         return content

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lsr_jax import convert, models, placement
+from lsr_jax import convert, models, paths, placement
 from lsr_jax.data import augment
 from lsr_jax.errors import InputError
 from lsr_jax.training import checkpoint, kept, selection, workdir
@@ -104,8 +104,8 @@ def find(name: str, *, step: int | None = None) -> Place:
       InputError: nothing of the kind lies there, or a stage or step that is not kept.
     """
     head, colon, stage = name.rpartition(":")
-    named = bool(colon) and not Path(name).expanduser().exists()
-    path = Path(head if named else name).expanduser()
+    named = bool(colon) and not paths.expanded(name).exists()
+    path = paths.expanded(head if named else name)
     if path.is_file() or (path / convert.INFO).is_file():
         if named or step is not None:
             raise InputError(f"{name}: expected no stage and no step for a weight file")

@@ -54,15 +54,14 @@ class Request(NamedTuple):
 
 def define() -> None:
     """Define the flags."""
-    flags.DEFINE_string(
+    command_line.define_path(
         "workdir",
-        None,
         "Workdir, WORKDIR:STAGE, folder of checkpoints or one of them, or a weight file "
         "(with --config).",
         required=True,
     )
     flags.DEFINE_string("images", None, "Pattern, quoted: 'a/**/*.png'.", required=True)
-    flags.DEFINE_string("out", None, "Folder to write.", required=True)
+    command_line.define_path("out", "Folder to write.", required=True)
     flags.DEFINE_integer("step", None, "A kept step; default: the newest.")
     flags.DEFINE_list("kinds", [], f"Some of {','.join(KINDS)}; default: all.")
     flags.DEFINE_enum(

@@ -13,12 +13,13 @@ interrupted. Exit codes: 0 done, 1 a cell failed (the others went on), 2 bad inp
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lsr_jax import command_line, commands
+from lsr_jax import command_line, commands, paths
 from lsr_jax.errors import InputError, Stopped, TrainingError, one_line
 from lsr_jax.training.stopping import Stop
 
@@ -47,7 +48,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument("--methods", default="", help="keys of METHODS, by commas")
     parser.add_argument("--seeds", default="0,1,2", help="numbers, by commas")
     parser.add_argument("--ablate", help="a method each of whose terms is removed")
-    parser.add_argument("--workdir", type=Path, help="default: studies/NAME")
+    parser.add_argument(
+        "--workdir",
+        type=functools.partial(paths.expanded, key="--workdir"),
+        help="default: studies/NAME",
+    )
     options, rest = parser.parse_known_args(arguments)
     strange = [word for word in rest if not word.startswith("--config.")]
     if strange:

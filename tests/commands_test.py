@@ -12,8 +12,8 @@ from lsr_jax.errors import InputError
 ROOT = Path(__file__).parents[1]
 
 
-def train(*arguments):
-    command = [sys.executable, "train.py", *arguments]
+def run(*arguments):
+    command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -81,15 +81,33 @@ def test_help_shows_the_flags_that_scripts_share(script, own):
 def test_ctrl_c_while_the_config_is_read_is_no_traceback(tmp_path):
     config = tmp_path / "config.py"
     config.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    done = train("--config", config)
+    done = run("train.py", "--config", config)
     assert (done.returncode, done.stderr) == (130, "")
 
 
 @pytest.mark.parametrize("minutes", ["nan", "inf"])
 def test_minutes_without_end_are_refused(minutes):
-    done = train("--config=configs/streets.py", "--max-minutes", minutes)
+    done = run("train.py", "--config=configs/streets.py", "--max-minutes", minutes)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: flag --max-minutes={minutes}: expected")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["", "~nouser/x", b"caf\xe9"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train.py", "--config=configs/streets.py", "--workdir"],
+        ["evaluate.py", "--checkpoint"],
+        ["-m", "lsr_jax.predict", "--workdir=x", "--images=x", "--out"],
+        ["-m", "lsr_jax.study", "--config=configs/streets.py", "--workdir"],
+    ],
+    ids=["train", "evaluate", "predict", "study"],
+)
+def test_paths_that_are_none_are_one_line(command, path):
+    done = run(*command, path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {command[-1]}")
     assert done.stderr.count("\n") == 1
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from lsr_jax import paths
 from lsr_jax.analysis import captions, published, rows
 from lsr_jax.analysis.rows import Row
 from lsr_jax.errors import InputError
@@ -63,7 +63,7 @@ def published_score() -> published.Score:
 def _read(origin):
     if origin == PUBLISHED:
         return []
-    path = Path(origin).expanduser()
+    path = paths.expanded(origin, key="--oracle")
     path = path / "report" / "metrics.json" if path.is_dir() else path
     found = rows.read(path)
     if not _known(found):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-import pathlib
 import re
 
-from lsr_jax import decoding
+from lsr_jax import decoding, paths
 from lsr_jax.data import files, labels
 from lsr_jax.data.layouts import LABEL_FORMATS, LAYOUTS, Layout, Part
 from lsr_jax.errors import InputError, one_line
@@ -49,7 +48,7 @@ def read(path: str | os.PathLike) -> Layout:
       InputError: the file is missing, no JSON, or says something unusable; the message
         names the file and the key.
     """
-    path = pathlib.Path(path).expanduser()
+    path = paths.expanded(path)
     text = decoding.read_json(
         path, "the description of a data set", "see docs/your_data.md"
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lsr_jax import paths
 from lsr_jax.data.files import Files, Folder, Zips, expression, inside
 from lsr_jax.data.headers import BadExample
 from lsr_jax.data.layouts import Layout, Part, Subset
@@ -34,7 +34,7 @@ def open_files(layout: Layout, root: str | os.PathLike) -> Files:
     Raises:
       InputError: nothing of the kind lies there.
     """
-    root = pathlib.Path(root).expanduser()
+    root = paths.expanded(root)
     required = [part for part in layout.parts.values() if part.required]
     for folder in layout.folders:
         files = Folder(root / folder)
@@ -88,7 +88,7 @@ def read_list(path: str | os.PathLike) -> list[Pair]:
       InputError: no such file, no line, a third word, or a name that leaves the folder.
     """
     try:
-        lines = pathlib.Path(path).expanduser().read_text().splitlines()
+        lines = paths.expanded(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: expected a list of 'image label' lines, found: {error}"

@@ -21,6 +21,7 @@ import numpy as np
 import PIL
 import tqdm
 
+from lsr_jax import paths
 from lsr_jax.data import (
     commands,
     conversion,
@@ -71,7 +72,7 @@ def prepare(
     # Imported here: worker processes import this module, and need no TFDS.
     from lsr_jax.data import prepared, storage
 
-    target = pathlib.Path(out).expanduser().absolute() / layout.name
+    target = paths.expanded(out).absolute() / layout.name
     target = target / prepared.folder_name(size) / prepared.VERSION
     if (target / storage.MANIFEST).is_file():
         _check_finished(target, splits, prepared.read_manifest(target, layout))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from lsr_jax import paths
 from lsr_jax.data import (
     description,
     labels,
@@ -112,7 +112,7 @@ def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
 def _open_real(spec: Mapping) -> Domain:
     """Prepared records where there are some, else the folders as downloaded."""
     layout = description.find_layout(spec["name"])
-    root = pathlib.Path(spec["root"]).expanduser()
+    root = paths.expanded(spec["root"], key="data root")
     size = tuple(spec["size"]) if any(spec["size"]) else None
     options = {
         "space": label_space(spec, layout),

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lsr_jax import paths
 from lsr_jax.data import reading
 from lsr_jax.errors import InputError
 
@@ -18,10 +19,10 @@ def find_images(pattern: str) -> list[Path]:
     """The files that a pattern matches, sorted.
 
     Raises:
-      InputError: there are none.
+      InputError: there are none, or one whose name is no UTF-8.
     """
     matched = glob.glob(os.path.expanduser(pattern), recursive=True)
-    found = sorted(path for path in map(Path, matched) if path.is_file())
+    found = sorted(path for path in map(paths.checked, matched) if path.is_file())
     if not found:
         inside = "; name the files in it, as DIR/*.png" if matched else ""
         raise InputError(

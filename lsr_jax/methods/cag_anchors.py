@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lsr_jax import decoding, losses, prototypes, resample
+from lsr_jax import decoding, losses, paths, prototypes, resample
 from lsr_jax.errors import InputError
 from lsr_jax.types import Preparation
 
@@ -75,7 +73,7 @@ def read(path: str, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     remedy = "write one with python -m lsr_jax.convert anchors"
     with (
         decoding.reading(where, expected, remedy),
-        Path(path).expanduser().open("rb") as file,
+        paths.expanded(path, key="method.anchors").open("rb") as file,
     ):
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lsr_jax import paths
 from lsr_jax.errors import InputError
 from lsr_jax.types import PyTree
 
@@ -25,11 +26,17 @@ ACCELERATOR_ROWS = 8192
 def keep_programs() -> None:
     """Keep compiled programs on disk, so that the next run starts at once.
 
-    In the folder of ``JAX_COMPILATION_CACHE_DIR``, else in ``~/.cache/lsr_jax/programs``.
+    In the folder of ``JAX_COMPILATION_CACHE_DIR``, else in ``~/.cache/lsr_jax/programs``;
+    nowhere, and said so, where there is no home folder.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        folder = pathlib.Path("~/.cache/lsr_jax/programs").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        try:
+            folder = paths.expanded("~/.cache/lsr_jax/programs")
+        except InputError as error:
+            reason = f"{error}, in JAX_COMPILATION_CACHE_DIR"
+            print(f"compiled programs are not kept: {reason}", file=sys.stderr)
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 class Cost(NamedTuple):

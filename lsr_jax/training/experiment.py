@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from lsr_jax import convert, models
+from lsr_jax import convert, models, paths
 from lsr_jax.data import augment, pipeline, records, relabelled, sources
 from lsr_jax.errors import InputError
 from lsr_jax.training import build, checkpoint, origins, sharding, state
@@ -195,7 +195,7 @@ class Experiment:
         if origin in self.config["stages"]:
             folder, step = self.checkpoints(origin), None
         else:
-            folder, step = origins.find_checkpoints(Path(origin).expanduser())
+            folder, step = origins.find_checkpoints(paths.expanded(origin))
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; train stage {origin!r} first")
         with checkpoint.Checkpointer(folder, read_only=True) as checkpoints:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from lsr_jax import convert
+from lsr_jax import convert, paths
 from lsr_jax.errors import InputError
 from lsr_jax.training import kept, workdir
 
@@ -37,9 +37,11 @@ def check_paths(config: Mapping) -> None:
     for stage in stages:
         labeller, start = config[stage]["labeller"], origin(config, stage)
         if start not in ("scratch", *stages) and not weight_file(config, stage):
-            find_checkpoints(Path(start).expanduser(), key=f"{stage}.init_from")
+            key = f"{stage}.init_from"
+            find_checkpoints(paths.expanded(start, key=key), key=key)
         if labeller not in ("start", *stages):
-            find_checkpoints(Path(labeller).expanduser(), key=f"{stage}.labeller")
+            key = f"{stage}.labeller"
+            find_checkpoints(paths.expanded(labeller, key=key), key=key)
 
 
 def origin(config: Mapping, stage: str) -> str:
@@ -72,7 +74,7 @@ def stream_seed(config: Mapping, stage: str) -> int:
 def weight_file(config: Mapping, stage: str) -> Path | None:
     """The weight file, or folder of ``lsr_jax.convert``, in a stage's ``init_from``."""
     found = origin(config, stage)
-    path = Path(found).expanduser()
+    path = paths.expanded(found, key=f"{stage}.init_from")
     named = found == "scratch" or found in config["stages"]
     return path if not named and holds_weights(path) else None
 

@@ -77,3 +77,16 @@ def test_programs_are_kept_where_jax_is_told(given, monkeypatch, tmp_path):
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert found == (given or str(tmp_path / ".cache/lsr_jax/programs"))
+
+
+def test_without_a_home_programs_are_not_kept(monkeypatch, capsys):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        compiled.keep_programs()
+        found = jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert found is None
+    assert "JAX_COMPILATION_CACHE_DIR" in capsys.readouterr().err

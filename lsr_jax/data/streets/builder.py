@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import tqdm
 
-from lsr_jax import errors
+from lsr_jax import errors, paths
 from lsr_jax.data import labels, processes, storage
 from lsr_jax.data.encoded import Tally, combined_sha256
 from lsr_jax.data.storage import MANIFEST
@@ -49,7 +49,8 @@ def prepare(
     Raises:
       InputError: where the cache folder cannot be written.
     """
-    root = pathlib.Path(data_dir or default_data_dir()).expanduser().absolute()
+    named = data_dir or default_data_dir()
+    root = paths.expanded(named, key="--data-dir or $LSR_JAX_DATA").absolute()
     config = records.config_name(preset)
     target = root / "streets" / config / FORMAT_VERSION
     if (target / MANIFEST).is_file():
