@@ -189,7 +189,7 @@ def network_size(config: Mapping, given: str | None) -> Size:
     if given:
         try:
             size = commands.size(given)
-        except argparse.ArgumentTypeError as error:
+        except (argparse.ArgumentTypeError, ValueError) as error:
             raise InputError(f"--size: {error}") from None
         if size is not None:
             return size

@@ -94,6 +94,8 @@ def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
         ({"overlap": 1.0}, "--overlap: expected 0 to below 1, found 1"),
         ({"overlap": float("nan")}, "--overlap"),
         ({"size": "12"}, "--size: expected WIDTHxHEIGHT"),
+        ({"size": "99999999x99999999"}, "--size: expected at most 67108864 pixels"),
+        ({"size": "1x" + "9" * 5000}, "--size: "),
         ({"kinds": ["colour"]}, "--kinds: .*'colour'"),
         ({"scales": ["x"]}, "scales: expected numbers"),
         ({"step": 5}, "kept steps 1, found 5"),

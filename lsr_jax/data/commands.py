@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lsr_jax.commands import Parser, guarded
 from lsr_jax.data import processes
+from lsr_jax.data.headers import LARGEST_IMAGE
 from lsr_jax.data.reading import Size
 from lsr_jax.errors import InputError
 
@@ -68,5 +69,9 @@ def size(text: str) -> Size:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(
             f"expected WIDTHxHEIGHT such as 1280x720, or full, found {text!r}"
+        )
+    if int(height) * int(width) > LARGEST_IMAGE:
+        raise argparse.ArgumentTypeError(
+            f"expected at most {LARGEST_IMAGE} pixels, found {text}"
         )
     return int(height), int(width)

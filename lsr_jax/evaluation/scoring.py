@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from lsr_jax import resample
+from lsr_jax.data import headers
 from lsr_jax.errors import InputError
 from lsr_jax.types import Forward, Outputs, PyTree
 
@@ -106,6 +107,21 @@ def parse(flip: bool, scales: Sequence[str], average: str | None) -> Averaging:
     return Averaging(flip, numbers, average or default).check()
 
 
+def resized(size: Size, scale: float) -> Size:
+    """``(H, W)`` of the network input at a scale.
+
+    Raises:
+      InputError: larger than any image may be.
+    """
+    height, width = size
+    if scale * height * scale * width > headers.LARGEST_IMAGE:
+        raise InputError(
+            f"scales: expected at most {headers.LARGEST_IMAGE} pixels, found "
+            f"{headers.by(size)} enlarged by {scale:g}; choose a smaller scale"
+        )
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
 def main_head(outputs: Outputs) -> jax.Array:
     """The logits of the main head."""
     return outputs.logits
@@ -127,7 +143,7 @@ def network(
       averaging: over views.
 
     Raises:
-      InputError: see `Averaging.check`.
+      InputError: see `Averaging.check`; when it scores, see `resized`.
     """
     averaging.check()
     at_features = averaging.of != "pixel_probabilities"
@@ -144,8 +160,7 @@ def network(
         for scale in averaging.scales:
             scaled = inputs
             if scale != 1:
-                size = [max(1, round(scale * side)) for side in inputs.shape[1:3]]
-                scaled = resample.bilinear(inputs, size)
+                scaled = resample.bilinear(inputs, resized(inputs.shape[1:3], scale))
             found = [logits(params, model_state, scaled)]
             if averaging.flip:
                 mirrored = logits(params, model_state, scaled[:, :, ::-1])

@@ -32,9 +32,12 @@ def keep_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         try:
             folder = paths.expanded("~/.cache/lsr_jax/programs")
-        except InputError as error:
-            reason = f"{error}, in JAX_COMPILATION_CACHE_DIR"
-            print(f"compiled programs are not kept: {reason}", file=sys.stderr)
+        except InputError:
+            print(
+                "compiled programs are not kept: there is no home folder; name one in "
+                "JAX_COMPILATION_CACHE_DIR",
+                file=sys.stderr,
+            )
         else:
             jax.config.update("jax_compilation_cache_dir", str(folder))
 

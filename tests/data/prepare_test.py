@@ -173,6 +173,8 @@ def test_bad_command_lines(tmp_path, capsys):
     good = ["gta5", "--root", str(tmp_path), "--out", str(tmp_path), "--size"]
     assert prepare.main([*good, "1280"]) == 2
     assert "WIDTHxHEIGHT such as 1280x720" in capsys.readouterr().err
+    assert prepare.main([*good, "99999999x99999999"]) == 2
+    assert "expected at most 67108864 pixels" in capsys.readouterr().err
     assert prepare.main([*good, "full"]) == 2
     assert "expected GTA5 as downloaded" in capsys.readouterr().err
     assert prepare.main(["gta5"]) == 2

@@ -151,6 +151,12 @@ def test_flags_average_probabilities_of_several_views():
     assert scoring.parse(True, ["1"], "logits").of == "logits"
 
 
+@pytest.mark.parametrize("scale", [2e3, 1e9, 1e300])
+def test_a_scale_is_bounded_as_images_are(images, scale):
+    with pytest.raises(InputError, match=r"^scales: .* 5x9 .* enlarged by"):
+        score(images, scales=(scale,))
+
+
 @pytest.mark.parametrize(
     ("scales", "average", "message"),
     [
