@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lsr_jax import command_line, commands, paths
 from lsr_jax.errors import InputError, Stopped, TrainingError, one_line
+from lsr_jax.training import ranges
 from lsr_jax.training.stopping import Stop
 
 
@@ -75,7 +76,7 @@ def carry_out(options: argparse.Namespace, overrides: Sequence[str], stop: Stop)
     from absl import logging
 
     from lsr_jax.studies import outcome, plan
-    from lsr_jax.training import sharding
+    from lsr_jax.training import sharding, workdir
 
     logging.set_verbosity(logging.WARNING)
     seeds = numbers(options.seeds)
@@ -89,7 +90,10 @@ def carry_out(options: argparse.Namespace, overrides: Sequence[str], stop: Stop)
     sharding.share_cpu(load(named[0], seeds[0])["cpu_devices"])
     lines = comparison_lines(named, options.ablate, load, seeds[0])
     cells = plan.cells(load, lines, seeds, folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise workdir.unwritable(folder, error) from error
 
     errors = {}
     for run in plan.runs(cells):
@@ -220,7 +224,7 @@ def numbers(text: str) -> list[int]:
     """Seeds.
 
     Raises:
-      InputError: not whole numbers, or none.
+      InputError: not whole numbers, none, or one that no run has.
     """
     try:
         found = [int(word) for word in words(text)]
@@ -228,6 +232,8 @@ def numbers(text: str) -> list[int]:
         found = []
     if not found:
         raise InputError(f"--seeds: expected numbers such as 0,1,2, found {text!r}")
+    for seed in found:
+        ranges.CONFIG["seed"].check("--seeds", seed)
     return found
 
 

@@ -276,6 +276,10 @@ def test_ablation_has_a_line_for_every_term(house, tmp_path):
         (("--methods", "lrs"), "found 'lrs'"),
         ((), "expected at least one"),
         (("--methods", "lsr", "--seeds", "a"), "--seeds: expected numbers"),
+        (
+            ("--methods", "lsr", "--seeds", "0,4294967296"),
+            "--seeds: expected 0 to 42949",
+        ),
         (("--methods", "lsr", "surplus"), "unexpected argument 'surplus'"),
         (("--methods", "lsr", "--config.seed=1"), "name seeds by --seeds"),
         (("--methods", "lsr", "--config.adpt.steps=1"), "unknown config key"),
@@ -292,3 +296,12 @@ def test_bad_flags_are_one_line_and_exit_code_2(
     assert error.count("\n") == 1
     assert house.trained == ()
     assert not (tmp_path / "study").exists()
+
+
+def test_a_workdir_that_is_a_file_is_one_line(house, tmp_path, capsys):
+    (tmp_path / "study").write_text("")
+    assert run(tmp_path, "--methods", "lsr") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: workdir {tmp_path / 'study'}: cannot be written: ")
+    assert error.count("\n") == 1
+    assert house.trained == ()
