@@ -24,19 +24,19 @@ def outlive_readers() -> None:
         stream = getattr(sys, name)
         if stream and stream is getattr(sys, f"__{name}__"):
             stream.flush()
-            setattr(sys, name, _patient(stream))
+            setattr(sys, name, _replacement(stream))
 
 
-def _patient(stream: TextIO) -> TextIO:
+def _replacement(stream: TextIO) -> TextIO:
     return io.TextIOWrapper(
-        io.BufferedWriter(_Patient(stream.fileno(), "w", closefd=False)),
+        io.BufferedWriter(_Outliving(stream.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering or stream.write_through,
     )
 
 
-class _Patient(io.FileIO):
+class _Outliving(io.FileIO):
     """A file or pipe that takes everything."""
 
     def write(self, data) -> int:
