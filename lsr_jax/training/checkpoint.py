@@ -70,7 +70,8 @@ class Checkpointer:
             ``step`` is that of the checkpoint to keep beside the newest.
 
         Raises:
-          TrainingError: this save or the one before could not be written.
+          TrainingError: this save or the one before could not be written, or the
+            folder holds a step that is not smaller.
         """
         for known in (*self.steps(), step):
             if known not in self._kept.best:
@@ -78,13 +79,15 @@ class Checkpointer:
                 best = there.get("best")
                 self._kept.best[known] = best and best["step"]
         with refusals.writing(self.folder):
-            self._manager.save(
+            begun = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state),
                     facts=ocp.args.JsonSave(content.seal(facts, state)),
                 ),
             )
+        if not begun:  # Orbax says no more than that
+            raise refusals.not_taken(self.folder, step, self._manager.latest_step())
 
     def wait(self) -> None:
         """Until what was saved is on the disk.
@@ -195,6 +198,7 @@ class Checkpointer:
                 step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
             ).facts
             content.check_seal(facts)
+            content.check_step(facts, step)
         except Exception as error:  # for a damaged file a reader may raise anything
             raise refusals.unreadable(self.folder / str(step), error) from error
         return facts
@@ -216,15 +220,16 @@ class Checkpointer:
         return None
 
     def _restore(self, step, template, *, whole, **options):
-        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        placed = ocp.checkpoint_utils.construct_restore_args(template)
-        args = ocp.args.PyTreeRestore(template, restore_args=placed, **options)
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        placed = ocp.checkpoint_utils.construct_restore_args(shapes)
+        args = ocp.args.PyTreeRestore(shapes, restore_args=placed, **options)
         facts = self._facts(step)
         try:
             stored = self._manager.item_metadata(step)["state"].tree
             content.check_network(template, stored)
             args = ocp.args.Composite(state=args)
             found = self._manager.restore(step, args=args).state
+            content.check_types(template, found)
             content.check_arrays(facts, found, whole=whole)
         except jax.errors.JaxRuntimeError:
             raise  # memory of the device, not the file

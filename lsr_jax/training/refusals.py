@@ -22,6 +22,15 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def not_taken(folder: Path, step: int, newest: int | None) -> TrainingError:
+    """The one line for a save that Orbax drops beside a step that is not smaller."""
+    return TrainingError(
+        f"checkpoint {folder / str(step)}: cannot be written: expected smaller steps "
+        f"beside it, found {newest}; move away what this run did not save, then the "
+        "same command continues"
+    )
+
+
 def unreadable(path: Path, error: Exception) -> InputError:
     """The one line for a checkpoint that cannot be used."""
     reason = str(error).strip().splitlines() or [type(error).__name__]

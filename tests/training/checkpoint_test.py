@@ -88,6 +88,11 @@ def rewrite(path, old, new):
     path.write_bytes(path.read_bytes().replace(old, new))
 
 
+def replace(path, other):
+    shutil.rmtree(path)
+    shutil.copytree(other, path)
+
+
 DAMAGE = {
     "an array's bit": lambda c: flip(arrays_of(c)[0]),
     "an array's first bit": lambda c: flip(arrays_of(c)[0], 0.0),
@@ -102,6 +107,8 @@ DAMAGE = {
         c / "facts" / "metadata", b'"step": 4', b'"step": 3'
     ),
     "no hash": lambda c: (c / "facts" / "metadata").write_text('{"step": 4}'),
+    "another step's": lambda c: replace(c, c.parent / "2"),
+    "the types gone": lambda c: shutil.rmtree(c / "state" / "array_metadatas"),
     "the index gone": lambda c: (c / "state" / "manifest.ocdbt").unlink(),
     "everything gone": lambda c: [p.unlink() for p in c.rglob("*") if p.is_file()],
 }
@@ -237,6 +244,14 @@ def test_a_disk_that_refuses_is_an_error_that_keeps_the_last_one(folder, monkeyp
             checkpoints.save(6, state(6), facts(6))
     with Checkpointer(folder) as again:
         assert again.resume(state(0))[1]["step"] == 4
+
+
+def test_a_save_that_orbax_drops_is_an_error(folder):
+    with (
+        Checkpointer(folder) as checkpoints,
+        pytest.raises(TrainingError, match=r"/3: .* smaller steps beside it, found 4;"),
+    ):
+        checkpoints.save(3, state(3), facts(3))
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
