@@ -98,6 +98,22 @@ class Checkpointer:
         with refusals.writing(self.folder):
             self._manager.wait_until_finished()
 
+    def facts(self, step: int) -> dict:
+        """What was saved beside the state; its ``sha256`` is of all of the checkpoint.
+
+        Raises:
+          InputError: the facts are damaged, or of another step.
+        """
+        try:
+            facts = self._manager.restore(
+                step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+            ).facts
+            content.check_seal(facts)
+            content.check_step(facts, step)
+        except Exception as error:  # for a damaged file a reader may raise anything
+            raise refusals.unreadable(self.folder / str(step), error) from error
+        return facts
+
     def resume(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """State and facts of the newest checkpoint that is whole; None without any.
 
@@ -188,20 +204,9 @@ class Checkpointer:
     def _readable_facts(self, step: int) -> dict:
         """The facts of a checkpoint; none of a damaged one."""
         try:
-            return self._facts(step)
+            return self.facts(step)
         except InputError:
             return {}
-
-    def _facts(self, step: int) -> dict:
-        try:
-            facts = self._manager.restore(
-                step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
-            ).facts
-            content.check_seal(facts)
-            content.check_step(facts, step)
-        except Exception as error:  # for a damaged file a reader may raise anything
-            raise refusals.unreadable(self.folder / str(step), error) from error
-        return facts
 
     def _newest(self, read):
         """What ``read`` makes of the newest usable step, and the steps passed over."""
@@ -223,7 +228,7 @@ class Checkpointer:
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         placed = ocp.checkpoint_utils.construct_restore_args(shapes)
         args = ocp.args.PyTreeRestore(shapes, restore_args=placed, **options)
-        facts = self._facts(step)
+        facts = self.facts(step)
         try:
             stored = self._manager.item_metadata(step)["state"].tree
             content.check_network(template, stored)

@@ -50,7 +50,7 @@ def check_stage(experiment: Experiment, stage: str) -> None:
         group = accumulate.group_size(experiment.config["model"], c["micro_batches"])
         accumulate.check_divides(c["batch_size"], c["micro_batches"], group)
         whole, _ = experiment.template(stage)
-        if not experiment.checkpoints(stage).is_dir():
+        if not experiment.begun(stage):
             origin(experiment, stage, whole)
             anchors(experiment, stage)
 

@@ -39,5 +39,5 @@ def test_anchors_are_read_before_the_stage_begins(config, tmp_path):
 
     # A stage that has begun holds its anchors in its checkpoints.
     path.unlink()
-    experiment.checkpoints("stage_1").mkdir(parents=True)
+    (experiment.checkpoints("stage_1") / "5").mkdir(parents=True)
     preflight.check_stage(experiment, "stage_1")
