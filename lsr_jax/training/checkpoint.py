@@ -195,11 +195,13 @@ class Checkpointer:
 
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Moves checkpoints to where nobody looks for one."""
-        for step in steps:
-            target = self.folder.parent / DAMAGED / str(step)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(target)
+        folder = self.folder.parent / DAMAGED
+        with refusals.writing(folder):
+            folder.mkdir(exist_ok=True)
+            for step in steps:
+                target = folder / str(step)
+                shutil.rmtree(target, ignore_errors=True)
+                (self.folder / str(step)).rename(target)
 
     def _readable_facts(self, step: int) -> dict:
         """The facts of a checkpoint; none of a damaged one."""
@@ -221,7 +223,7 @@ class Checkpointer:
                 print(f"warning: {error}; passed over for {step}", file=sys.stderr)
             return found, list(errors)
         if errors:
-            raise next(iter(errors.values()))
+            raise refusals.none_readable(self.folder, errors)
         return None
 
     def _restore(self, step, template, *, whole, **options):
