@@ -30,7 +30,7 @@ CONFIG_KEYS = {
     "data": {"preprocessing": str, "source": dict, "target": dict},
     "evaluation": dict,
 }
-STAGE_KEYS = {"method": {"name": str}, "init_from": str, "labeller": str, "steps": int}
+STAGE_KEYS = {"method": {"name": str}, "init_from": str, "steps": int}
 MANIFEST_KEYS = {
     "command": str,
     "versions": dict,

@@ -9,7 +9,7 @@ import pytest
 from lsr_jax.errors import InputError
 from lsr_jax.training import workdir
 
-STAGE = {"method": {"name": "lsr"}, "init_from": "previous", "labeller": "start"}
+STAGE = {"method": {"name": "lsr"}, "init_from": "previous"}
 CONFIG = {
     "a": {"b": 1},
     "num_devices": None,
