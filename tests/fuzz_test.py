@@ -198,7 +198,7 @@ def test_configs_of_a_workdir(content, tmp_path):
     with contextlib.suppress(InputError):
         workdir.check(tmp_path, {"seed": 0})
         accepted = True
-    assert not accepted or found == {"seed": 0}
+    assert not accepted or json.loads(content) == {"seed": 0}
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,8 @@ def house(monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
                 raise Stopped(f"stopped by {stop.after_step()} after step 1")
         workdir.check(folder, config)
-        with workdir.claimed(folder, config, {}):
+        facts = {"data": {"source": "-", "target": "-"}, "weights": {}}
+        with workdir.claimed(folder, config, facts):
             pass  # config.json and manifest.json are all that is wanted
         finish(Experiment(config, folder))
 

@@ -70,7 +70,8 @@ class Checkpointer:
             ``step`` is that of the checkpoint to keep beside the newest.
 
         Raises:
-          TrainingError: this save or the one before could not be written.
+          TrainingError: this save or the one before could not be written, or the
+            folder holds a step that is not smaller.
         """
         for known in (*self.steps(), step):
             if known not in self._kept.best:
@@ -78,13 +79,15 @@ class Checkpointer:
                 best = there.get("best")
                 self._kept.best[known] = best and best["step"]
         with refusals.writing(self.folder):
-            self._manager.save(
+            begun = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state),
                     facts=ocp.args.JsonSave(content.seal(facts, state)),
                 ),
             )
+        if not begun:  # Orbax says no more than that
+            raise refusals.not_taken(self.folder, step, self._manager.latest_step())
 
     def wait(self) -> None:
         """Until what was saved is on the disk.
@@ -94,6 +97,22 @@ class Checkpointer:
         """
         with refusals.writing(self.folder):
             self._manager.wait_until_finished()
+
+    def facts(self, step: int) -> dict:
+        """What was saved beside the state; its ``sha256`` is of all of the checkpoint.
+
+        Raises:
+          InputError: the facts are damaged, or of another step.
+        """
+        try:
+            facts = self._manager.restore(
+                step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+            ).facts
+            content.check_seal(facts)
+            content.check_step(facts, step)
+        except Exception as error:  # for a damaged file a reader may raise anything
+            raise refusals.unreadable(self.folder / str(step), error) from error
+        return facts
 
     def resume(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """State and facts of the newest checkpoint that is whole; None without any.
@@ -176,28 +195,20 @@ class Checkpointer:
 
     def _set_aside(self, steps: Sequence[int]) -> None:
         """Moves checkpoints to where nobody looks for one."""
-        for step in steps:
-            target = self.folder.parent / DAMAGED / str(step)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(target)
+        folder = self.folder.parent / DAMAGED
+        with refusals.writing(folder):
+            folder.mkdir(exist_ok=True)
+            for step in steps:
+                target = folder / str(step)
+                shutil.rmtree(target, ignore_errors=True)
+                (self.folder / str(step)).rename(target)
 
     def _readable_facts(self, step: int) -> dict:
         """The facts of a checkpoint; none of a damaged one."""
         try:
-            return self._facts(step)
+            return self.facts(step)
         except InputError:
             return {}
-
-    def _facts(self, step: int) -> dict:
-        try:
-            facts = self._manager.restore(
-                step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
-            ).facts
-            content.check_seal(facts)
-        except Exception as error:  # for a damaged file a reader may raise anything
-            raise refusals.unreadable(self.folder / str(step), error) from error
-        return facts
 
     def _newest(self, read):
         """What ``read`` makes of the newest usable step, and the steps passed over."""
@@ -212,19 +223,20 @@ class Checkpointer:
                 print(f"warning: {error}; passed over for {step}", file=sys.stderr)
             return found, list(errors)
         if errors:
-            raise next(iter(errors.values()))
+            raise refusals.none_readable(self.folder, errors)
         return None
 
     def _restore(self, step, template, *, whole, **options):
-        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        placed = ocp.checkpoint_utils.construct_restore_args(template)
-        args = ocp.args.PyTreeRestore(template, restore_args=placed, **options)
-        facts = self._facts(step)
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        placed = ocp.checkpoint_utils.construct_restore_args(shapes)
+        args = ocp.args.PyTreeRestore(shapes, restore_args=placed, **options)
+        facts = self.facts(step)
         try:
             stored = self._manager.item_metadata(step)["state"].tree
             content.check_network(template, stored)
             args = ocp.args.Composite(state=args)
             found = self._manager.restore(step, args=args).state
+            content.check_types(template, found)
             content.check_arrays(facts, found, whole=whole)
         except jax.errors.JaxRuntimeError:
             raise  # memory of the device, not the file

@@ -62,6 +62,25 @@ def check_seal(facts: Mapping) -> None:
         raise ValueError("its facts are not what was saved")
 
 
+def check_step(facts: Mapping, step: int) -> None:
+    """Raise ValueError unless ``facts`` are of the step that their folder is named for."""
+    saved = facts.get("step")
+    if saved != step:
+        raise ValueError(f"it was saved as that of step {saved}")
+
+
+def check_types(wanted: PyTree, found: PyTree) -> None:
+    """Raise ValueError where a leaf has another dtype or shape than is wanted.
+
+    A key that lost its type comes back as numbers, whose hash is that of the key.
+    """
+    found = paths(found)
+    for name, leaf in paths(wanted).items():
+        expected, got = (f"{x.dtype}{list(x.shape)}" for x in (leaf, found[name]))
+        if expected != got:
+            raise ValueError(f"{name} is {got} there and {expected} here")
+
+
 def check_arrays(facts: Mapping, tree: PyTree, *, whole: bool) -> None:
     """Raise ValueError unless the arrays are those that were saved.
 

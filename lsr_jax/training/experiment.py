@@ -11,7 +11,7 @@ import jax
 from lsr_jax import convert, models, paths
 from lsr_jax.data import augment, pipeline, records, relabelled, sources
 from lsr_jax.errors import InputError
-from lsr_jax.training import build, checkpoint, origins, sharding, state
+from lsr_jax.training import build, checkpoint, kept, origins, sharding, state
 from lsr_jax.training.step import Preprocess
 from lsr_jax.types import BatchSpec, Method, PyTree
 
@@ -63,16 +63,16 @@ class Experiment:
         return size + -size % self.mesh.devices.size
 
     def facts(self) -> dict:
-        """The data and weight files behind the run, for its manifest."""
+        """The data and weights behind the run, for its manifest."""
         prints = {name: domain.fingerprint for name, domain in self.domains.items()}
-        files = {
-            stage: origins.weight_file(self.config, stage)
-            for stage in self.config["stages"]
-        }
-        weights = {
-            stage: convert.fingerprint(path) for stage, path in files.items() if path
-        }
+        weights = {}
+        for stage in self.config["stages"]:
+            weights |= origins.fingerprints(self.config, stage, begun=self.begun(stage))
         return {"data": prints, "weights": weights, "seed": self.config["seed"]}
+
+    def begun(self, stage: str) -> bool:
+        """Whether a stage has checkpoints, which hold all that it began with."""
+        return bool(kept.steps(self.checkpoints(stage)))
 
     def folder(self, stage: str) -> Path:
         """Where a stage keeps its checkpoints and metrics."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lsr_jax import convert, paths
 from lsr_jax.errors import InputError
-from lsr_jax.training import kept, workdir
+from lsr_jax.training import checkpoint, kept, workdir
 
 
 def check_order(config: Mapping) -> None:
@@ -84,13 +84,40 @@ def holds_weights(path: Path) -> bool:
     return path.is_file() or (path / convert.INFO).is_file()
 
 
-def find_checkpoints(path: Path, *, key: str = "init_from") -> tuple[Path, int | None]:
-    """The checkpoint folder that a path in ``init_from`` or ``labeller`` means.
+def fingerprints(config: Mapping, stage: str, *, begun: bool) -> dict[str, str]:
+    """sha256 of what a stage begins with from outside of its run, by the config's key.
 
-    And the step, if it names one.
+    Of a weight file always. Of a checkpoint of another run and of a file of anchors until
+    the stage has begun: all that it took is in its own checkpoints then, and the other
+    run may go on.
 
-    A workdir means its last stage; ``workdir/stage`` names one,
-    ``workdir/stage/checkpoints/STEP`` one checkpoint.
+    Raises:
+      InputError: nothing there, or a checkpoint whose facts are damaged.
+    """
+    found = {}
+    starts = {"init_from": origin(config, stage), "labeller": config[stage]["labeller"]}
+    for name, start in starts.items():
+        key, path = f"{stage}.{name}", Path(start).expanduser()
+        if start in ("scratch", "start", *config["stages"]):
+            continue
+        if name == "init_from" and holds_weights(path):
+            found[key] = convert.fingerprint(path)
+        elif not begun:
+            folder, step = find_checkpoints(path, key=key)
+            with checkpoint.Checkpointer(folder, read_only=True) as checkpoints:
+                found[key] = checkpoints.facts(step)["sha256"]
+    anchors = config[stage]["method"].get("anchors")
+    if anchors and not begun:
+        path = Path(anchors).expanduser()
+        found[f"{stage}.method.anchors"] = convert.fingerprint(path)
+    return found
+
+
+def find_checkpoints(path: Path, *, key: str = "init_from") -> tuple[Path, int]:
+    """The folder and step of the checkpoint that ``init_from`` or ``labeller`` means.
+
+    A workdir means its last stage and ``workdir/stage`` names one, the newest checkpoint
+    of it; ``workdir/stage/checkpoints/STEP`` names one checkpoint.
 
     Raises:
       InputError: nothing there.
@@ -100,8 +127,8 @@ def find_checkpoints(path: Path, *, key: str = "init_from") -> tuple[Path, int |
     if kept.is_step(path) and (path / "state").is_dir():
         return path.parent, int(path.name)
     for folder in (path / "checkpoints", path):
-        if kept.steps(folder):
-            return folder, None
+        if steps := kept.steps(folder):
+            return folder, steps[-1]
     files = "" if key.endswith("labeller") else "a weight file, "
     raise InputError(
         f"{key} {path}: expected {files}a workdir, a stage's folder or a checkpoint "

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 from lsr_jax.errors import InputError
 from lsr_jax.methods import cag_anchors
-from lsr_jax.training import accumulate, build, origins, ranges, selection, sharding
+from lsr_jax.training import (
+    accumulate,
+    build,
+    checkpoint,
+    origins,
+    ranges,
+    selection,
+    sharding,
+)
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.state import TrainState
 
@@ -28,7 +36,18 @@ def check(experiment: Experiment) -> None:
     for domain in experiment.domains:
         experiment.open(domain, "val")
     for stage in config["stages"]:
+        check_folders(experiment, stage)
         check_stage(experiment, stage)
+
+
+def check_folders(experiment: Experiment, stage: str) -> None:
+    """Raise InputError for a file where a stage will make a folder."""
+    folder = experiment.folder(stage)
+    for path in (folder, experiment.checkpoints(stage), folder / checkpoint.DAMAGED):
+        if path.exists() and not path.is_dir():
+            raise InputError(
+                f"{path}: expected a folder or nothing, found a file; move it away"
+            )
 
 
 def check_stage(experiment: Experiment, stage: str) -> None:
@@ -50,7 +69,7 @@ def check_stage(experiment: Experiment, stage: str) -> None:
         group = accumulate.group_size(experiment.config["model"], c["micro_batches"])
         accumulate.check_divides(c["batch_size"], c["micro_batches"], group)
         whole, _ = experiment.template(stage)
-        if not experiment.checkpoints(stage).is_dir():
+        if not experiment.begun(stage):
             origin(experiment, stage, whole)
             anchors(experiment, stage)
 

@@ -22,6 +22,26 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 LOCK = ".lock"
 CONFIG = ("the config of a run", "restore it")
 MANIFEST = ("the manifest of a run", "restore it")
+# What every reader finds in them.
+CONFIG_KEYS = {
+    "seed": int,
+    "stages": list,
+    "model": dict,
+    "data": {"preprocessing": str, "source": dict, "target": dict},
+    "evaluation": dict,
+}
+STAGE_KEYS = {"method": {"name": str}, "init_from": str, "steps": int}
+MANIFEST_KEYS = {
+    "command": str,
+    "versions": dict,
+    "python": str,
+    "platform": str,
+    "cpus": int | None,
+    "devices": list,
+    "device_kind": str,
+    "data": {"source": str, "target": str},
+    "weights": dict,
+}
 # Keys that may change when a run goes on: the batches stay the same.
 FREE = ("num_devices", "cpu_devices", "data.workers")
 
@@ -34,11 +54,19 @@ def to_json(value) -> str:
 def check(workdir: Path, config: Mapping) -> None:
     """Raise InputError where ``workdir`` is no folder or holds a run of another config.
 
-    Nothing is written: a run that cannot start for other reasons leaves no trace.
+    Or where nobody can tell, because it holds checkpoints alone. Nothing is written: a
+    run that cannot start for other reasons leaves no trace.
     """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"workdir {workdir}: cannot be written: it is a file")
+    begun = next(workdir.glob("*/checkpoints"), None)
+    for file in (path, workdir / "manifest.json"):
+        if begun and not file.exists():
+            raise InputError(
+                f"workdir {workdir}: expected {file.name} beside {begun.parent.name}/"
+                f"{begun.name}, found none; restore it, or choose another --workdir"
+            )
     if path.exists():
         check_same(path, json.loads(to_json(config)))
 
@@ -70,7 +98,7 @@ def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
     with lock:
         take(lock, workdir)
         check(workdir, config)  # another run may have begun since the first check
-        check_origin(workdir, facts)
+        facts = check_origin(workdir, facts)
         try:
             writing.text(workdir / "config.json", to_json(config))
             writing.text(workdir / "manifest.json", to_json({**environment(), **facts}))
@@ -79,20 +107,24 @@ def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
         yield
 
 
-def check_origin(workdir: Path, facts: Mapping) -> None:
-    """Raise InputError where a run in ``workdir`` began with other data or weights."""
+def check_origin(workdir: Path, facts: Mapping) -> dict:
+    """``facts``, and of the weights that the run began with also those not in them.
+
+    Raises:
+      InputError: the run in ``workdir`` began with other data or weights.
+    """
     if not (workdir / "manifest.json").exists():
-        return
+        return dict(facts)
     known = manifest(workdir)
     for kind in ("data", "weights"):
-        found = flatten(json.loads(to_json(facts.get(kind, {}))), kind)
-        for key, value in flatten(known.get(kind, {}), kind).items():
-            if found.get(key) != value:
+        for key in sorted(known[kind].keys() & facts[kind].keys()):
+            if known[kind][key] != facts[kind][key]:
                 raise InputError(
                     f"workdir {workdir}: its run began with other {kind}: {key} was "
-                    f"{value} and is {found.get(key)} now; restore the files or choose "
-                    "another --workdir"
+                    f"{known[kind][key]} and is {facts[kind][key]} now; restore what it "
+                    "began with, or choose another --workdir"
                 )
+    return {**facts, "weights": {**known["weights"], **facts["weights"]}}
 
 
 def unwritable(workdir: Path, error: OSError) -> InputError:
@@ -150,7 +182,7 @@ def read_config(workdir: Path) -> dict:
     """The resolved config of a run.
 
     Raises:
-      InputError: no run lives there.
+      InputError: no run lives there, or its config is damaged.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -158,7 +190,14 @@ def read_config(workdir: Path) -> dict:
             f"workdir {workdir}: no run found: {path.name} is missing; start one with "
             "train.py"
         )
-    return decoding.read_json(path, *CONFIG)
+    with decoding.reading(path, *CONFIG):
+        config = decoding.read_json(path, *CONFIG)
+        check_keys(config, CONFIG_KEYS)
+        stages = config["stages"]
+        if not stages or not all(isinstance(stage, str) for stage in stages):
+            raise ValueError(f"{decoding.quoted(stages)} for 'stages'")
+        check_keys(config, dict.fromkeys(stages, STAGE_KEYS))
+        return config
 
 
 def manifest(workdir: Path) -> dict:
@@ -167,7 +206,24 @@ def manifest(workdir: Path) -> dict:
     Raises:
       InputError: it is missing or damaged.
     """
-    return decoding.read_json(workdir / "manifest.json", *MANIFEST)
+    path = workdir / "manifest.json"
+    with decoding.reading(path, *MANIFEST):
+        found = decoding.read_json(path, *MANIFEST)
+        check_keys(found, MANIFEST_KEYS)
+        return found
+
+
+def check_keys(found: Mapping, keys: Mapping, prefix: str = "") -> None:
+    """Raise ValueError for the first of ``keys`` that is missing or of another type."""
+    for key, kind in keys.items():
+        name = prefix + key
+        if key not in found:
+            raise ValueError(f"no {name!r}")
+        nested = isinstance(kind, Mapping)
+        if not isinstance(found[key], dict if nested else kind):
+            raise ValueError(f"{decoding.quoted(found[key])} for {name!r}")
+        if nested:
+            check_keys(found[key], kind, f"{name}.")
 
 
 def environment() -> dict:

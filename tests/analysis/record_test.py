@@ -10,10 +10,13 @@ from lsr_jax.errors import InputError
 FACTS = {
     "command": "python train.py --config.seed=1",
     "cpus": 4,
+    "data": {"source": "-", "target": "-"},
+    "devices": ["cpu:0"],
     "device_kind": "cpu",
     "platform": "Linux-6.1-x86_64",
     "python": "3.12",
     "versions": {"jax": "0.11", "numpy": "2.4"},
+    "weights": {},
 }
 
 
@@ -45,11 +48,12 @@ def test_recorded_rows_name_their_command(tmp_path):
 
 def test_a_damaged_manifest_is_named(tmp_path):
     rows.write(tmp_path / "report" / "metrics.json", [])
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(
-        InputError, match=r"manifest\.json: expected the manifest of a run, found"
-    ):
-        record.record(tmp_path)
+    for content in ("{", "{}"):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(
+            InputError, match=r"manifest\.json: expected the manifest of a run, found"
+        ):
+            record.record(tmp_path)
 
 
 def test_the_machine_in_words():

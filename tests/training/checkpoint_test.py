@@ -88,6 +88,11 @@ def rewrite(path, old, new):
     path.write_bytes(path.read_bytes().replace(old, new))
 
 
+def replace(path, other):
+    shutil.rmtree(path)
+    shutil.copytree(other, path)
+
+
 DAMAGE = {
     "an array's bit": lambda c: flip(arrays_of(c)[0]),
     "an array's first bit": lambda c: flip(arrays_of(c)[0], 0.0),
@@ -102,6 +107,8 @@ DAMAGE = {
         c / "facts" / "metadata", b'"step": 4', b'"step": 3'
     ),
     "no hash": lambda c: (c / "facts" / "metadata").write_text('{"step": 4}'),
+    "another step's": lambda c: replace(c, c.parent / "2"),
+    "the types gone": lambda c: shutil.rmtree(c / "state" / "array_metadatas"),
     "the index gone": lambda c: (c / "state" / "manifest.ocdbt").unlink(),
     "everything gone": lambda c: [p.unlink() for p in c.rglob("*") if p.is_file()],
 }
@@ -124,6 +131,16 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(damage, folder, capfd):
     assert (folder.parent / "damaged" / "4").is_dir()
     with Checkpointer(folder) as checkpoints:
         assert checkpoints.resume(state(0))[1]["step"] == 4
+
+
+def test_a_damaged_checkpoint_that_cannot_be_moved_is_an_error(folder):
+    DAMAGE["everything gone"](folder / "4")
+    (folder.parent / "damaged").write_text("")
+    with (
+        Checkpointer(folder) as checkpoints,
+        pytest.raises(TrainingError, match=r"damaged: cannot be written: .* exists"),
+    ):
+        checkpoints.resume(state(0))
 
 
 def test_only_the_first_process_moves_a_damaged_checkpoint(folder, monkeypatch):
@@ -154,9 +171,11 @@ def test_nothing_usable_is_an_error_and_nothing_is_moved(folder):
         arrays_of(folder / step)[0].unlink()
     with (
         Checkpointer(folder) as checkpoints,
-        pytest.raises(InputError, match="checkpoints/4: cannot be restored"),
+        pytest.raises(InputError, match="checkpoints/4: cannot be restored") as caught,
     ):
         checkpoints.resume(state(0))
+    line = f"; none of the 2 there can; remove {folder.parent} to train the stage again"
+    assert str(caught.value).endswith(line)
     assert {path.name for path in folder.iterdir()} == {"2", "4"}
 
 
@@ -225,18 +244,40 @@ def test_reading_leaves_a_save_of_another_process_alone(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["4", "6"]
 
 
-def test_a_disk_that_refuses_is_an_error_that_keeps_the_last_one(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            "device; the last .*; make room, then",
+        ),
+        (
+            ValueError("UNKNOWN: No space left on device"),
+            "the last .*; make room, then",
+        ),
+        (OSError(13, "Permission denied"), "denied; the last .*; correct that, then"),
+    ],
+)
+def test_a_disk_that_refuses_is_an_error_that_keeps_the_last_one(
+    error, message, folder, monkeypatch
+):
     def refuse(*_, **__):
-        raise OSError(28, "No space left on device")
+        raise error
 
     with Checkpointer(folder) as checkpoints:
         monkeypatch.setattr(checkpoints._manager, "save", refuse)
-        with pytest.raises(
-            TrainingError, match="No space left on device; the last one"
-        ):
+        with pytest.raises(TrainingError, match=message):
             checkpoints.save(6, state(6), facts(6))
     with Checkpointer(folder) as again:
         assert again.resume(state(0))[1]["step"] == 4
+
+
+def test_a_save_that_orbax_drops_is_an_error(folder):
+    with (
+        Checkpointer(folder) as checkpoints,
+        pytest.raises(TrainingError, match=r"/3: .* smaller steps beside it, found 4;"),
+    ):
+        checkpoints.save(3, state(3), facts(3))
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")

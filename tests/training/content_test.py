@@ -46,6 +46,25 @@ def test_arrays_that_differ_are_named():
         content.check_arrays(sealed, {"b": jnp.zeros(2)}, whole=False)
 
 
+def test_a_checkpoint_of_another_step_is_named():
+    content.check_step({"step": 4}, 4)
+    with pytest.raises(ValueError, match="as that of step 4"):
+        content.check_step({"step": 4}, 5)
+
+
+def test_another_type_is_named():
+    wanted = {"rng": jax.random.key(3), "mean": jnp.ones(2)}
+    numbers = jax.random.key_data(wanted["rng"])
+    content.check_types(wanted, wanted)
+    for name, leaf, message in (
+        ("rng", numbers, r"rng is uint32\[2\] there and key"),
+        ("mean", jnp.ones(2, jnp.bfloat16), r"bfloat16\[2\] there and float32\[2\]"),
+        ("mean", jnp.ones((2, 1)), r"float32\[2, 1\] there and float32\[2\] here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            content.check_types(wanted, {**wanted, name: leaf})
+
+
 def test_another_shape_is_named():
     tree = {"params": {"model": {"head": np.zeros((3, 19))}}, "model_state": {}}
     other = {"params": {"model": {"head": np.zeros((3, 16))}}, "model_state": {}}

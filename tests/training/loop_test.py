@@ -18,7 +18,7 @@ from lsr_jax.analysis import report
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.evaluation import metrics
 from lsr_jax.methods import common
-from lsr_jax.training import distributed, loop, preflight
+from lsr_jax.training import distributed, loop, preflight, workdir
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.experiment import Experiment
 from lsr_jax.training.stopping import Stop, Stopped
@@ -85,6 +85,12 @@ def final(experiment, stage="adapt"):
     with Checkpointer(folder, read_only=True) as checkpoints:
         state, _ = checkpoints.resume(template)
     return jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
+
+
+def copy_without(stage, run, folder):
+    """A run as it was before ``stage`` began."""
+    ignored = shutil.ignore_patterns(stage)
+    shutil.copytree(run, folder, ignore=ignored, dirs_exist_ok=True)
 
 
 def logged(experiment, stage="adapt"):
@@ -168,7 +174,7 @@ def test_an_interrupted_run_continues_bit_by_bit(
         if step == broken_at:
             raise Interrupted
 
-    shutil.copytree(unbroken.folder("source"), tmp_path / "source")
+    copy_without("adapt", unbroken.workdir, tmp_path)
     monkeypatch.setattr(loop.MetricsLog, "write", interrupting)
     with pytest.raises(Interrupted):
         loop.train(config, tmp_path)
@@ -294,12 +300,28 @@ def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
         Experiment(alone, tmp_path).initial("adapt")
 
 
+def test_weights_that_change_while_an_earlier_stage_trains_are_refused(
+    config, unbroken, tmp_path
+):
+    other = shutil.copytree(unbroken.folder("source"), tmp_path / "other")
+    named = {**config, "adapt": {**config["adapt"], "init_from": str(other)}}
+    experiment = Experiment(named, tmp_path / "run")
+    with workdir.claimed(experiment.workdir, named, experiment.facts()):
+        shutil.rmtree(other / "checkpoints" / "4")
+        with (
+            Checkpointer(experiment.checkpoints("adapt")) as checkpoints,
+            pytest.raises(InputError, match=r"other weights: adapt\.init_from was"),
+        ):
+            loop.begin(experiment, "adapt", checkpoints)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(
     config, unbroken, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(common, "sharpness", lambda *_, **__: jnp.array(jnp.nan))
     broken = {**config, "adapt": {**config["adapt"], "log_every": 100}}
-    shutil.copytree(unbroken.folder("source"), tmp_path / "source")
+    copy_without("adapt", unbroken.workdir, tmp_path)
+    (tmp_path / "config.json").write_text(workdir.to_json(broken))
     with pytest.raises(
         TrainingError,
         match=r"stage adapt, step 1: not finite: .*total; examples: source \w+.*; target",

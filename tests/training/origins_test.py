@@ -1,9 +1,11 @@
 """Where stages start and who labels for them: refused before anything is trained."""
 
+import jax.numpy as jnp
 import pytest
 
 from lsr_jax.errors import InputError
 from lsr_jax.training import origins
+from lsr_jax.training.checkpoint import Checkpointer
 
 
 def config(**stages):
@@ -40,6 +42,46 @@ def test_a_stage_alone_sees_what_it_sees_after_its_pretraining(start, tmp_path):
     seeds = [origins.stream_seed(whole, stage) for stage in whole["stages"]]
     assert [origins.stream_seed(alone, s) for s in alone["stages"]] == seeds[1:]
     assert len(set(seeds)) == 3
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A stage of another run, with two checkpoints."""
+    for step in (2, 4):
+        save(tmp_path / "other", step)
+    return tmp_path / "other"
+
+
+def save(stage, step):
+    with Checkpointer(stage / "checkpoints", keep_every=2) as checkpoints:
+        checkpoints.save(step, {"x": jnp.float32(step)}, {"step": step, "best": None})
+
+
+def test_what_a_stage_begins_with_is_known_until_it_has_begun(other, tmp_path):
+    weights, anchors = tmp_path / "w.safetensors", tmp_path / "anchors.npz"
+    weights.write_bytes(b"weights")
+    anchors.write_bytes(b"anchors")
+    named = config(
+        source={"init_from": str(weights)},
+        one={"init_from": str(other), "labeller": str(other / "checkpoints" / "2")},
+        two={"labeller": "one", "method": {"anchors": str(anchors)}},
+    )
+
+    def found(begun=False):
+        prints = [origins.fingerprints(named, s, begun=begun) for s in named["stages"]]
+        return {key: value for part in prints for key, value in part.items()}
+
+    before = found()
+    keys = "source.init_from", "one.init_from", "one.labeller", "two.method.anchors"
+    assert tuple(before) == keys
+    assert len(set(before.values())) == 4
+    assert found() == before
+    assert found(begun=True) == {keys[0]: before[keys[0]]}
+    save(other, 6)
+    weights.write_bytes(b"others")
+    anchors.write_bytes(b"others")
+    after = found()
+    assert [key for key in keys if after[key] != before[key]] == [*keys[:2], keys[3]]
 
 
 @pytest.mark.parametrize(

@@ -39,5 +39,16 @@ def test_anchors_are_read_before_the_stage_begins(config, tmp_path):
 
     # A stage that has begun holds its anchors in its checkpoints.
     path.unlink()
-    experiment.checkpoints("stage_1").mkdir(parents=True)
+    (experiment.checkpoints("stage_1") / "5").mkdir(parents=True)
     preflight.check_stage(experiment, "stage_1")
+
+
+@pytest.mark.parametrize("file", ["source", "source/checkpoints", "source/damaged"])
+def test_a_file_where_a_folder_will_be_is_named(file, config, tmp_path):
+    experiment = Experiment(config, tmp_path / "run")
+    preflight.check_folders(experiment, "source")
+    path = tmp_path / "run" / file
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    with pytest.raises(InputError, match=f"^{path}: expected a folder .*found a file"):
+        preflight.check_folders(experiment, "source")
