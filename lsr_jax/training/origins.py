@@ -97,7 +97,8 @@ def fingerprints(config: Mapping, stage: str, *, begun: bool) -> dict[str, str]:
     found = {}
     starts = {"init_from": origin(config, stage), "labeller": config[stage]["labeller"]}
     for name, start in starts.items():
-        key, path = f"{stage}.{name}", Path(start).expanduser()
+        key = f"{stage}.{name}"
+        path = paths.expanded(start, key=key)
         if start in ("scratch", "start", *config["stages"]):
             continue
         if name == "init_from" and holds_weights(path):
@@ -108,7 +109,7 @@ def fingerprints(config: Mapping, stage: str, *, begun: bool) -> dict[str, str]:
                 found[key] = checkpoints.facts(step)["sha256"]
     anchors = config[stage]["method"].get("anchors")
     if anchors and not begun:
-        path = Path(anchors).expanduser()
+        path = paths.expanded(anchors, key=f"{stage}.method.anchors")
         found[f"{stage}.method.anchors"] = convert.fingerprint(path)
     return found
 
