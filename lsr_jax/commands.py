@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lsr_jax.errors import InputError, one_line
+from lsr_jax.errors import InputError, TrainingError, one_line
 
 # What the machine refuses, whoever asks; and paths that nobody can write to.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -29,13 +29,14 @@ class Parser(argparse.ArgumentParser):
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command, after one line for what its user can mend.
 
-    2: bad input, or a path that cannot be written; 1: the disk is full; 130: Ctrl-C.
+    2: bad input, or a path that cannot be written; 1: the disk is full, or a process
+    died; 130: Ctrl-C.
     """
     try:
         return command()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (InputError, OSError) as error:
+    except (InputError, TrainingError, OSError) as error:
         code = code_of(error)
         if code is None:
             raise
@@ -46,6 +47,8 @@ def code_of(error: Exception) -> int | None:
     """The exit code for an error that one line explains; None for any other."""
     if isinstance(error, InputError):
         return 2
+    if isinstance(error, TrainingError):
+        return 1
     if isinstance(error, OSError):
         return {**dict.fromkeys(DISK, 1), **dict.fromkeys(PATH, 2)}.get(error.errno)
     return None

@@ -48,6 +48,7 @@ def prepare(
 
     Raises:
       InputError: where the cache folder cannot be written.
+      TrainingError: one of the processes died.
     """
     root = pathlib.Path(data_dir or default_data_dir()).expanduser().absolute()
     config = records.config_name(preset)
@@ -111,9 +112,7 @@ def _build(
         bar = stack.enter_context(
             tqdm.tqdm(total=total, desc=name, unit="image", disable=not progress)
         )
-        pool = processes.make_pool(workers)
-        if pool:
-            stack.enter_context(pool)
+        pool = stack.enter_context(processes.make_pool(workers))
 
         def render_split(split):
             for record in tallies[split].watch(
