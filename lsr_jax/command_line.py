@@ -3,7 +3,7 @@
 Exit codes:
 
 * 0: done.
-* 1: training could not go on: a loss is not finite, the disk is full.
+* 1: training could not go on: a loss is not finite, the disk is full, a worker died.
 * 2: bad input.
 * 3: stopped before the end by SIGTERM, SIGINT or a limit; nothing is lost, and the same
   command goes on.
@@ -66,7 +66,7 @@ def guarded(main: Callable[[], None]) -> None:
     except Stopped as reason:
         stopped(reason)
     except (InputError, TrainingError, OSError) as error:
-        code = 1 if isinstance(error, TrainingError) else commands.code_of(error)
+        code = commands.code_of(error)
         if flags.FLAGS.debug or code is None:
             raise
         sys.exit(commands.complain(error, code))

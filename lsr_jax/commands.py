@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lsr_jax import console
-from lsr_jax.errors import InputError, one_line
+from lsr_jax.errors import InputError, TrainingError, one_line
 
 # What the machine refuses, whoever asks; and paths that nobody can use.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -31,7 +31,8 @@ class Parser(argparse.ArgumentParser):
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command, after one line for what its user can mend.
 
-    2: bad input, or a path that cannot be used; 1: the disk is full; 130: Ctrl-C.
+    2: bad input, or a path that cannot be used; 1: the disk is full, or a process died;
+    130: Ctrl-C.
     """
     console.outlive_readers()
     try:
@@ -39,7 +40,7 @@ def guarded(command: Callable[[], int]) -> int:
             return command()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (InputError, OSError) as error:
+    except (InputError, TrainingError, OSError) as error:
         code = code_of(error)
         if code is None:
             raise
@@ -50,6 +51,8 @@ def code_of(error: Exception) -> int | None:
     """The exit code for an error that one line explains; None for any other."""
     if isinstance(error, InputError):
         return 2
+    if isinstance(error, TrainingError):
+        return 1
     if isinstance(error, OSError):
         return {**dict.fromkeys(DISK, 1), **dict.fromkeys(PATH, 2)}.get(error.errno)
     return None

@@ -10,7 +10,7 @@ class InputError(Exception):
 
 
 class TrainingError(Exception):
-    """Training cannot go on, though the input was usable: NaN, or a full disk.
+    """Work cannot go on, though the input was usable: NaN, full disk, a dead process.
 
     The message is one line; the scripts print it after ``error:`` and exit with code 1.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lsr_jax import commands
-from lsr_jax.errors import InputError
+from lsr_jax.errors import InputError, TrainingError
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,11 +19,12 @@ def run(*arguments):
     )
 
 
-def test_an_input_error_is_one_line_and_code_2(capsys):
+@pytest.mark.parametrize(("kind", "code"), [(InputError, 2), (TrainingError, 1)])
+def test_an_error_of_ours_is_one_line(kind, code, capsys):
     def command():
-        raise InputError("file x:\n  expected\ty")
+        raise kind("file x:\n  expected\ty")
 
-    assert commands.guarded(command) == 2
+    assert commands.guarded(command) == code
     assert capsys.readouterr().err == "error: file x: expected y\n"
 
 

@@ -91,6 +91,7 @@ def examine_all(
 
     Raises:
       InputError: nothing of the kind lies there.
+      TrainingError: one of the processes died.
     """
     files = listing.open_files(layout, root)
     work = partial(examine, reader=Reader(files, layout), layout=layout)
@@ -104,11 +105,9 @@ def examine_all(
     ]
     chosen = commands.choose_splits(present, splits, layout.name)
     total = sum(len(listings[name].pairs) for name in chosen)
-    pool = processes.make_pool(workers)
     reports = []
-    with tqdm.tqdm(
-        total=total, desc=layout.name, unit="image", disable=not progress
-    ) as bar:
+    bar = tqdm.tqdm(total=total, desc=layout.name, unit="image", disable=not progress)
+    with bar, processes.make_pool(workers) as pool:
         for name in chosen:
             found, part = listings[name], layout.parts[name]
             report = Report(name, part.count, len(found.pairs), bool(part.labels))
@@ -123,6 +122,4 @@ def examine_all(
                 else:
                     report.add(result)
             reports.append(report)
-    if pool:
-        pool.shutdown()
     return reports

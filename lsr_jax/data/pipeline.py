@@ -1,47 +1,21 @@
 """From records to batches of uint8 on the host: shuffled, decoded, in step with training.
 
 A source is random access to records, see `records`. What a step sees of it depends on the
-seed and the step number alone: not on workers, hosts, restarts or the other domain. Grain
-is used here only. No source may call JAX: a worker process would claim the accelerator.
+seed and the step number alone: not on workers, hosts, restarts or the other domain. No
+source may call JAX: a worker process would claim the accelerator.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
-from absl import flags
 
-from lsr_jax.data import processes, records
+from lsr_jax.data import records
+from lsr_jax.data.batches import Batches
 from lsr_jax.errors import InputError
 from lsr_jax.types import Batch, Images
-
-# Two decoders and four batches ahead. Grain's own default, 16 and 500, holds gigabytes.
-_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-_WORKER_BUFFER = 2
-
-
-class Batches(Iterator):
-    """An iterator over batches that owns threads and processes: close it after use."""
-
-    def __init__(self, dataset: grain.IterDataset, finish: Callable):
-        self._iterator = iter(dataset)
-        self._finish = finish
-
-    def __next__(self):
-        return self._finish(next(self._iterator))
-
-    def close(self):
-        """Ends the workers and frees their shared memory."""
-        self._iterator.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.close()
 
 
 def train_batches(
@@ -83,6 +57,7 @@ def train_batches(
     Raises:
       InputError: there is nothing to read, or the batch cannot be split over the hosts;
         while iterating: a record that cannot be used, named by its id.
+      TrainingError: while iterating: a worker process died.
     """
     _check_batch_size(batch_size, process_count)
     streams = {}
@@ -99,16 +74,13 @@ def train_batches(
     if not streams:
         raise InputError("data: expected a source or a target domain, found neither")
     dataset = grain.experimental.ZipMapDataset(list(streams.values()))[start_step:]
-    dataset = dataset.to_iter_dataset(_READ)
-    if workers:
-        dataset = _in_processes(dataset, workers)
 
     def finish(stacked):
         domains = dict(zip(streams, stacked, strict=True))
         batch = Batch(_images(domains.get("source")), _images(domains.get("target")))
         return batch, {name: domain["id"] for name, domain in domains.items()}
 
-    return Batches(dataset, finish)
+    return Batches(dataset, finish, workers)
 
 
 def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
@@ -166,7 +138,7 @@ def _in_order(dataset, batch_size, *, size):
     def finish(stacked):
         return _images(stacked), stacked["valid"], stacked["id"]
 
-    return Batches(dataset.to_iter_dataset(_READ), finish)
+    return Batches(dataset, finish)
 
 
 def _shuffled(source, *, seed, batch_size, labelled):
@@ -206,20 +178,6 @@ def _own(array):
     Shared memory lives as long as its array; what a device holds of it must not.
     """
     return array if type(array) is np.ndarray else np.array(array)
-
-
-def _in_processes(dataset, workers):
-    # Grain's workers read absl flags, which only absl.app.run parses.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    options = grain.MultiprocessingOptions(
-        num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER
-    )
-    return dataset.mp_prefetch(options, worker_init_fn=_worker_init)
-
-
-def _worker_init(index, count):
-    processes.end_with_parent()
 
 
 def _check_batch_size(batch_size, process_count):

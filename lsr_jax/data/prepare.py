@@ -68,6 +68,7 @@ def prepare(
 
     Raises:
       InputError: unusable files, or no room.
+      TrainingError: one of the processes died.
     """
     # Imported here: worker processes import this module, and need no TFDS.
     from lsr_jax.data import prepared, storage
@@ -96,9 +97,7 @@ def prepare(
             bar = stack.enter_context(
                 tqdm.tqdm(total=total, desc=name, unit="image", disable=not progress)
             )
-            pool = processes.make_pool(workers)
-            if pool:
-                stack.enter_context(pool)
+            pool = stack.enter_context(processes.make_pool(workers))
             options = {"skip": on_bad_example == "skip", "bar": bar}
             storage.write_once(
                 target,

@@ -55,7 +55,8 @@ def train(
     Raises:
       InputError: an unusable config, dataset, workdir or checkpoint; another process
         trains in the workdir.
-      TrainingError: a loss or gradient is no longer finite, or the disk is full.
+      TrainingError: a loss or gradient is no longer finite, the disk is full, or a
+        process that reads the data died.
       Stopped: as ``stop`` says, after everything was saved.
     """
     stop = stop or Stop()

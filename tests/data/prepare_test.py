@@ -109,7 +109,7 @@ def test_too_little_room_is_said_before_it_starts(downloads, tmp_path, monkeypat
 
 
 SLOW = """
-import sys, time
+import multiprocessing, sys, time
 from lsr_jax.data import conversion, prepare
 from lsr_jax.data.layouts import LAYOUTS
 convert = conversion.convert
@@ -118,7 +118,7 @@ if __name__ == "__main__":
     from lsr_jax.data import processes
     def ordered(pool, function, jobs, **options):
         # The workers are started, then the run takes for ever.
-        print([pool.submit(__import__("os").getpid).result() for _ in jobs],
+        print([process.pid for process in multiprocessing.active_children()],
               file=sys.__stdout__, flush=True)
         time.sleep(600)
         yield

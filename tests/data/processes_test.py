@@ -1,15 +1,39 @@
 import itertools
+import multiprocessing
 import operator
 import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
+from benchmarks import laboratory
 from lsr_jax.data import processes
+from lsr_jax.errors import TrainingError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def wait_or_number(number):
+    if number == 0:
+        time.sleep(0.3)
+    return number
+
+
+def signals(_):
+    """What a worker does with them: handlers and mask."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)], mask
 
 
 def test_one_worker_is_this_process():
-    assert processes.make_pool(1) is None
-    assert list(processes.ordered(None, operator.neg, range(5))) == [0, -1, -2, -3, -4]
+    with processes.make_pool(1) as pool:
+        assert pool is None
+        numbers = processes.ordered(pool, operator.neg, range(5))
+        assert list(numbers) == [0, -1, -2, -3, -4]
 
 
 def test_results_come_in_order_and_are_bounded():
@@ -20,6 +44,60 @@ def test_results_come_in_order_and_are_bounded():
         assert [next(results) for _ in range(3)] == [0, -1, -2]
         assert next(taken) <= 3 + 8
         results.close()
-        assert pool.submit(os.getpid).result() != os.getpid()
-        with pytest.raises(ZeroDivisionError):
+        # The first comes last.
+        jobs = range(20)
+        assert list(processes.ordered(pool, wait_or_number, jobs)) == [*jobs]
+        assert list(processes.ordered(pool, operator.neg, [])) == []
+        with pytest.raises(ZeroDivisionError) as caught:
             list(processes.ordered(pool, (1).__truediv__, [1, 0]))
+        assert "in _serve" in caught.value.__notes__[0]
+        found = list(processes.ordered(pool, signals, range(4)))
+        assert found == [([signal.SIG_IGN] * 2, set())] * 4
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_killed_ends_the_work_with_one_line():
+    with processes.make_pool(2) as pool:
+        results = processes.ordered(pool, bytes, [10**7] * 8)
+        next(results)
+        time.sleep(0.5)  # both are in the middle of an answer
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        with pytest.raises(TrainingError, match=r"died \(exit code -9\)") as caught:
+            list(results)
+    assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()
+
+
+STARTING = """
+import operator, signal, sys
+from lsr_jax.data import processes
+if __name__ == "__main__":
+    handled = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: handled.append(number))
+    with processes.make_pool(3) as pool:
+        print("started", flush=True)
+        print(*processes.ordered(pool, operator.neg, range(6)), len(handled))
+"""
+
+
+def test_signals_to_all_while_workers_start_are_for_the_parent_alone(tmp_path):
+    """Their imports take longer than the parent needs to start them."""
+    script = tmp_path / "starting.py"
+    script.write_text(STARTING)
+    with subprocess.Popen(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout.readline() == b"started\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.read() == b"0 -1 -2 -3 -4 -5 2\n"
+        assert process.stderr.read() == b""
+    end = time.monotonic() + 10  # Python's own tracker is the last
+    while left := laboratory.alive(process.pid):
+        assert time.monotonic() < end, left
+        time.sleep(0.1)

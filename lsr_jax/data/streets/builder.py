@@ -48,6 +48,7 @@ def prepare(
 
     Raises:
       InputError: where the cache folder cannot be written.
+      TrainingError: one of the processes died.
     """
     named = data_dir or default_data_dir()
     root = paths.expanded(named, key="--data-dir or $LSR_JAX_DATA").absolute()
@@ -112,9 +113,7 @@ def _build(
         bar = stack.enter_context(
             tqdm.tqdm(total=total, desc=name, unit="image", disable=not progress)
         )
-        pool = processes.make_pool(workers)
-        if pool:
-            stack.enter_context(pool)
+        pool = stack.enter_context(processes.make_pool(workers))
 
         def render_split(split):
             for record in tallies[split].watch(

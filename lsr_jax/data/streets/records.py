@@ -5,7 +5,6 @@ Nothing here imports JAX or TFDS, so that worker processes start quickly.
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import json
 import pathlib
@@ -37,7 +36,7 @@ def render(preset: Preset, split: str, index: int) -> Record:
 
 
 def render_split(
-    preset: Preset, split: str, pool: concurrent.futures.Executor | None
+    preset: Preset, split: str, pool: processes.Pool | None
 ) -> Iterator[Record]:
     """All records of a split in order; drawn ahead by the pool where there is one."""
     count = getattr(preset.counts, split)
