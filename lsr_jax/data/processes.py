@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -33,6 +34,9 @@ class Pool:
     The standard library's pools share one: a process that is killed while it writes
     leaves its reader and the other processes waiting for ever.
     """
+
+    # Bytes are sent here, no objects: `Connection.send` looks into a `BytesIO`, and an
+    # error that holds on to both crashes Python 3.12 in its end (cpython 77894).
 
     def __init__(self):
         self._processes: dict[connection.Connection, multiprocessing.Process] = {}
@@ -71,7 +75,7 @@ class Pool:
           TrainingError: it has died.
         """
         with self._alive(pipe):
-            pipe.send(job)
+            pipe.send_bytes(pickle.dumps(job))
         self._jobs[pipe] = number
 
     def answers(self, *, wait: bool) -> dict[int, tuple]:
@@ -83,7 +87,7 @@ class Pool:
         found = {}
         for pipe in connection.wait(self._jobs, None if wait else 0):
             with self._alive(pipe):
-                found[self._jobs.pop(pipe)] = pipe.recv()
+                found[self._jobs.pop(pipe)] = pickle.loads(pipe.recv_bytes())
         return found
 
     @contextlib.contextmanager
