@@ -109,7 +109,7 @@ def test_a_restored_state_goes_on_bit_for_bit(name, preset, key, tmp_path):
     for batch in batches[:2]:
         whole, _ = compiled(whole, batch)
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(2, whole, {"best": None})
+        checkpoints.save(2, whole, {"step": 2, "best": None})
     other, _ = placed(method, jax.random.key(1), tmp_path / "other")
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
         restored, _ = checkpoints.restore(2, other)
