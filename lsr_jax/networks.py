@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from lsr_jax import convert, models, paths, placement
 from lsr_jax.data import augment
 from lsr_jax.errors import InputError
-from lsr_jax.training import checkpoint, kept, selection, workdir
+from lsr_jax.training import checkpoint, kept, origins, selection, workdir
 from lsr_jax.types import PyTree
 
 CHECKPOINTS = "checkpoints"
@@ -106,7 +106,7 @@ def find(name: str, *, step: int | None = None) -> Place:
     head, colon, stage = name.rpartition(":")
     named = bool(colon) and not paths.expanded(name).exists()
     path = paths.expanded(head if named else name)
-    if path.is_file() or (path / convert.INFO).is_file():
+    if origins.holds_weights(path):
         if named or step is not None:
             raise InputError(f"{name}: expected no stage and no step for a weight file")
         return Place(path, None, path.stem)
@@ -163,7 +163,7 @@ def load(
     fresh = placement.put_replicated(model.init(jax.random.key(0), ANY_SIZE), mesh)
     preprocessing = known["data"]["preprocessing"]
     method, seed, newest = "-", None, None
-    if place.path.is_file() or (place.path / convert.INFO).is_file():
+    if origins.holds_weights(place.path):
         network = _imported(place.path, fresh, preprocessing)
         network = placement.put_replicated(network, mesh)
         step, chosen = None, "file"

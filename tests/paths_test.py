@@ -11,9 +11,9 @@ from lsr_jax.errors import InputError
 FOREIGN = os.fsdecode(b"caf\xe9")  # Latin-1
 
 
-def test_a_home_folder_is_found(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert paths.expanded("~/runs") == Path("/home/somebody/runs")
+def test_a_home_folder_is_found(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.expanded("~/runs") == tmp_path / "runs"
     assert paths.expanded(Path("runs/~")) == Path("runs/~")
 
 

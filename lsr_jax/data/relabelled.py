@@ -17,7 +17,7 @@ from lsr_jax import decoding
 from lsr_jax.data import encoded, records
 from lsr_jax.data.files import Folder
 from lsr_jax.errors import InputError
-from lsr_jax.writing import naming
+from lsr_jax.writing import naming, text
 
 FOLDER = "pseudo_labels"
 HASHES = "sha256.json"  # of every file, by its name
@@ -41,9 +41,7 @@ def writing(folder: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     yield unfinished
     hashes = {path.name: digest(path.read_bytes()) for path in unfinished.glob("*.png")}
-    with naming(unfinished / HASHES):
-        text = json.dumps(hashes, indent=1, sort_keys=True)
-        (unfinished / HASHES).write_text(text + "\n")
+    text(unfinished / HASHES, json.dumps(hashes, indent=1, sort_keys=True) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)

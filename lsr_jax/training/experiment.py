@@ -67,8 +67,12 @@ class Experiment:
         prints = {name: domain.fingerprint for name, domain in self.domains.items()}
         weights = {}
         for stage in self.config["stages"]:
-            weights |= origins.fingerprints(self.config, stage, begun=self.begun(stage))
+            weights |= self.weights(stage)
         return {"data": prints, "weights": weights, "seed": self.config["seed"]}
+
+    def weights(self, stage: str) -> dict[str, str]:
+        """What a stage begins with from outside, see `origins.fingerprints`."""
+        return origins.fingerprints(self.config, stage, begun=self.begun(stage))
 
     def begun(self, stage: str) -> bool:
         """Whether a stage has checkpoints, which hold all that it began with."""

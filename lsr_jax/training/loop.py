@@ -127,7 +127,8 @@ def begin(experiment: Experiment, stage: str, checkpoints: Checkpointer) -> Star
         state, facts = found
         return Start(state, facts["step"], facts["best"], facts["log"])
     # The stages before it may have taken days, in which another run went on.
-    workdir.check_origin(experiment.workdir, experiment.facts())
+    now = {"data": {}, "weights": experiment.weights(stage)}
+    workdir.check_origin(experiment.workdir, now)
     state = preparation.prepare(experiment, stage, experiment.initial(stage))
     return Start(state, 0, None, None)
 

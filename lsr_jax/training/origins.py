@@ -33,15 +33,23 @@ def check_order(config: Mapping) -> None:
 
 def check_paths(config: Mapping) -> None:
     """Raise InputError where ``init_from`` or ``labeller`` is a path to nothing."""
-    stages = config["stages"]
-    for stage in stages:
-        labeller, start = config[stage]["labeller"], origin(config, stage)
-        if start not in ("scratch", *stages) and not weight_file(config, stage):
-            key = f"{stage}.init_from"
-            find_checkpoints(paths.expanded(start, key=key), key=key)
-        if labeller not in ("start", *stages):
-            key = f"{stage}.labeller"
-            find_checkpoints(paths.expanded(labeller, key=key), key=key)
+    for stage in config["stages"]:
+        for key, path in outside(config, stage).items():
+            if key.endswith("labeller") or not holds_weights(path):
+                find_checkpoints(path, key=key)
+
+
+def outside(config: Mapping, stage: str) -> dict[str, Path]:
+    """The paths in ``init_from`` and ``labeller`` of a stage, by the config's key."""
+    found = {}
+    for word, name, none in (
+        ("init_from", origin(config, stage), "scratch"),
+        ("labeller", config[stage]["labeller"], "start"),
+    ):
+        if name not in (none, *config["stages"]):
+            key = f"{stage}.{word}"
+            found[key] = paths.expanded(name, key=key)
+    return found
 
 
 def origin(config: Mapping, stage: str) -> str:
@@ -73,10 +81,8 @@ def stream_seed(config: Mapping, stage: str) -> int:
 
 def weight_file(config: Mapping, stage: str) -> Path | None:
     """The weight file, or folder of ``lsr_jax.convert``, in a stage's ``init_from``."""
-    found = origin(config, stage)
-    path = paths.expanded(found, key=f"{stage}.init_from")
-    named = found == "scratch" or found in config["stages"]
-    return path if not named and holds_weights(path) else None
+    path = outside(config, stage).get(f"{stage}.init_from")
+    return path if path and holds_weights(path) else None
 
 
 def holds_weights(path: Path) -> bool:
@@ -95,13 +101,8 @@ def fingerprints(config: Mapping, stage: str, *, begun: bool) -> dict[str, str]:
       InputError: nothing there, or a checkpoint whose facts are damaged.
     """
     found = {}
-    starts = {"init_from": origin(config, stage), "labeller": config[stage]["labeller"]}
-    for name, start in starts.items():
-        key = f"{stage}.{name}"
-        path = paths.expanded(start, key=key)
-        if start in ("scratch", "start", *config["stages"]):
-            continue
-        if name == "init_from" and holds_weights(path):
+    for key, path in outside(config, stage).items():
+        if key.endswith("init_from") and holds_weights(path):
             found[key] = convert.fingerprint(path)
         elif not begun:
             folder, step = find_checkpoints(path, key=key)

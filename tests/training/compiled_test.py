@@ -66,27 +66,24 @@ def test_duration(seconds, text):
     assert compiled.duration(seconds) == text
 
 
-@pytest.mark.parametrize("given", [None, "/somewhere"])
-def test_programs_are_kept_where_jax_is_told(given, monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def kept_in(given):
+    """Where programs are kept if JAX is told ``given``."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", given)
     try:
         compiled.keep_programs()
-        found = jax.config.jax_compilation_cache_dir
+        return jax.config.jax_compilation_cache_dir
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
-    assert found == (given or str(tmp_path / ".cache/lsr_jax/programs"))
+
+
+@pytest.mark.parametrize("given", [None, "/somewhere"])
+def test_programs_are_kept_where_jax_is_told(given, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert kept_in(given) == (given or str(tmp_path / ".cache/lsr_jax/programs"))
 
 
 def test_without_a_home_programs_are_not_kept(monkeypatch, capsys):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    try:
-        compiled.keep_programs()
-        found = jax.config.jax_compilation_cache_dir
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-    assert found is None
+    assert kept_in(None) is None
     assert "JAX_COMPILATION_CACHE_DIR" in capsys.readouterr().err
