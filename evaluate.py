@@ -57,7 +57,7 @@ def define() -> None:
 def main() -> None:
     """Restore networks and report."""
     # Imported here: bad flags are answered without waiting for JAX.
-    from lsr_jax.analysis import request
+    from lsr_jax.report import request
 
     read = {"config": read_config(), "processes": read_processes()}
     names = [name for name in request.Request._fields if name not in read]

@@ -16,7 +16,7 @@ import sys
 from absl import flags
 
 from lsr_jax import command_line
-from lsr_jax.training import stopping
+from lsr_jax.training import stop as training_stop
 
 MAX_STEPS = flags.DEFINE_integer(
     "max-steps", None, "Stop after so many steps of this command.", lower_bound=1
@@ -44,16 +44,16 @@ SHOW = flags.DEFINE_enum(
 def main() -> None:
     """Train every stage of the config in the workdir, then report."""
     limits = {"max_steps": MAX_STEPS.value, "max_minutes": MAX_MINUTES.value}
-    with stopping.Stop(**limits) as stop:
+    with training_stop.Stop(**limits) as stop:
         # Imported here: bad flags are answered without waiting for JAX.
-        from lsr_jax.analysis import report
-        from lsr_jax.training import compiled, distributed, loop, sharding
+        from lsr_jax.report import report
+        from lsr_jax.training import compile, distributed, loop, sharding
 
         config, workdir = read()
         sharding.share_cpu(config.cpu_devices)
         if processes := read_processes():
             distributed.initialize(**processes)
-        compiled.keep_programs()
+        compile.keep_programs()
         report.check_recorded(config)
 
         def finish(run: loop.Experiment) -> None:

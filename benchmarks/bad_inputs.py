@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr_jax.analysis import pages
+from lsr_jax.report import html
 
 ROOT = Path(__file__).parents[1]
 PART = "bad inputs"
@@ -81,7 +81,7 @@ CASES = (
     train(
         "a method's terms on two sizes of images",
         "--config.adapt.augment.target.crop=(32,64)",
-        config="--config=configs/streets.py:class_mix,tiny",
+        config="--config=configs/streets.py:dacs,tiny",
     ),
     train("a learning rate of 0", "--config.adapt.optimizer.learning_rate=0.0"),
     train("no such optimiser", "--config.adapt.optimizer.name=adm"),
@@ -211,12 +211,12 @@ def data() -> str:
 def answers(folder: Path, cases: Iterable[Case] = CASES) -> list[Answer]:
     """What the scripts answer; nothing else may be left in ``folder`` by them."""
     # The parent has no thread and no device: JAX starts in the children.
-    import lsr_jax.analysis.report
+    import lsr_jax.report.report
     import lsr_jax.training.loop  # noqa: F401
 
     os.environ.setdefault("LSR_JAX_DATA", str(folder / "data"))
     drawn = ("--prepare", "--preset=tiny", "--workers=1")
-    ask(Case("", "lsr_jax/data/streets/__main__.py", drawn), folder)
+    ask(Case("", "lsr_jax/streets/__main__.py", drawn), folder)
     with scene(folder):
         return [ask(case, folder) for case in cases]
 
@@ -249,7 +249,7 @@ def main() -> int:
     for answer in bad:
         print(f"\n{answer.case.mistake}: code {answer.code}\n{answer.text}")
     if options.write and not bad:
-        pages.replace(options.write, PART, table(found))
+        html.replace(options.write, PART, table(found))
     return int(bool(bad))
 
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 
 from benchmarks import trees
-from lsr_jax.data import pipeline, prepare, processes, reading, records, sources
+from lsr_jax.data import image_io, pipeline, prepare, processes, records, sources
 from lsr_jax.data.layouts import LAYOUTS
 
 SIZES = {"gta5": (720, 1280), "cityscapes": (512, 1024)}
@@ -121,12 +121,12 @@ def stages(folder, sizes):
         label, record = reader.label(pair.label), stored[0]
         work = {
             "full_read": lambda reader=reader, pair=pair: reader.data(pair.image),
-            "full_decode": lambda data=data: reading.decode_image(data, ""),
-            "full_resize": lambda image=image, size=size: reading.resize_image(
+            "full_decode": lambda data=data: image_io.decode_image(data, ""),
+            "full_resize": lambda image=image, size=size: image_io.resize_image(
                 image, size
             ),
             "full_label": lambda reader=reader, pair=pair: reader.label(pair.label),
-            "full_label_resize": lambda label=label, size=size: reading.resize_label(
+            "full_label_resize": lambda label=label, size=size: image_io.resize_label(
                 label, size
             ),
             "prepared_read": lambda stored=stored: stored[0],

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from benchmarks import steps, timing
-from lsr_jax import pseudo_labels
 from lsr_jax.models import resnet
+from lsr_jax.ops import pseudo_labels
 from lsr_jax.training import sharding
 from lsr_jax.types import IGNORE
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks import steps, timing
 from lsr_jax import models
-from lsr_jax.data import augment
-from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.augment import preprocess
+from lsr_jax.evaluation.evaluate import Evaluator
 from lsr_jax.training import sharding
 from lsr_jax.types import Images
 
@@ -89,7 +89,7 @@ def side(dtype: str, options, mesh, loaded):
     evaluator = Evaluator(
         model.forward,
         num_classes=steps.NUM_CLASSES,
-        preprocess=functools.partial(augment.normalise, preprocessing="caffe"),
+        preprocess=functools.partial(preprocess.normalise, preprocessing="caffe"),
         mesh=mesh,
     )
     return lambda: evaluator.confusion(*network, loaded)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lsr_jax.data import relabelled
+from lsr_jax.data import pseudo_label_store
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/streets.py:lsr,tiny"
@@ -123,7 +123,7 @@ def events(workdir: Path, where: str) -> int:
     patterns = {
         "stage": "*/checkpoints",
         "save": "*/checkpoints/*orbax*",
-        "prepare": f"*/{relabelled.FOLDER}.unfinished/*",
+        "prepare": f"*/{pseudo_label_store.FOLDER}.unfinished/*",
     }
     pattern = patterns.get(where, f"*/checkpoints/{STEPS}")
     return len(list(workdir.glob(pattern)))
@@ -169,7 +169,7 @@ def results(workdir: Path) -> dict:
             found[f"{stage}, arrays of the best"] = json.loads(chosen.read_text())[
                 "arrays"
             ]
-        labels = folder / relabelled.FOLDER / relabelled.HASHES
+        labels = folder / pseudo_label_store.FOLDER / pseudo_label_store.HASHES
         if labels.is_file():
             found[f"{stage}, pseudo-labels"] = labels.read_bytes()
         found[f"{stage}, metrics.jsonl"] = (folder / "metrics.jsonl").read_bytes()

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from lsr_jax import models
-from lsr_jax.data import augment
+from lsr_jax.augment import preprocess
 from lsr_jax.methods import METHODS, common
-from lsr_jax.training import accumulate, compiled, optimizer, sharding, state, step
+from lsr_jax.training import compile, microbatch, optimizer, sharding, state, step
 from lsr_jax.types import Aux, Batch, BatchSpec, Images, Method
 
 BASELINE = "two_domains"
@@ -88,23 +88,23 @@ class Step:
                 transformation,
                 forward,
                 functools.partial(
-                    augment.preprocess,
-                    source=augment.AUGMENTATION["none"],
-                    target=augment.AUGMENTATION["none"],
+                    preprocess.preprocess,
+                    source=preprocess.AUGMENTATION["none"],
+                    target=preprocess.AUGMENTATION["none"],
                     preprocessing="caffe",
                 ),
-                augment.pixels("caffe"),
+                preprocess.pixels("caffe"),
             )
             return sharding.compile_step(whole, mesh)
 
         parts = setting.micro_batches
-        program = compiled.trace(
-            jitted(accumulate.in_parts(model.forward, parts)),
+        program = compile.trace(
+            jitted(microbatch.in_parts(model.forward, parts)),
             self.state,
             self.batch,
             counted=jitted(model.forward) if parts > 1 else None,
         )
-        self._call, self.cost = compiled.compile_program(program)
+        self._call, self.cost = compile.compile_program(program)
 
     def __call__(self):
         """One step; returns its metrics, on the device."""

@@ -20,7 +20,7 @@ import os
 import jax
 
 from benchmarks import steps, timing
-from lsr_jax.training import compiled, sharding
+from lsr_jax.training import compile, sharding
 
 HEADER = (
     *("step", "ms [quartiles]", "images/s", "TFLOP/s", "share of peak"),
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> dict:
         sides |= torch_baseline.sides(next(iter(built)), options.vs_torch)
     samples = timing.alternate(sides, repeats=options.repeats, warmup=options.warmup)
     peaks = {
-        dtype: options.peak * 1e12 if options.peak else compiled.matmul_rate(dtype)
+        dtype: options.peak * 1e12 if options.peak else compile.matmul_rate(dtype)
         for dtype in options.dtype
     }
     result = [
@@ -121,7 +121,7 @@ def settings(options) -> list[steps.Setting]:
     ]
 
 
-def measured(setting, cost: compiled.Cost, samples, peak: float) -> dict:
+def measured(setting, cost: compile.Cost, samples, peak: float) -> dict:
     """The figures of one step."""
     seconds = timing.spread(samples)
     rate = cost.flops / seconds.median

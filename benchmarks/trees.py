@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lsr_jax.data import labels, streets
+from lsr_jax import streets
+from lsr_jax.data import label_spaces
 
 SIZES = {
     "gta5": (1052, 1914),
@@ -30,7 +31,7 @@ def ids(label, names):
     """TrainIds as the ids of a data set (id -> class name); 0 where it has none."""
     table = np.zeros(256, np.uint8)
     for raw, name in names.items():
-        table[labels.TRAIN_ID[name]] = raw
+        table[label_spaces.TRAIN_ID[name]] = raw
     return table[label]
 
 
@@ -50,7 +51,7 @@ def save_palette(path, label):
     """An 8-bit palette PNG of ids with Cityscapes' colours: GTA5."""
     path.parent.mkdir(parents=True, exist_ok=True)
     palette = np.zeros((256, 3), np.uint8)
-    for row in labels.CLASSES:
+    for row in label_spaces.CLASSES:
         palette[row.cityscapes_id] = row.color
     image = Image.fromarray(label)
     image.putpalette(palette.ravel().tolist())
@@ -71,7 +72,9 @@ def gta5(root, count, size=SIZES["gta5"]):
         image, label = draw(index, domain="rendered", size=size)
         name = f"{index + 1:05d}.png"
         save_image(Path(root) / "images" / name, image)
-        save_palette(Path(root) / "labels" / name, ids(label, labels.CITYSCAPES_IDS))
+        save_palette(
+            Path(root) / "labels" / name, ids(label, label_spaces.CITYSCAPES_IDS)
+        )
 
 
 def synthia_rand_cityscapes(root, count, size=SIZES["synthia_rand_cityscapes"]):
@@ -81,7 +84,7 @@ def synthia_rand_cityscapes(root, count, size=SIZES["synthia_rand_cityscapes"]):
         image, label = draw(100 + index, domain="rendered", size=size)
         name = f"{index:07d}.png"
         save_image(root / "RGB" / name, image)
-        save_red16(root / "GT" / "LABELS" / name, ids(label, labels.SYNTHIA_IDS))
+        save_red16(root / "GT" / "LABELS" / name, ids(label, label_spaces.SYNTHIA_IDS))
 
 
 def cityscapes(root, counts, size=SIZES["cityscapes"]):
@@ -97,7 +100,7 @@ def cityscapes(root, counts, size=SIZES["cityscapes"]):
             save_image(images / f"{stem}_leftImg8bit.png", image)
             save_grey(
                 truths / f"{stem}_gtFine_labelIds.png",
-                ids(label, labels.CITYSCAPES_IDS),
+                ids(label, label_spaces.CITYSCAPES_IDS),
             )
 
 
@@ -124,5 +127,5 @@ def cross_city(root, counts, cities=("Rome",), size=SIZES["cross_city"]):
                 if split == "test":
                     save_grey(
                         folder / "Labels" / "Test" / f"{stem}_eval.png",
-                        ids(label, labels.CITYSCAPES_IDS),
+                        ids(label, label_spaces.CITYSCAPES_IDS),
                     )

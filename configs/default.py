@@ -4,7 +4,7 @@ import inspect
 
 from ml_collections import ConfigDict, config_dict
 
-from lsr_jax.data import augment
+from lsr_jax.augment import preprocess
 from lsr_jax.methods import METHODS
 
 
@@ -92,8 +92,8 @@ def stage(method="source_only", **overrides):
     c.micro_batches = 1  # parts of it that pass the network one by one, to save memory
     c.optimizer = optimizer()
     c.augment = ConfigDict()
-    c.augment.source = keywords(augment.augment, augment.AUGMENTATION["none"])
-    c.augment.target = keywords(augment.augment, augment.AUGMENTATION["none"])
+    c.augment.source = keywords(preprocess.augment, preprocess.AUGMENTATION["none"])
+    c.augment.target = keywords(preprocess.augment, preprocess.AUGMENTATION["none"])
     c.log_every = 50  # steps
     c.checkpoint_every = 1000  # steps
     c.keep_every = 0  # steps; checkpoints at its multiples are never deleted; 0: none

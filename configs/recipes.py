@@ -174,7 +174,7 @@ RECIPES = {
             },
         )
     ),
-    "class_mix": ADAPT_SEG_NET._replace(
+    "dacs": ADAPT_SEG_NET._replace(
         stage=steps(
             250_000, batch_size=2, **crops(512, 512), **{"weights.skip_head": True}
         ),

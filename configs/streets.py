@@ -22,8 +22,8 @@ Results, with command, machine and spread: docs/results/streets.md.
 from typing import NamedTuple
 
 from configs import common, default, recipes, stages
-from lsr_jax.data.augment import AUGMENTATION
-from lsr_jax.data.streets import PRESETS
+from lsr_jax.augment.preprocess import AUGMENTATION
+from lsr_jax.streets import PRESETS
 
 OCE = {
     "clustering": 0.02,

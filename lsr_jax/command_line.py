@@ -25,7 +25,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from lsr_jax import commands, console, paths
+from lsr_jax import commands, console, files
 from lsr_jax.errors import InputError, Stopped, TrainingError
 
 SHARED = {
@@ -163,7 +163,7 @@ def define_config() -> Callable[[], tuple[ConfigDict, Path]]:
 
     def read() -> tuple[ConfigDict, Path]:
         name, config = read_config()
-        return config, Path(workdir.value or paths.checked(default_workdir(name)))
+        return config, Path(workdir.value or files.checked(default_workdir(name)))
 
     return read
 
@@ -178,7 +178,7 @@ class _PathParser(flags.ArgumentParser):
         self._key = f"--{name}"
 
     def parse(self, argument: str) -> str:
-        return str(paths.expanded(argument, key=self._key))
+        return str(files.expanded(argument, key=self._key))
 
 
 def define_data_config() -> Callable[[], dict | None]:

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lsr_jax import convert, models, paths, placement
-from lsr_jax.data import augment
+from lsr_jax import convert, files, models
+from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
-from lsr_jax.training import checkpoint, kept, origins, selection, workdir
+from lsr_jax.training import checkpoint, origins, selection, sharding, workdir
 from lsr_jax.types import PyTree
 
 CHECKPOINTS = "checkpoints"
@@ -52,7 +52,7 @@ class Trained(NamedTuple):
         that the user asked for, "file".
       weights: sha256 of all arrays, see `fingerprint`.
       model: its functions.
-      preprocessing: how images become its input, see `augment.normalise`.
+      preprocessing: how images become its input, see `preprocess.normalise`.
       newest: the last step of the stage so far, where a rule chose the checkpoint.
     """
 
@@ -75,8 +75,8 @@ class Trained(NamedTuple):
 
 
 def normalise(preprocessing: str) -> Callable[[jax.Array], jax.Array]:
-    """uint8 images -> network input, see `augment.normalise`."""
-    return partial(augment.normalise, preprocessing=preprocessing)
+    """uint8 images -> network input, see `preprocess.normalise`."""
+    return partial(preprocess.normalise, preprocessing=preprocessing)
 
 
 def fingerprint(params: PyTree, model_state: PyTree) -> str:
@@ -104,8 +104,8 @@ def find(name: str, *, step: int | None = None) -> Place:
       InputError: nothing of the kind lies there, or a stage or step that is not kept.
     """
     head, colon, stage = name.rpartition(":")
-    named = bool(colon) and not paths.expanded(name).exists()
-    path = paths.expanded(head if named else name)
+    named = bool(colon) and not files.expanded(name).exists()
+    path = files.expanded(head if named else name)
     if origins.holds_weights(path):
         if named or step is not None:
             raise InputError(f"{name}: expected no stage and no step for a weight file")
@@ -120,12 +120,16 @@ def find(name: str, *, step: int | None = None) -> Place:
         return _kept(path / stage / CHECKPOINTS, step, name)
     if named:
         raise InputError(f"{name}: expected a workdir before ':', found no config.json")
-    if kept.is_step(path) and path.is_dir() and not kept.steps(path):
+    if (
+        checkpoint.is_step(path)
+        and path.is_dir()
+        and not checkpoint.checkpoint_steps(path)
+    ):
         if step not in (None, int(path.name)):
             raise InputError(f"{name}: is one checkpoint, found step {step} beside it")
         return _kept(path.parent, int(path.name), name)
     for folder in (path / CHECKPOINTS, path):
-        if kept.steps(folder):
+        if checkpoint.checkpoint_steps(folder):
             return _kept(folder, step, name)
     raise InputError(
         f"{name}: expected a workdir, a stage, a checkpoint or a weight file, found "
@@ -160,12 +164,12 @@ def load(
             "config.json of a run"
         )
     model = models.build(**known["model"])
-    fresh = placement.put_replicated(model.init(jax.random.key(0), ANY_SIZE), mesh)
+    fresh = sharding.put_replicated(model.init(jax.random.key(0), ANY_SIZE), mesh)
     preprocessing = known["data"]["preprocessing"]
     method, seed, newest = "-", None, None
     if origins.holds_weights(place.path):
         network = _imported(place.path, fresh, preprocessing)
-        network = placement.put_replicated(network, mesh)
+        network = sharding.put_replicated(network, mesh)
         step, chosen = None, "file"
     else:
         network, facts, step = _restored(place, fresh)
@@ -218,7 +222,7 @@ def finished(config: Mapping) -> dict:
 
 def _kept(folder: Path, step: int | None, name: str) -> Place:
     """The place of a kept step in a folder of checkpoints, with the run it belongs to."""
-    steps = kept.steps(folder)
+    steps = checkpoint.checkpoint_steps(folder)
     if not steps:
         raise InputError(
             f"{name}: expected finished checkpoints in {folder}, found none"

@@ -22,14 +22,14 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from lsr_jax import command_line, networks
-from lsr_jax.data import commands, description, labels, sources, streets
-from lsr_jax.data.labels import LabelSpace
+from lsr_jax import command_line, networks, streets
+from lsr_jax.data import commands, custom, label_spaces, sources
+from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import picture_files, predict, scoring
-from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.evaluation import predict, predictor
+from lsr_jax.evaluation.evaluate import Evaluator
 from lsr_jax.evaluation.predict import KINDS
-from lsr_jax.evaluation.scoring import Averaging, Size
+from lsr_jax.evaluation.predictor import Averaging, Size
 from lsr_jax.training import sharding
 
 MODES = ("resize", "slide")
@@ -96,8 +96,8 @@ def carry_out(request: Request) -> list[Path]:
     space = label_space(config)
     kinds = check_kinds(request.kinds, space)
     size = network_size(config, request.size)
-    outputs = picture_files.name_outputs(picture_files.find_images(request.images))
-    picture_files.prepare_folder(Path(request.out), kinds)
+    outputs = predict.name_outputs(predict.find_images(request.images))
+    predict.prepare_folder(Path(request.out), kinds)
 
     sharding.share_cpu(config["cpu_devices"])
     network = load(place, config, views)
@@ -105,7 +105,7 @@ def carry_out(request: Request) -> list[Path]:
     for path, image, label in predictions(network, outputs, size, request):
         for kind in kinds:
             file = Path(request.out) / kind / outputs[path]
-            picture_files.write(file, predict.render(kind, label, image, space))
+            predict.write(file, predict.render(kind, label, image, space))
             written.append(file)
     return written
 
@@ -121,7 +121,7 @@ def predictions(
 
     def images():
         for path in tqdm(outputs, unit="image", desc="predict"):
-            image = picture_files.read(path)
+            image = predict.read(path)
             waiting.append((path, image))
             yield image
 
@@ -165,18 +165,18 @@ def averaging(request: Request) -> Averaging:
     """Views, and what of them: windows always give probabilities of pixels.
 
     Raises:
-      InputError: see `scoring.parse`.
+      InputError: see `predictor.parse`.
     """
     average = "pixel_probabilities" if request.mode == "slide" else None
-    return scoring.parse(request.flip, request.scales, average)
+    return predictor.parse(request.flip, request.scales, average)
 
 
 def label_space(config: Mapping) -> LabelSpace:
     """The classes of a config's target domain; its data need not be there."""
     spec = config["data"]["target"]
-    if spec["space"] in labels.SPACES:
-        return labels.SPACES[spec["space"]]
-    return sources.label_space(spec, description.find_layout(spec["name"]))
+    if spec["space"] in label_spaces.SPACES:
+        return label_spaces.SPACES[spec["space"]]
+    return sources.label_space(spec, custom.find_layout(spec["name"]))
 
 
 def network_size(config: Mapping, given: str | None) -> Size:
@@ -206,7 +206,7 @@ def check_kinds(kinds: Sequence[str], space: LabelSpace) -> tuple[str, ...]:
     Raises:
       InputError: an unknown one, or Cityscapes ids of other classes.
     """
-    strange = set(space.classes) - set(labels.NAMES)
+    strange = set(space.classes) - set(label_spaces.NAMES)
     chosen = tuple(kinds) or tuple(k for k in KINDS if k[:4] != "city" or not strange)
     for kind in chosen:
         if kind not in KINDS:

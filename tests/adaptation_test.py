@@ -8,9 +8,9 @@ import dataclasses
 import jax
 import pytest
 
-from lsr_jax.analysis import report
-from lsr_jax.data import streets
-from lsr_jax.data.augment import AUGMENTATION
+from lsr_jax import streets
+from lsr_jax.augment.preprocess import AUGMENTATION
+from lsr_jax.report import report
 from lsr_jax.training import loop
 
 STEPS = 120

@@ -16,7 +16,7 @@ import weighing
 from configs import streets
 from lsr_jax import methods
 from lsr_jax.methods import listing
-from lsr_jax.training import build
+from lsr_jax.training import stage
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding_a_method.md"
 
@@ -56,7 +56,7 @@ def test_the_new_method_is_listed_and_configured(method_file):
         "self_training": 1.0,
         "confidence": 0.9,
     }
-    assert build.method(config, "adapt").domains == ("source", "target")
+    assert stage.build_method(config, "adapt").domains == ("source", "target")
 
 
 def test_its_terms_have_weights(method_file, key):

@@ -101,7 +101,7 @@ def test_minutes_without_end_are_refused(minutes):
         ["train.py", "--config=configs/streets.py", "--workdir"],
         ["evaluate.py", "--checkpoint"],
         ["-m", "lsr_jax.predict", "--workdir=x", "--images=x", "--out"],
-        ["-m", "lsr_jax.study", "--config=configs/streets.py", "--workdir"],
+        ["-m", "lsr_jax.study.run", "--config=configs/streets.py", "--workdir"],
     ],
     ids=["train", "evaluate", "predict", "study"],
 )

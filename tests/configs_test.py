@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lsr_jax import models, study
-from lsr_jax.analysis import rows
-from lsr_jax.data import augment
+from lsr_jax import models
+from lsr_jax.augment import preprocess
 from lsr_jax.methods import METHODS
-from lsr_jax.training import build, state, step
+from lsr_jax.report import results
+from lsr_jax.study import run
+from lsr_jax.training import stage as training_stage
+from lsr_jax.training import state, step
 from lsr_jax.types import Batch, BatchSpec, Images
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +26,7 @@ FILES = [
 def trace(config, stage):
     """Shapes of the state and metrics after the stage's step, nothing computed."""
     model = models.build(**config["model"])
-    method = build.method(config, stage)
+    method = training_stage.build_method(config, stage)
     sizes = {name: tuple(config["data"][name]["size"]) for name in ("source", "target")}
     sizes = {name: size if all(size) else (64, 128) for name, size in sizes.items()}
     count = config[stage]["batch_size"]
@@ -44,14 +46,14 @@ def trace(config, stage):
             model.num_classes, model.feature_dim, sizes["source"], sizes["target"]
         )
         params, method_state = state.with_method(params, model_state, method, spec, key)
-        optimizer = build.optimizer(params, model, config[stage])
+        optimizer = training_stage.build_optimizer(params, model, config[stage])
         start = state.create(params, model_state, method_state, optimizer, key)
         train_step = step.make_step(
             method,
             optimizer,
             model.forward,
-            build.preprocess(config, stage),
-            augment.pixels(config["data"]["preprocessing"]),
+            training_stage.build_preprocess(config, stage),
+            preprocess.pixels(config["data"]["preprocessing"]),
         )
         return start, train_step(start, Batch(images("source"), images("target")))
 
@@ -82,7 +84,9 @@ def test_the_last_stage_traces_and_keeps_its_state(name, method, load_config):
 def test_every_stage_builds_its_method_from_its_keywords(name, method, load_config):
     config = load_config(name, method)
     for stage in config["stages"]:
-        build.method(config, stage)  # raises for a keyword or heads that do not fit
+        training_stage.build_method(
+            config, stage
+        )  # raises for a keyword or heads that do not fit
     assert config[config["stages"][-1]]["method"]["name"] == method
 
 
@@ -172,7 +176,9 @@ def test_methods_of_several_stages(method, stages, origins, labellers, load_conf
     assert config["stages"] == ("source", *stages)
     assert tuple(config[s]["init_from"] for s in stages) == origins
     assert tuple(config[s]["labeller"] for s in stages) == labellers
-    prepared = [build.method(config, s).prepare is not None for s in stages]
+    prepared = [
+        training_stage.build_method(config, s).prepare is not None for s in stages
+    ]
     if method == "cag":
         assert config["model"]["architecture"] == "deeplabv3plus"
         assert all(prepared)
@@ -215,7 +221,7 @@ def test_controls_share_the_source_stage(load_config):
 @pytest.mark.parametrize("name", FILES)
 def test_recorded_rows_exist_and_say_where_they_come_from(name, load_config):
     for path in load_config(name)["recorded"]:
-        found = rows.read(ROOT / path)
+        found = results.read(ROOT / path)
         assert {row["method"] for row in found} == {"target_only"}
         assert all(row["recorded"].startswith("python train.py") for row in found)
 
@@ -224,7 +230,7 @@ def test_recorded_rows_exist_and_say_where_they_come_from(name, load_config):
 @pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 def test_a_study_of_a_method_and_its_control():
     methods = ("source_only", "batchnorm_only", "clan")
-    load = study.loader("configs/gta2cs.py:like=clan", (), methods)
+    load = run.loader("configs/gta2cs.py:like=clan", (), methods)
     configs = [load(method, 0) for method in methods]
     assert [c["stages"] for c in configs] == [("source",), ("adapt",), ("adapt",)]
     assert all(c["model"] == configs[0]["model"] for c in configs)

@@ -7,10 +7,10 @@ import pytest
 import quick
 
 from configs import streets
-from lsr_jax import diagnostics
-from lsr_jax.data.augment import AUGMENTATION
+from lsr_jax.augment.preprocess import AUGMENTATION
 from lsr_jax.methods import METHODS
 from lsr_jax.models import resnet
+from lsr_jax.ops import diagnostics
 from lsr_jax.training import loop
 
 STEPS = 20

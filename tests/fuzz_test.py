@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsr_jax.convert import files as weight_files
-from lsr_jax.data import encoded, listing, reading, records, storage
-from lsr_jax.data.files import Folder, Zips
+from lsr_jax.data import custom, image_io, prepared, records
+from lsr_jax.data.archives import Folder, Zips
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
-from lsr_jax.methods import cag_anchors
+from lsr_jax.methods import cag
 from lsr_jax.training import workdir
 
 BOUNDED = settings(
@@ -36,7 +36,7 @@ BOUNDED = settings(
 )
 IMAGE = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
 LABEL = np.full((8, 12), 7, np.uint8)
-WHOLE = {"image": encoded.png(IMAGE), "label": encoded.png(LABEL)}
+WHOLE = {"image": image_io.png(IMAGE), "label": image_io.png(LABEL)}
 
 
 def damaged(data):
@@ -117,7 +117,7 @@ def test_labels_have_the_size_of_their_image(data):
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cityscapes")
-    return folder, reading.Reader(Folder(folder), LAYOUTS["cityscapes"])
+    return folder, image_io.Reader(Folder(folder), LAYOUTS["cityscapes"])
 
 
 @BOUNDED
@@ -170,7 +170,7 @@ WORDS = st.text(st.sampled_from("ab/.\\ \t\n\r\x00~é\u2028"), max_size=24)
 def test_lists_stay_in_their_folder(content, tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(content)
-    for pair in read(listing.read_list, path) or ():
+    for pair in read(custom.read_list, path) or ():
         for name in filter(None, pair):
             inside = (tmp_path / name).resolve()
             assert inside.is_relative_to(tmp_path.resolve())
@@ -278,8 +278,8 @@ def shard(tmp_path_factory):
     """A prepared folder, its shard and a copy of that."""
     folder = tmp_path_factory.mktemp("prepared") / "1.0.0"
     pixels = np.bincount(LABEL.ravel(), minlength=256)
-    one = encoded.Record("one", *WHOLE.values(), encoded.digest(IMAGE, LABEL), pixels)
-    storage.write_once(
+    one = image_io.Record("one", *WHOLE.values(), image_io.digest(IMAGE, LABEL), pixels)
+    prepared.write_once(
         folder,
         name="set",
         splits={"train": lambda: [one] * 3},
@@ -306,11 +306,11 @@ def test_shards(place, bit, cut, shard):
     changed[used[place % len(used)]] ^= 1 << bit
     path.write_bytes(changed[: max(0, len(whole) - cut)])
     options = {"command": "make", "counts": {"train": 3}}
-    found = read(lambda: list(storage.open_split(folder, "train", **options)))
+    found = read(lambda: list(prepared.open_split(folder, "train", **options)))
     path.write_bytes(whole)
     stored = {**WHOLE, "id": b"one"}
     assert found is None or found == [stored] * 3
-    assert list(storage.open_split(folder, "train", **options)) == [stored] * 3
+    assert list(prepared.open_split(folder, "train", **options)) == [stored] * 3
 
 
 ANCHORS = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(2.0)
@@ -341,7 +341,7 @@ def test_anchors(content, tmp_path):
     path = tmp_path / "anchors.npz"
     path.write_bytes(content)
     with warnings.catch_warnings(action="ignore"):
-        found = read(cag_anchors.read, str(path), (2, 3))
+        found = read(cag.read, str(path), (2, 3))
     if found is not None:
         assert found[0].shape == (2, 3)
         assert np.isfinite(found[0]).all()

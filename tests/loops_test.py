@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lsr_jax.methods import adapt_seg_net, adv_ent, clan, feature_to_adapt, min_ent
-from lsr_jax.training import sgd
+from lsr_jax.training import optimizer
 
 # Those of tests/goldens/README.md. Adam makes whole steps of the noise of small
 # gradients, so single parameters of a discriminator differ, and their sums.
@@ -40,7 +40,7 @@ def hold_losses(golden, stem, found):
 
 def hold_rates(golden, key, rates, **keywords):
     with jax.enable_x64(True):
-        schedules = [sgd.poly(rate, **keywords) for rate in rates]
+        schedules = [optimizer.poly(rate, **keywords) for rate in rates]
         steps = range(len(golden[key]))
         found = [[schedule(jnp.asarray(t)) for schedule in schedules] for t in steps]
         golden.holds(key, np.array(found), 1e-12)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import saved
 
-from lsr_jax import networks, predict
-from lsr_jax.data import labels, streets
+from lsr_jax import networks, predict, streets
+from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation.evaluator import Evaluator
+from lsr_jax.evaluation.evaluate import Evaluator
 from lsr_jax.predict import Request
 
 
@@ -56,12 +56,12 @@ def test_every_kind_of_every_image(run, images, tmp_path, capsys):
     ):
         train = read(out / "train_ids" / name)
         assert train.shape == size
-        space = labels.SPACES["cityscapes"]
+        space = label_spaces.SPACES["cityscapes"]
         np.testing.assert_array_equal(
             space.encode(read(out / "cityscapes_ids" / name)), train
         )
         color = read(out / "color" / name)[..., ::-1]
-        np.testing.assert_array_equal(color, labels.colorize(train, space))
+        np.testing.assert_array_equal(color, label_spaces.colorize(train, space))
         overlay = read(out / "overlay" / name)[..., ::-1].astype(int)
         image = read(images / name)[..., ::-1].astype(int)
         assert np.abs(overlay - (image + color) / 2).max() <= 1

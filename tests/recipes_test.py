@@ -53,7 +53,7 @@ TABLE = {
         discriminator=(5e-5, 5e-4),
         weights={"norm": 0.00015, "weight_discrepancy": 0.01, "gamma": 0.0},
     ),
-    "gta2cs:class_mix": published.DACS,
+    "gta2cs:dacs": published.DACS,
     "gta2cs:oce": published.OCE._replace(
         weights=published.oce(0.02, 2.0, 0.5, 0.1, 0.2)
     ),

@@ -12,7 +12,7 @@ import toy
 import watching
 
 from lsr_jax import models
-from lsr_jax.methods import lsr, lsr_variants, source_only
+from lsr_jax.methods import lsr, source_only
 from lsr_jax.training import optimizer, state, step
 from lsr_jax.types import Batch, BatchSpec, Images
 
@@ -65,14 +65,14 @@ def replay(file, variant, dtype):
 
 def _replay(arrays, variant, dtype, patch):
     labels, batches = [], make_batches(arrays, variant, dtype)
-    original = lsr_variants.target_labels
+    original = lsr.lsr_variants_target_labels
 
     def target_labels(*arguments, **keywords):
         labels.append(original(*arguments, **keywords))
         return labels[-1]
 
-    patch.setattr(lsr_variants, "target_labels", target_labels)
-    patch.setattr(lsr_variants, "visiting_order", lambda order, num_classes: order)
+    patch.setattr(lsr, "target_labels", target_labels)
+    patch.setattr(lsr, "visiting_order", lambda order, num_classes: order)
 
     num_classes = int(arrays["num_classes"])
     orders = arrays.get(f"{variant}__perm_orders", np.zeros((len(batches), 0)))

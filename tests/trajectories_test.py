@@ -16,8 +16,9 @@ import replay
 import seeded
 import watching
 
-from lsr_jax import models, pseudo_labels
-from lsr_jax.training import sgd
+from lsr_jax import models
+from lsr_jax.ops import pseudo_labels
+from lsr_jax.training import optimizer
 
 
 class Tolerances(NamedTuple):
@@ -71,7 +72,7 @@ def hold_rates(golden, key, steps):
     base, horizon = 2.5e-4, 20
     with jax.enable_x64(True):
         rates = [
-            [sgd.poly(rate, horizon=horizon)(step) for rate in (base, 10 * base)]
+            [optimizer.poly(rate, horizon=horizon)(step) for rate in (base, 10 * base)]
             for step in range(steps)
         ]
     golden.holds(key, np.array(rates), 1e-12)

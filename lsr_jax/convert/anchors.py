@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lsr_jax import decoding, errors
+from lsr_jax import errors
+from lsr_jax import files as files_lib
 from lsr_jax.convert import files
-from lsr_jax.methods.cag_anchors import COUNT, VECTORS
+from lsr_jax.methods.cag import COUNT, VECTORS
 
 
 def convert(
@@ -51,5 +52,5 @@ def convert(
 def _array(value, path):
     if hasattr(value, "shape"):
         return files.to_numpy(value, str(path))
-    with decoding.reading(path, "an array of numbers", files.AGAIN):
+    with files_lib.reading(path, "an array of numbers", files.AGAIN):
         return np.asarray(0.0 if value is None else value, float)

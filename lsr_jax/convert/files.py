@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from lsr_jax import decoding, errors
+from lsr_jax import errors, files
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 AGAIN = "download or save it again"
@@ -86,7 +86,7 @@ def write(
 
 
 def _read_safetensors(path):
-    with decoding.reading(path, "a safetensors file", AGAIN):
+    with files.reading(path, "a safetensors file", AGAIN):
         return safetensors.numpy.load_file(path)
 
 
@@ -97,7 +97,7 @@ def read_torch(path: pathlib.Path):
       InputError: PyTorch missing, a damaged file, or one that asks for more.
     """
     torch = _torch(path)
-    with decoding.reading(path, "a PyTorch file", AGAIN):
+    with files.reading(path, "a PyTorch file", AGAIN):
         try:
             with (
                 warnings.catch_warnings(action="ignore"),
@@ -159,7 +159,7 @@ def to_numpy(value, where: str) -> np.ndarray:
       InputError: it is sparse, quantised, without content, or not of real numbers; the
         message begins with ``where``.
     """
-    with decoding.reading(where, "a dense tensor of real numbers", "convert it"):
+    with files.reading(where, "a dense tensor of real numbers", "convert it"):
         if not isinstance(value, np.ndarray):
             value = value.detach()
             # numpy has no bfloat16.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from lsr_jax import decoding, errors, types
+from lsr_jax import errors, files, types
 from lsr_jax.convert import names
 from lsr_jax.models import resnet
 
@@ -76,11 +76,11 @@ def read(directory: pathlib.Path) -> Imported:
     """
     writer = "`python -m lsr_jax.convert from-torch`"
     expected = f"{WEIGHTS} and {INFO} as written by {writer}"
-    with decoding.reading(directory, expected, "convert the file again"):
+    with files.reading(directory, expected, "convert the file again"):
         info = json.loads((directory / INFO).read_text())
         for key, kind in _INFO.items():
             if not isinstance(info[key], kind):
-                raise ValueError(f"{decoding.quoted(info[key])} for {key!r}")
+                raise ValueError(f"{files.quoted(info[key])} for {key!r}")
         arguments = _arguments(info["arguments"])
         flat = safetensors.numpy.load_file(directory / WEIGHTS)
         return Imported(*names.unflatten(flat), info | {"arguments": arguments})
@@ -95,9 +95,9 @@ def _arguments(stored):
         backbone = arguments["backbone"] = resnet.Architecture(**fields)
         whole += [backbone.stem, backbone.width, *backbone.blocks]
     elif not isinstance(backbone, str):
-        raise ValueError(f"{decoding.quoted(backbone)} for 'backbone'")
+        raise ValueError(f"{files.quoted(backbone)} for 'backbone'")
     if not all(type(number) is int and number > 0 for number in whole):
-        raise ValueError(f"{decoding.quoted(whole)} for whole numbers")
+        raise ValueError(f"{files.quoted(whole)} for whole numbers")
     return arguments
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from lsr_jax.commands import Parser, guarded
 from lsr_jax.data import processes
-from lsr_jax.data.headers import LARGEST_IMAGE
-from lsr_jax.data.reading import Size
+from lsr_jax.data.image_io import LARGEST_IMAGE, Size
 from lsr_jax.errors import InputError
 
 __all__ = ["Parser", "add_dataset", "choose_splits", "guarded", "positive", "size"]

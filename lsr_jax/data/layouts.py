@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lsr_jax.data import labels
+from lsr_jax.data import label_spaces
 
 LABEL_FORMATS = {
     "palette": "an 8-bit palette PNG whose indices are ids",
@@ -23,7 +23,7 @@ class Part:
     """A split as it lies on the disk.
 
     Attributes:
-      images: pattern of the image files, see `files.Files.match`.
+      images: pattern of the image files, see `archives.Files.match`.
       labels: pattern of the label files; the label of an image is the one whose stars
         stand for the same. None: there are none.
       count: official number of images.
@@ -66,7 +66,7 @@ class Layout:
       ids: id in a label file -> class name.
       ignored: further ids that may occur.
       subsets: splits by rule.
-      spaces: keys of `labels.SPACES` that read these ids; the first is the default.
+      spaces: keys of `label_spaces.SPACES` that read these ids; the first is the default.
       folders: where below the root the patterns may begin.
       zips: archives that may lie in the root instead of folders.
       palette: id -> colour that a palette must have, where it is known.
@@ -84,9 +84,9 @@ class Layout:
     spaces: tuple[str, ...] = ()
     folders: tuple[str, ...] = ("",)
     zips: tuple[str, ...] = ()
-    palette: Mapping[int, labels.Color] = field(default_factory=dict)
+    palette: Mapping[int, label_spaces.Color] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    colors: tuple[labels.Color, ...] = ()
+    colors: tuple[label_spaces.Color, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ class Layout:
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
 _CITYSCAPES_SPACES = ("cityscapes", "cityscapes16", "cityscapes13")
-_CITYSCAPES_VOID = frozenset(range(35)) - labels.CITYSCAPES_IDS.keys()
+_CITYSCAPES_VOID = frozenset(range(35)) - label_spaces.CITYSCAPES_IDS.keys()
 
 
 def _held_out(part: str, total: int, **held: int) -> dict[str, Subset]:
@@ -131,7 +131,7 @@ LAYOUTS = {
             title="GTA5",
             parts={"train": Part("images/*.png", "labels/*.png", 24_966)},
             label_format="palette",
-            ids=labels.CITYSCAPES_IDS,
+            ids=label_spaces.CITYSCAPES_IDS,
             ignored=_CITYSCAPES_VOID,
             # LSR trains on 21,346 and holds out 3,558; OCE on 23,966 of 24,966 and
             # evaluates 508 of the rest; MaxSquare on the official 12,403 and evaluates
@@ -141,14 +141,14 @@ LAYOUTS = {
                 **_held_out("train", 24_966, oce=1_000, max_square=12_563),
             },
             spaces=_CITYSCAPES_SPACES,
-            palette={row.cityscapes_id: row.color for row in labels.CLASSES},
+            palette={row.cityscapes_id: row.color for row in label_spaces.CLASSES},
         ),
         Layout(
             name="synthia_rand_cityscapes",
             title="SYNTHIA-RAND-CITYSCAPES",
             parts={"train": Part("RGB/*.png", "GT/LABELS/*.png", 9_400)},
             label_format="red16",
-            ids=labels.SYNTHIA_IDS,
+            ids=label_spaces.SYNTHIA_IDS,
             ignored=frozenset({0, 13, 14, 22}),
             subsets=_held_out("train", 9_400, lsr=1_343, oce=100, max_square=400),
             spaces=("synthia", "synthia16", "synthia13"),
@@ -165,7 +165,7 @@ LAYOUTS = {
                 ),
             },
             label_format="grey",
-            ids=labels.CITYSCAPES_IDS,
+            ids=label_spaces.CITYSCAPES_IDS,
             ignored=_CITYSCAPES_VOID,
             subsets=_held_out("train", 2_975, lsr=496, oce=500),
             spaces=_CITYSCAPES_SPACES,
@@ -190,7 +190,7 @@ LAYOUTS = {
                 for split, count in (("train", 3_200), ("test", 100))
             },
             label_format="grey",
-            ids=labels.CITYSCAPES_IDS,
+            ids=label_spaces.CITYSCAPES_IDS,
             ignored=_CITYSCAPES_VOID | {255},
             spaces=("cityscapes13", "cityscapes16", "cityscapes"),
             folders=("", "NTHU_Datasets"),

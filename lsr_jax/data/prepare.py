@@ -1,4 +1,8 @@
-"""Store a data set at training size, once, so that no step waits for a large image.
+"""Turning the pairs of a data set into records, and noting what they were.
+
+Nothing here imports JAX or TFDS, so that worker processes start quickly.
+
+Store a data set at training size, once, so that no step waits for a large image.
 
 python -m lsr_jax.data.prepare gta5 --root data/gta5 --size 1280x720 --out data/prepared
 python -m lsr_jax.data.prepare cityscapes --root data/cityscapes --size full --out DIR
@@ -13,29 +17,131 @@ import contextlib
 import pathlib
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import PIL
 import tqdm
 
-from lsr_jax import paths
-from lsr_jax.data import (
-    commands,
-    conversion,
-    description,
-    encoded,
-    listing,
-    processes,
-)
-from lsr_jax.data.conversion import Split
-from lsr_jax.data.headers import BadExample
+from lsr_jax import files as files_lib
+from lsr_jax.data import commands, custom, image_io, processes
+from lsr_jax.data.image_io import BadExample, Pair, Reader, Record, Size, Tally
 from lsr_jax.data.layouts import Layout
-from lsr_jax.data.raw import ON_BAD_EXAMPLE
-from lsr_jax.data.reading import Reader, Size
+from lsr_jax.data.sources import ON_BAD_EXAMPLE
 from lsr_jax.errors import InputError
+
+MOST_SKIPPED = 16  # at least one pair in so many must be usable
+_NO_LABEL = np.full((1, 1), 255, np.uint8)  # records of a split have one shape
+
+
+class Converted(NamedTuple):
+    """A record and the ``(H, W)`` of the image as it was downloaded."""
+
+    record: Record
+    size: tuple[int, int]
+
+
+def convert(
+    pair: Pair, *, reader: Reader, size: Size, native_labels: bool
+) -> Converted | BadExample:
+    """Reads, checks, resizes and encodes one pair; says what is wrong with a bad one."""
+    try:
+        image, label = reader.pair(pair)
+        data = reader.data(pair.image)
+    except BadExample as error:
+        return error
+    original = image.shape[:2]
+    if size is not None:
+        image = image_io.resize_image(image, size)
+        data = image_io.png(image)
+    pixels = np.zeros(256, np.int64)
+    if label is not None:
+        label = image_io.resize_label(label, None if native_labels else size)
+        pixels = np.bincount(label.ravel(), minlength=256)
+    label = _NO_LABEL if label is None else label
+    record = Record(
+        id=pair.image,
+        image=data,
+        label=image_io.png(label),
+        sha256=image_io.digest(image, label),
+        pixels=pixels,
+    )
+    return Converted(record, original)
+
+
+class Split:
+    """The conversion of one split, and what is to be said about it afterwards."""
+
+    def __init__(self, name: str, layout: Layout, found: custom.Listing):
+        self.name, self.layout, self.found = name, layout, found
+        self.labelled = any(pair.label for pair in found.pairs)
+        self.skipped: dict[str, str] = {}
+        self.sizes: Counter = Counter()
+        self.tally = Tally()
+
+    def convert(self, reader: Reader, size: Size):
+        """What converts a pair of this split."""
+        native = self.layout.parts[self.name].native_labels
+        return partial(convert, reader=reader, size=size, native_labels=native)
+
+    def records(self, reader, size, pool, *, skip, bar):
+        """All good records in order.
+
+        Raises:
+          InputError: a pair cannot be used and is not to be skipped.
+        """
+        good = []
+        for pair in self.found.pairs:
+            if self.labelled and pair.label is None:
+                self._drop(pair, self.found.problems[pair.image], skip)
+            else:
+                good.append(pair)
+        results = processes.ordered(pool, self.convert(reader, size), good)
+        for pair, result in zip(good, results, strict=True):
+            bar.update()
+            if isinstance(result, BadExample):
+                self._drop(pair, result, skip)
+                continue
+            self.sizes["{1}x{0}".format(*result.size)] += 1
+            yield from self.tally.watch([result.record])
+        if self.tally.count * MOST_SKIPPED < len(self.found.pairs):
+            raise InputError(
+                f"{self.layout.name} {self.name}: expected pairs that can be used, found "
+                f"{self.tally.count} of {len(self.found.pairs)}; run python -m "
+                f"lsr_jax.data.check {self.layout.name}"
+            )
+
+    def _drop(self, pair, error, skip):
+        if not skip:
+            raise InputError(f"{error}; or prepare with --on-bad-example skip")
+        self.skipped[pair.image] = str(error)
+
+    def names(self) -> str:
+        """All images in order, skipped or not, a line each."""
+        return "".join(f"{pair.image}\n" for pair in self.found.pairs)
+
+    def facts(self) -> dict:
+        """Its entry in the manifest."""
+        pixels = Counter()
+        for raw, name in self.layout.ids.items():
+            pixels[name] += int(self.tally.pixels[raw])
+        ignored = int(self.tally.pixels.sum()) - sum(pixels.values())
+        return {
+            "count": self.tally.count,
+            "official_count": self.layout.parts[self.name].count,
+            "sha256": self.tally.sha256,
+            "names_sha256": image_io.sha256(self.names().encode()),
+            "labelled": self.labelled,
+            "native_labels": self.layout.parts[self.name].native_labels,
+            "sizes": dict(self.sizes),
+            "pixels": {**pixels, "ignored": ignored},
+            "skipped": self.skipped,
+        }
+
 
 SAMPLE = 4  # pairs of a split that are converted to foresee the size on the disk
 
@@ -71,16 +177,16 @@ def prepare(
       TrainingError: one of the processes died.
     """
     # Imported here: worker processes import this module, and need no TFDS.
-    from lsr_jax.data import prepared, storage
+    from lsr_jax.data import prepared
 
-    target = paths.expanded(out).absolute() / layout.name
+    target = files_lib.expanded(out).absolute() / layout.name
     target = target / prepared.folder_name(size) / prepared.VERSION
-    if (target / storage.MANIFEST).is_file():
-        _check_finished(target, splits, prepared.read_manifest(target, layout))
+    if (target / prepared.MANIFEST).is_file():
+        _check_finished(target, splits, prepared.read_prepared_manifest(target, layout))
         return target
-    files = listing.open_files(layout, root)
+    files = custom.open_files(layout, root)
     listings = {
-        name: listing.list_part(files, part) for name, part in layout.parts.items()
+        name: custom.list_part(files, part) for name, part in layout.parts.items()
     }
     present = [name for name, found in listings.items() if found.pairs]
     work = {
@@ -99,7 +205,7 @@ def prepare(
             )
             pool = stack.enter_context(processes.make_pool(workers))
             options = {"skip": on_bad_example == "skip", "bar": bar}
-            storage.write_once(
+            prepared.write_once(
                 target,
                 name=layout.name,
                 splits={
@@ -124,7 +230,7 @@ def prepare(
 
 def _shards(pairs: int) -> int:
     """Files a split; TFDS wants a record for each, and some pairs may be skipped."""
-    return max(1, min(64, pairs // conversion.MOST_SKIPPED))
+    return max(1, min(64, pairs // MOST_SKIPPED))
 
 
 def _check_room(splits, reader, size, folder, *, tell):
@@ -174,7 +280,7 @@ def _manifest(layout: Layout, size: Size, work: Mapping[str, Split]) -> dict:
             "opencv": cv2.__version__,
             "pillow": PIL.__version__,
         },
-        "sha256": encoded.combined_sha256(splits),
+        "sha256": image_io.combined_sha256(splits),
         "splits": splits,
     }
 
@@ -185,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         options = _parser().parse_args(arguments)
         folder = prepare(
-            description.find_layout(options.name),
+            custom.find_layout(options.name),
             options.root,
             size=options.size,
             out=options.out,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from lsr_jax.data import headers, reading
+from lsr_jax.data import image_io
 from lsr_jax.errors import InputError
 
 
@@ -40,7 +40,7 @@ def decode(
       InputError: the record cannot be used; the message begins with its id.
     """
     name = _text(record["id"])
-    image = _pixels(record["image"], reading.decode_image, f"{name}: image")
+    image = _pixels(record["image"], image_io.decode_image, f"{name}: image")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(
             f"{name}: expected an RGB image of 8 bits, found {image.dtype} of shape "
@@ -127,16 +127,16 @@ def _decode_label(record, name, size):
 def _pixels(data, decoder, what):
     if isinstance(data, np.ndarray):
         return data
-    if not data.startswith(headers.PNG):
-        raise headers.broken(what, f"{len(data)} bytes that are no PNG")
+    if not data.startswith(image_io.PNG):
+        raise image_io.broken(what, f"{len(data)} bytes that are no PNG")
     # Grain's threads already use the cores.
     cv2.setNumThreads(0)
     return decoder(data, what)
 
 
 def _decode_ids(data, what):
-    headers.check_label(data, what, "grey")
-    return reading.decode_label(data, what, "grey")
+    image_io.check_label(data, what, "grey")
+    return image_io.decode_label(data, what, "grey")
 
 
 def stack(

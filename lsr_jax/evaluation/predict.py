@@ -1,18 +1,25 @@
-"""Class maps of images of any size: by resizing, or by a sliding window."""
+"""Class maps of images of any size: by resizing, or by a sliding window.
+
+Image files that predictions are made of, and the files that they become.
+"""
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import jax
 import numpy as np
 
-from lsr_jax.data import labels, reading
-from lsr_jax.data.labels import LabelSpace
+from lsr_jax import files
+from lsr_jax.data import image_io, label_spaces
+from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation.predictor import Predictor
-from lsr_jax.evaluation.scoring import Size
+from lsr_jax.evaluation.predictor import Predictor, Size
 from lsr_jax.types import PyTree
 
 KINDS = ("color", "train_ids", "cityscapes_ids", "overlay")
@@ -44,7 +51,7 @@ def resized(
       uint8 ``[H, W]`` for each image, in order.
     """
     for batch in _batches(images, batch_size):
-        inputs = np.stack([reading.resize_image(image, size) for image in batch])
+        inputs = np.stack([image_io.resize_image(image, size) for image in batch])
         maps = _views(network, inputs, batch_size)
         for row, image in enumerate(batch):
             own = jax.tree.map(lambda one, row=row: one[row : row + 1], maps)
@@ -134,7 +141,7 @@ def render(
     """
     if kind in ("train_ids", "cityscapes_ids"):
         return ids(kind, space)[label]
-    color = labels.colorize(label, space)
+    color = label_spaces.colorize(label, space)
     if kind == "color":
         return color
     return (image // 2 + color // 2 + (image % 2 + color % 2) // 2).astype(np.uint8)
@@ -148,7 +155,7 @@ def ids(kind: str, space: LabelSpace) -> np.ndarray:
     Raises:
       InputError: Cityscapes ids of classes that Cityscapes has not.
     """
-    rows = {row.name: row for row in labels.CLASSES}
+    rows = {row.name: row for row in label_spaces.CLASSES}
     strange = [name for name in space.classes if name not in rows]
     if kind == "train_ids" and strange:
         return np.arange(space.num_classes, dtype=np.uint8)
@@ -176,3 +183,78 @@ def _batches(items: Iterable, size: int) -> Iterator[Sequence]:
             batch = []
     if batch:
         yield batch
+
+
+def find_images(pattern: str) -> list[Path]:
+    """The files that a pattern matches, sorted.
+
+    Raises:
+      InputError: there are none, or one whose name is no UTF-8.
+    """
+    matched = glob.glob(os.path.expanduser(pattern), recursive=True)
+    found = sorted(path for path in map(files.checked, matched) if path.is_file())
+    if not found:
+        inside = "; name the files in it, as DIR/*.png" if matched else ""
+        raise InputError(
+            f"--images {pattern}: expected a pattern of image files, found none{inside}"
+        )
+    return found
+
+
+def name_outputs(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Image -> PNG below the folder of a kind, as the images lie below theirs.
+
+    Raises:
+      InputError: two images would get one name.
+    """
+    base = os.path.commonpath([path.absolute().parent for path in paths])
+    names = {}
+    for path in paths:
+        name = path.absolute().relative_to(base).with_suffix(".png")
+        if name in names:
+            raise InputError(
+                f"--images: expected names that differ without their endings, found "
+                f"{names[name]} and {path}"
+            )
+        names[name] = path
+    return {path: name for name, path in names.items()}
+
+
+def prepare_folder(out: Path, kinds: Sequence[str]) -> None:
+    """Make the folders, before anything is computed.
+
+    Raises:
+      InputError: they cannot be made or written.
+    """
+    try:
+        for kind in kinds:
+            (out / kind).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: cannot be written; choose another folder")
+
+
+def read(path: Path) -> np.ndarray:
+    """RGB uint8 ``[H, W, 3]``; the header is looked at before anything is decoded.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return image_io.decode_image(data, str(path))
+
+
+def write(path: Path, picture: np.ndarray) -> None:
+    """Write a PNG.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = picture[..., ::-1] if picture.ndim == 3 else picture
+    if not cv2.imwrite(os.fspath(path), stored):
+        raise InputError(f"{path}: cannot be written; choose another --out")

@@ -5,12 +5,8 @@ labels are ignored.
 """
 
 from lsr_jax.losses.adversarial import domain_loss
-from lsr_jax.losses.anchors import (
-    anchor_distance,
-    cell_anchor_distance,
-    image_class_means,
-)
-from lsr_jax.losses.discrepancy import (
+from lsr_jax.losses.cag import anchor_distance, cell_anchor_distance, image_class_means
+from lsr_jax.losses.clan import (
     absolute_discrepancy,
     cosine_discrepancy,
     local_weights,
@@ -18,27 +14,28 @@ from lsr_jax.losses.discrepancy import (
     sliced_wasserstein,
     weight_discrepancy,
 )
-from lsr_jax.losses.embedding import contraction, orthogonality, spacing, sparsity
 from lsr_jax.losses.entropy import (
     entropy,
     image_weights,
     max_squares,
+    normalised_entropy,
+    self_information,
     soft_cross_entropy,
 )
-from lsr_jax.losses.growth import damping, stepwise_norm
-from lsr_jax.losses.latent import (
+from lsr_jax.losses.feature_norm import damping, stepwise_norm
+from lsr_jax.losses.lsr import (
     class_mean_norms,
     clustering,
     mean_norm,
     norm_alignment,
     perpendicularity,
 )
+from lsr_jax.losses.oce import contraction, orthogonality, spacing, sparsity
 from lsr_jax.losses.segmentation import (
     cross_entropy,
     focal_cross_entropy,
     weighted_cross_entropy,
 )
-from lsr_jax.losses.self_information import normalised_entropy, self_information
 
 __all__ = [
     "absolute_discrepancy",

@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import resample
+from lsr_jax.ops import resample
 
 Domain = Literal["source", "target"]
 

@@ -4,6 +4,8 @@ Without weights a term is the mean over valid pixels and classes. With image-wis
 weights (IW) it is ``1 / (B C)`` times the weighted sum over pixels and classes, because
 the weights already divide by (a power of) the number of pixels. That is how the code of
 the originals divides; ``divisor="pixels"`` leaves out the ``1 / C``, as the papers do.
+
+Self-information of predictions, ADVENT: the entropy loss and the discriminator's maps.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lsr_jax.losses import reduction
+from lsr_jax.ops import numerics, resample
 
 Divisor = Literal["pixels_and_classes", "pixels"]
 
@@ -130,10 +132,8 @@ def image_weights(
     Returns:
       ``[B, H, W]`` float32, without gradient.
     """
-    chosen = reduction.class_mask(labels, num_classes)
-    histogram = (
-        chosen if counted is None else reduction.class_mask(counted, num_classes)
-    )
+    chosen = numerics.class_mask(labels, num_classes)
+    histogram = chosen if counted is None else numerics.class_mask(counted, num_classes)
     histogram = histogram.sum(axis=(1, 2), dtype=jnp.float32)  # [B, C]
     total = histogram.sum(axis=-1, keepdims=True)
     weights = 1 / jnp.maximum(histogram**ratio * total ** (1 - ratio), 1)
@@ -142,7 +142,7 @@ def image_weights(
 
 def _mean(values, where, classes: int) -> jax.Array:
     valid = jnp.ones(values.shape, bool) if where is None else where
-    return reduction.masked_mean(values, valid) / classes
+    return numerics.masked_mean(values, valid) / classes
 
 
 def _weighted(values, weights, where, classes: int) -> jax.Array:
@@ -161,3 +161,35 @@ def _classes(probabilities, divisor) -> int:
     raise ValueError(
         f"divisor must be 'pixels_and_classes' or 'pixels', got {divisor!r}"
     )
+
+
+_EPSILON = 1e-30
+
+
+def self_information(probabilities: jax.Array) -> jax.Array:
+    """Weighted self-information maps, what ADVENT's discriminators see.
+
+    ``I_c = -p_c log2(p_c + 1e-30) / log2 C``, class by class (ADVENT,
+    ``advent/utils/func.py::prob_2_entropy``).
+
+    Args:
+      probabilities: ``[B, H, W, C]``.
+
+    Returns:
+      ``[B, H, W, C]``, their sum over the classes lies in [0, 1].
+    """
+    p = resample.at_least_float32(probabilities)
+    return -p * jnp.log(p + _EPSILON) / jnp.log(jnp.asarray(p.shape[-1], p.dtype))
+
+
+def normalised_entropy(probabilities: jax.Array) -> jax.Array:
+    """Mean entropy of the predictions in units of the largest possible.
+
+    ``-1 / (B H W log2 C) sum_{x, c} p log2(p + 1e-30)``, gradient through both factors
+    (ADVENT, ``advent/utils/loss.py::entropy_loss``). It is ``C / ln C`` times
+    `losses.entropy`.
+
+    Args:
+      probabilities: ``[B, H, W, C]``.
+    """
+    return self_information(probabilities).sum(axis=-1).mean()

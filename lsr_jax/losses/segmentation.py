@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lsr_jax.losses import reduction
+from lsr_jax.ops import numerics
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -19,7 +19,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
       labels: ``[B, H, W]``; a label outside ``0..C-1`` (255 = ignore) is left out.
     """
     log_probability, valid = _log_probability(logits, labels)
-    return reduction.masked_mean(-log_probability, valid)
+    return numerics.masked_mean(-log_probability, valid)
 
 
 def focal_cross_entropy(
@@ -44,7 +44,7 @@ def focal_cross_entropy(
     if smallest > 0:
         log_probability = jnp.maximum(log_probability, math.log(smallest))
     miss = -jnp.expm1(log_probability)
-    return reduction.masked_mean(-(miss**gamma) * log_probability, valid)
+    return numerics.masked_mean(-(miss**gamma) * log_probability, valid)
 
 
 def weighted_cross_entropy(
@@ -78,7 +78,7 @@ def weighted_cross_entropy(
 
 
 def _log_probability(logits, labels) -> tuple[jax.Array, jax.Array]:
-    chosen = reduction.class_mask(labels, logits.shape[-1])
+    chosen = numerics.class_mask(labels, logits.shape[-1])
     valid = chosen.any(axis=-1)
     picked = jnp.where(chosen, logits, 0).sum(axis=-1)
     log_probability = picked - jax.nn.logsumexp(logits, axis=-1)

@@ -9,7 +9,7 @@ from lsr_jax.methods import (
     bdl,
     cag,
     clan,
-    class_mix,
+    dacs,
     feature_to_adapt,
     lsr,
     max_square,
@@ -35,7 +35,7 @@ METHODS = {
     "max_square": max_square,
     "cag": cag,
     "feature_to_adapt": feature_to_adapt,
-    "class_mix": class_mix,
+    "dacs": dacs,
     "oce": oce,
     "lsr": lsr,
 }

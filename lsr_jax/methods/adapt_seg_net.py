@@ -13,9 +13,10 @@ from functools import partial
 
 import jax
 
-from lsr_jax import resample
 from lsr_jax.errors import InputError
-from lsr_jax.methods import common, game
+from lsr_jax.methods import adversarial as methods_adversarial
+from lsr_jax.methods import common
+from lsr_jax.ops import resample
 from lsr_jax.types import Method, Outputs
 
 SINGLE = {"auxiliary": 0.0, "auxiliary_adversarial": 0.0}
@@ -67,16 +68,18 @@ def make(
         )
 
     def predictions(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:
-        return common.upsampled_probabilities(game.at_level(outputs, level), images)
+        return common.upsampled_probabilities(
+            methods_adversarial.at_level(outputs, level), images
+        )
 
     def features(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:
         del images, level
         cells = outputs.features.shape[1:3]
-        size = tuple(max(side, game.SMALLEST) for side in cells)
+        size = tuple(max(side, methods_adversarial.SMALLEST) for side in cells)
         return resample.bilinear(outputs.features, size)
 
     aligned = partial(
-        game.aligned,
+        methods_adversarial.aligned,
         adversarial={"main": adversarial, "aux": auxiliary_adversarial},
         auxiliary=auxiliary,
         segmentation=segmentation,

@@ -12,7 +12,8 @@ from __future__ import annotations
 import jax
 
 from lsr_jax import losses
-from lsr_jax.methods import common, game
+from lsr_jax.methods import adversarial as methods_adversarial
+from lsr_jax.methods import common
 from lsr_jax.types import Method, Outputs
 
 PRESETS = {"single": {"auxiliary": 0.0, "auxiliary_adversarial": 0.0}}
@@ -40,10 +41,10 @@ def make(
     """
 
     def view(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:
-        logits = game.at_level(outputs, level)
+        logits = methods_adversarial.at_level(outputs, level)
         return losses.self_information(common.upsampled_probabilities(logits, images))
 
-    return game.aligned(
+    return methods_adversarial.aligned(
         view,
         adversarial={"main": adversarial, "aux": auxiliary_adversarial},
         auxiliary=auxiliary,

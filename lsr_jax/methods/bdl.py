@@ -1,13 +1,24 @@
 """BDL's adaptation (CVPR 2019): output space adversary, then rounds of self-training.
 
 Without its image translation, which is a data set and not a loss.
+
+BDL's pseudo-labels: class-wise thresholds over the target set, then one PNG an image.
 """
 
 from __future__ import annotations
 
-from lsr_jax import diagnostics
-from lsr_jax.methods import bdl_labels, common, game
-from lsr_jax.types import Aux, Method
+import collections
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lsr_jax.data import pseudo_label_store
+from lsr_jax.methods import adversarial as methods_adversarial
+from lsr_jax.methods import common
+from lsr_jax.ops import diagnostics, pseudo_labels, resample
+from lsr_jax.types import IGNORE, Aux, Method, Preparation
 
 
 def make(
@@ -31,7 +42,7 @@ def make(
       discriminator: factor on the discriminator's loss; with 0 it does not learn.
       self_training: ``s``; 0 is the stage before the first round, without pseudo-labels.
       portion: of the pixels of a class that get no label, see
-        `self_training.class_thresholds`.
+        `pseudo_labels.class_thresholds`.
       cap: the largest threshold.
     """
     weights = {
@@ -44,10 +55,10 @@ def make(
     def init(key, params, model_state, spec):
         del params, model_state
         levels = {"main": adversarial} if adversarial != 0 else {}
-        return game.init(key, levels, spec.num_classes, spec), {}
+        return methods_adversarial.init(key, levels, spec.num_classes, spec), {}
 
     def prepare(state, given):
-        bdl_labels.write(given, portion=portion, cap=cap)
+        write(given, portion=portion, cap=cap)
         return state
 
     def loss(params, state, batch, ctx):
@@ -58,10 +69,10 @@ def make(
 
         terms = {
             "segmentation": lambda: common.segmentation(source, batch.source),
-            "adversarial": lambda: game.network_loss(
+            "adversarial": lambda: methods_adversarial.network_loss(
                 params["disc"]["main"], view(target, batch.target)
             ),
-            "discriminator": lambda: game.discriminator_loss(
+            "discriminator": lambda: methods_adversarial.discriminator_loss(
                 params["disc"]["main"],
                 view(source, batch.source),
                 view(target, batch.target),
@@ -79,3 +90,80 @@ def make(
     if self_training == 0:
         return Method(init, loss)
     return Method(init, loss, prepare, pseudo_labelled=True)
+
+
+SUMMARY = "summary.json"
+
+
+def write(given: Preparation, *, portion: float, cap: float) -> None:
+    """Label the target training images with a network, into the folder of a stage.
+
+    Two passes: the first counts confidences, the second writes what reaches the
+    threshold of its class. A ``summary.json`` says what that left: threshold, pixels
+    predicted and share kept of every class. Labels of an earlier attempt are replaced as
+    a whole. Of several processes all compute and one writes.
+
+    Args:
+      given: of the stage.
+      portion: see `pseudo_labels.histogram_thresholds`.
+      cap: likewise.
+    """
+
+    def probabilities(image):
+        outputs, _ = given.forward(given.params, given.model_state, image, False)
+        # Enlarged as probabilities, not as logits (SSL.py).
+        return resample.bilinear(jax.nn.softmax(outputs.logits), image.shape[1:3])
+
+    @given.compile
+    def count(image, valid):
+        found = probabilities(image)
+        label = found.argmax(axis=-1).astype(jnp.int32)
+        label = jnp.where(valid[:, None, None], label, IGNORE)
+        return pseudo_labels.confidence_histogram(
+            label, found.max(axis=-1), num_classes=given.num_classes
+        )
+
+    @given.compile
+    def keep(image, thresholds):
+        label = pseudo_labels.class_thresholded(probabilities(image), thresholds)
+        return label.astype(jnp.uint8)
+
+    histogram = sum(
+        np.asarray(count(images.image, valid), np.int64)
+        for images, valid, _ in given.batches("target", False)
+    )
+    thresholds = pseudo_labels.histogram_thresholds(histogram, portion=portion, cap=cap)
+
+    def labels():
+        index = 0
+        for images, valid, _ in given.batches("target", False):
+            found = keep(images.image, np.asarray(thresholds, np.float32))
+            for label, usable in zip(np.asarray(found), valid, strict=True):
+                if usable:
+                    yield index, label
+                index += 1
+
+    if not given.writes:
+        collections.deque(labels(), maxlen=0)
+        return
+    kept = np.zeros(256, np.int64)
+    with pseudo_label_store.writing(given.folder / pseudo_label_store.FOLDER) as folder:
+        for index, label in labels():
+            pseudo_label_store.write(folder, index, label)
+            kept += np.bincount(label.ravel(), minlength=256)
+        summary = _summary(thresholds, histogram.sum(axis=-1), kept)
+        (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def _summary(thresholds, predicted, kept):
+    return [
+        {
+            "class": number,
+            "threshold": float(threshold),
+            "pixels": int(pixels),
+            "kept": float(kept[number] / pixels) if pixels else 0.0,
+        }
+        for number, (threshold, pixels) in enumerate(
+            zip(thresholds, predicted, strict=True)
+        )
+    ]

@@ -15,8 +15,10 @@ from functools import partial
 
 import jax
 
-from lsr_jax import losses, resample
-from lsr_jax.methods import common, game
+from lsr_jax import losses
+from lsr_jax.methods import adversarial as methods_adversarial
+from lsr_jax.methods import common
+from lsr_jax.ops import resample
 from lsr_jax.types import Aux, Method, Outputs
 
 PRESETS = {
@@ -63,7 +65,7 @@ def make(
     def init(key, params, model_state, spec):
         del params, model_state
         levels = {"main": adversarial} if adversarial != 0 else {}
-        return game.init(key, levels, spec.num_classes, spec), {}
+        return methods_adversarial.init(key, levels, spec.num_classes, spec), {}
 
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
@@ -91,7 +93,7 @@ def make(
             "segmentation": lambda: common.segmentation(
                 source, batch.source, auxiliary=1.0, gamma=gamma
             ),
-            "adversarial": lambda: game.network_loss(
+            "adversarial": lambda: methods_adversarial.network_loss(
                 params["disc"]["main"],
                 both(target, images),
                 omega(detached=False, active=ctx.step > preheat),
@@ -100,7 +102,7 @@ def make(
             "weight_discrepancy": lambda: losses.weight_discrepancy(
                 model["head"], model["aux_head"]
             ),
-            "discriminator": lambda: game.discriminator_loss(
+            "discriminator": lambda: methods_adversarial.discriminator_loss(
                 params["disc"]["main"],
                 both(source, batch.source.image),
                 both(target, images),

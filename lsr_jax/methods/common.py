@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
-from lsr_jax import losses, resample
+from lsr_jax import losses
 from lsr_jax.errors import InputError
+from lsr_jax.ops import resample
 from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyTree
 
 FOCAL_CLAMP = 1e-9

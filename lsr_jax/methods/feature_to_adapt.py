@@ -7,7 +7,7 @@ The terms of CLAN and their damping are those of `clan.make`.
 
 from __future__ import annotations
 
-from lsr_jax.methods import added, clan
+from lsr_jax.methods import clan, feature_norm
 from lsr_jax.types import Method
 
 PRESETS = {
@@ -57,8 +57,8 @@ def make(
     Args:
       norm: lambda_norm.
       norm_delta: Delta_r, in units of the norm.
-      norm_rate: its damping, see `added.norm`: negative from step 100,000 on.
-      norm_reference: "current" or "previous", see `added.norm`.
+      norm_rate: its damping, see `feature_norm.norm`: negative from step 100,000 on.
+      norm_reference: "current" or "previous", see `feature_norm.norm`.
       segmentation: see `clan.make`, as are the others.
       adversarial: weight of the network's adversarial loss.
       discriminator: factor on the discriminator's loss; with 0 it does not learn.
@@ -85,7 +85,7 @@ def make(
         discriminator_preheat=discriminator_preheat,
         horizon=horizon,
     )
-    return added.norm(
+    return feature_norm.norm(
         method,
         weight=norm,
         delta=norm_delta,

@@ -5,23 +5,29 @@
 
 The released code (the journal variant) differs from the paper in most terms; each
 difference is a keyword of `make`, and `PRESETS` holds both sets.
+
+Where the paper of LSR and its released code part: both settings, and the choices.
+
+`PAPER` is eq. 1 to 8 of the CVPRW paper. `RELEASED` is ``tools/train_UDA.py`` with
+``utils/losses.py`` of LTTM/LSR under the flags of its README, the journal variant;
+``docs/reproducibility.md`` says what each difference does to the numbers.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import diagnostics, losses, prototypes, pseudo_labels
+from lsr_jax import losses
 from lsr_jax.errors import InputError
-from lsr_jax.methods import common, lsr_variants
-from lsr_jax.prototypes import Prototypes
-from lsr_jax.types import Aux, Method
-
-PRESETS = {"paper": lsr_variants.PAPER, "released": lsr_variants.RELEASED}
+from lsr_jax.methods import common
+from lsr_jax.ops import diagnostics, prototypes, pseudo_labels, resample
+from lsr_jax.ops.prototypes import Prototypes
+from lsr_jax.types import Aux, Method, Outputs
 
 
 class LSRState(NamedTuple):
@@ -67,12 +73,12 @@ def make(
       histogram_threshold: T_h of the label downsampling.
       histogram_window: "full" or "diagonal", see `pseudo_labels.histogram_downsample`.
       class_frequency: a key of `pseudo_labels.CLASS_FREQUENCY`, or "none"; source only.
-      target_labels: see `lsr_variants.target_labels`.
+      target_labels: see `lsr.lsr_variants_target_labels`.
       prototype_momentum: eta, weight of the old prototype.
       prototype_initial: "zero" or "first_seen", see `prototypes.update`.
       clustering_distance: see `losses.clustering`.
-      perpendicularity_of: see `lsr_variants.perpendicularity`.
-      norm_target: see `lsr_variants.wanted_norm`; with "previous" only target norms
+      perpendicularity_of: see `lsr.lsr_variants_perpendicularity`.
+      norm_target: see `lsr.wanted_norm`; with "previous" only target norms
         below it count, with the others both sides on both domains.
       norm_relative: divide by the wanted norm.
       norm_active_only: only channels above the mean of their cell.
@@ -81,7 +87,7 @@ def make(
     Raises:
       InputError: an unknown choice; from ``init``, frequencies of other classes.
     """
-    lsr_variants.check(
+    check(
         histogram_window=histogram_window,
         class_frequency=class_frequency,
         target_labels=target_labels,
@@ -135,7 +141,7 @@ def make(
             momentum=prototype_momentum,
             initial=prototype_initial,
         )
-        target_label = lsr_variants.target_labels(
+        target_label = lsr_variants_target_labels(
             target,
             images.shape[1:3],
             smoothed,
@@ -143,7 +149,7 @@ def make(
             confidence=confidence,
             histogram=histogram,
         )
-        wanted = lsr_variants.wanted_norm(
+        wanted = wanted_norm(
             source.features,
             source_label,
             state.source_norm,
@@ -165,12 +171,12 @@ def make(
             active_only=norm_active_only,
         )
         by_class = norm_target == "class"
-        order = lsr_variants.visiting_order(ctx.rng, num_classes)
+        order = visiting_order(ctx.rng, num_classes)
         terms = {
             "segmentation": lambda: common.segmentation(source, batch.source),
             "clustering_source": lambda: cluster(source.features, source_label),
             "clustering_target": lambda: cluster(target.features, target_label),
-            "perpendicularity": lambda: lsr_variants.perpendicularity(
+            "perpendicularity": lambda: lsr_variants_perpendicularity(
                 means, counts, smoothed, order, kind=perpendicularity_of
             ),
             "norm_source": lambda: align(
@@ -192,3 +198,137 @@ def make(
         return total, Aux(metrics, LSRState(smoothed, norm_now), model_state)
 
     return Method(init, loss)
+
+
+PAPER = {
+    "histogram_window": "full",
+    "class_frequency": "none",
+    "target_labels": "histogram",
+    "prototype_initial": "zero",
+    "clustering_distance": "squared_l2",
+    "perpendicularity_of": "batch",
+    "norm_target": "previous",
+    "norm_relative": False,
+    "norm_active_only": False,
+    "norm_delta": 0.002,
+}
+RELEASED = {
+    "histogram_window": "diagonal",
+    "class_frequency": "gta5",
+    "target_labels": "double_prototype",
+    "prototype_initial": "first_seen",
+    "clustering_distance": "l1_mean",
+    "perpendicularity_of": "smoothed",
+    "norm_target": "current",
+    "norm_relative": True,
+    "norm_active_only": True,
+    "norm_delta": 0.1,
+}
+PRESETS = {"paper": PAPER, "released": RELEASED}
+CHOICES = {
+    "histogram_window": ("full", "diagonal"),
+    "class_frequency": ("none", *pseudo_labels.CLASS_FREQUENCY),
+    "target_labels": ("histogram", "prototype", "double_prototype"),
+    "prototype_initial": ("zero", "first_seen"),
+    "clustering_distance": ("squared_l2", "l2_mean", "l1_mean", "cosine"),
+    "perpendicularity_of": ("batch", "smoothed"),
+    "norm_target": ("previous", "current", "class"),
+}
+
+
+def check(**chosen: str) -> None:
+    """Raises InputError for a value that is none of its key's `CHOICES`."""
+    for key, value in chosen.items():
+        common.check_choice(key, value, CHOICES[key])
+
+
+def lsr_variants_target_labels(
+    outputs: Outputs,
+    image_size: tuple[int, int],
+    prototypes: Prototypes,
+    *,
+    kind: str,
+    confidence: float,
+    histogram: Mapping[str, Any],
+) -> jax.Array:
+    """Pseudo-labels of the target features, ``[B, h, w]``, 255 below the confidence.
+
+    Args:
+      outputs: of the network on the target images.
+      image_size: ``(H, W)``.
+      prototypes: smoothed, of this step.
+      kind: "histogram" of the predicted map, the paper (``predHistDown``);
+        "prototype", the nearest one (``predPDDown``); "double_prototype", the same with
+        the lost class index of the released default.
+      confidence: ``T_p``.
+      histogram: threshold and window, of the first kind.
+    """
+    if kind == "histogram":
+        return pseudo_labels.confident(
+            resample.bilinear(outputs.logits, image_size),
+            size=outputs.features.shape[1:3],
+            threshold=confidence,
+            histogram_threshold=histogram["threshold"],
+            window=histogram["window"],
+        )
+    return pseudo_labels.nearest_prototype(
+        outputs.features,
+        prototypes.mean,
+        prototypes.seen,
+        threshold=confidence,
+        compact_index=kind == "double_prototype",
+    )
+
+
+def wanted_norm(
+    features: jax.Array,
+    labels: jax.Array,
+    previous: jax.Array,
+    *,
+    kind: str,
+    num_classes: int,
+) -> jax.Array:
+    """The norm to which features are moved, before the margin.
+
+    Args:
+      features: ``[B, h, w, D]`` of the source.
+      labels: ``[B, h, w]``.
+      previous: mean source norm of the step before, 0 in the first.
+      kind: "previous", the paper; "current", the mean of these features; "class", the
+        same for every class, ``[C]``.
+      num_classes: ``C``.
+    """
+    if kind == "class":
+        return losses.class_mean_norms(features, labels, num_classes=num_classes)
+    current = losses.mean_norm(features)
+    if kind == "current":
+        return current
+    return jnp.where(previous == 0, current, previous)
+
+
+def lsr_variants_perpendicularity(
+    means: jax.Array,
+    counts: jax.Array,
+    smoothed: Prototypes,
+    order: jax.Array,
+    *,
+    kind: str,
+) -> jax.Array:
+    """`losses.perpendicularity` of the "batch" prototypes, symmetric (the paper).
+
+    Or of the "smoothed" ones of all classes ever seen, visited in ``order`` with the
+    earlier one of each pair detached (the released code).
+    """
+    if kind == "batch":
+        return losses.perpendicularity(means, counts > 0)
+    return losses.perpendicularity(smoothed.mean, smoothed.seen, order=order)
+
+
+def visiting_order(key: jax.Array, num_classes: int) -> jax.Array:
+    """The random order in which the released perpendicularity visits the classes.
+
+    Args:
+      key: of the step; the network's dropout has another one of its keys.
+      num_classes: ``C``.
+    """
+    return jax.random.permutation(jax.random.fold_in(key, 1), num_classes)

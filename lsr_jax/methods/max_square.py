@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import jax
 
-from lsr_jax import diagnostics, losses, pseudo_labels, resample
+from lsr_jax import losses
 from lsr_jax.methods import common
+from lsr_jax.ops import diagnostics, pseudo_labels, resample
 from lsr_jax.types import Aux, Method
 
 MEASURES = {"max_square": losses.max_squares, "entropy": losses.entropy}

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import pseudo_labels
 from lsr_jax.methods import common
+from lsr_jax.ops import pseudo_labels
 from lsr_jax.types import Context, PyTree
 
 

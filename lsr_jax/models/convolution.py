@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lsr_jax import resample
+from lsr_jax.ops import resample
 
 Array = jax.Array
 

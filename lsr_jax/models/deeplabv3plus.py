@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lsr_jax import resample, types
+from lsr_jax import types
 from lsr_jax.models import layers, resnet
+from lsr_jax.ops import resample
 
 
 class Unit(nn.Module):

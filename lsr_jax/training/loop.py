@@ -1,37 +1,37 @@
-"""The stages of a run, one after the other, each from where it was left."""
+"""The stages of a run, one after the other, each from where it was left.
+
+Batches that are on the device before the step that needs them.
+
+A trace of a few steps, for TensorBoard or Perfetto.
+"""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from lsr_jax.training import (
-    compiled,
+    compile,
     distributed,
-    metrics_log,
-    prefetch,
     preflight,
     preparation,
-    progress,
     sharding,
-    tracing,
     workdir,
 )
-from lsr_jax.training.board import Board
+from lsr_jax.training import metrics as training_metrics
 from lsr_jax.training.checkpoint import Checkpointer
-from lsr_jax.training.experiment import Experiment
-from lsr_jax.training.goodput import Goodput
-from lsr_jax.training.metrics_log import MetricsLog
-from lsr_jax.training.profiling import Profiler
+from lsr_jax.training.metrics import Goodput, MetricsLog, Watch
 from lsr_jax.training.selection import Selector
+from lsr_jax.training.stage import Experiment
 from lsr_jax.training.state import TrainState
-from lsr_jax.training.stopping import Stop, Stopped
-from lsr_jax.training.watch import Watch
+from lsr_jax.training.stop import Stop, Stopped
+from lsr_jax.training.tensorboard import Board
 
 
 def train(
@@ -49,7 +49,7 @@ def train(
       folder: the workdir, new or of an interrupted run with the same config.
       stop: when to stop before the end.
       profile: a folder for a trace of a few steps of each stage.
-      show: one of `progress.KINDS`.
+      show: one of `metrics.KINDS`.
       finish: called with the run after its last stage, while the folder is still its own.
 
     Raises:
@@ -65,7 +65,7 @@ def train(
         workdir.check(folder, config)
         experiment = Experiment(config, folder)
         preflight.check(experiment)
-    programs = tracing.trace_all(experiment)
+    programs = compile.trace_all(experiment)
     tools = Tools(Selector(experiment), programs, stop, profile, show)
     with workdir.claimed(folder, config, experiment.facts()):
         for stage in config["stages"]:
@@ -81,7 +81,7 @@ class Tools(NamedTuple):
     """What all stages of a run use."""
 
     selector: Selector
-    programs: dict[str, compiled.Program]
+    programs: dict[str, compile.Program]
     stop: Stop
     profile: Path | None
     show: str
@@ -110,13 +110,15 @@ def run_stage(experiment: Experiment, stage: str, tools: Tools) -> None:
     checkpoints = Checkpointer(
         experiment.checkpoints(stage), keep_every=c["keep_every"]
     )
-    with checkpoints, compiled.memory_advice():
+    with checkpoints, compile.memory_advice():
         with goodput.lost("start"):
             start = begin(experiment, stage, checkpoints)
         if start.step < c["steps"]:
             continue_stage(experiment, stage, start, checkpoints, tools, goodput)
         elif distributed.is_main():
-            metrics_log.kept(experiment.folder(stage) / metrics_log.FILE, start.log)
+            training_metrics.kept(
+                experiment.folder(stage) / training_metrics.FILE, start.log
+            )
 
 
 def begin(experiment: Experiment, stage: str, checkpoints: Checkpointer) -> Start:
@@ -150,7 +152,7 @@ def continue_stage(
         contextlib.closing(experiment.batches(stage, start.step)) as loaded,
         tools.stop.deferred(),
     ):
-        batches = prefetch.ahead(
+        batches = ahead(
             loaded, lambda pair: (sharding.put_batch(pair[0], experiment.mesh), pair[1])
         )
         with goodput.lost("data"):
@@ -160,14 +162,16 @@ def continue_stage(
         with goodput.lost("compile"):
             program = tools.programs.pop(stage, None)
             train_step = compile_step(
-                program or tracing.trace(experiment, stage),
+                program or compile.trace_stage(experiment, stage),
                 stage,
                 c["steps"] - start.step,
                 experiment.config["model"]["dtype"],
             )
         tools.stop.check(distributed.any_process)
         kind = tools.show if distributed.is_main() else "none"
-        with progress.begin(kind, stage, steps=c["steps"], start=start.step) as shown:
+        with training_metrics.begin(
+            kind, stage, steps=c["steps"], start=start.step
+        ) as shown:
             watch = Watch(stage, c, log, shown)
             for number in range(start.step + 1, c["steps"] + 1):
                 profiler.step()
@@ -207,12 +211,12 @@ def stop_reason(stop: Stop, number: int, every: int) -> str | None:
     return reason or "another process"
 
 
-def compile_step(program: compiled.Program, name: str, steps: int, dtype: str):
+def compile_step(program: compile.Program, name: str, steps: int, dtype: str):
     """The compiled step of stage ``name``; says what ``steps`` of it will cost."""
-    train_step, cost = compiled.compile_program(program)
+    train_step, cost = compile.compile_program(program)
     if distributed.is_main():
-        rate = compiled.matmul_rate(dtype)
-        line = compiled.summary(cost, steps=steps, rate=rate)
+        rate = compile.matmul_rate(dtype)
+        line = compile.summary(cost, steps=steps, rate=rate)
         print(f"{name}: {line}", file=sys.stderr)
     return train_step
 
@@ -228,3 +232,57 @@ def open_log(
     folder = experiment.folder(stage)
     with MetricsLog(folder, start=start.step, position=start.log) as log:
         yield log
+
+
+def ahead(
+    batches: Iterable, put: Callable[[Any], Any], *, depth: int = 2
+) -> Iterator[Any]:
+    """``put`` of every batch, started ``depth`` batches before it is asked for.
+
+    Transfers to a device are asynchronous: while the device works on one step, the
+    batches of the next ``depth`` are already on their way.
+
+    Args:
+      batches: of the pipeline, in order; may be endless.
+      put: starts the transfer, e.g. `sharding.put_batch`.
+      depth: batches in flight; each takes its size of device memory.
+    """
+    queue = collections.deque()
+    for batch in batches:
+        queue.append(put(batch))
+        if len(queue) > depth:
+            yield queue.popleft()
+    yield from queue
+
+
+class Profiler:
+    """Traces ``count`` steps into ``folder``, after ``skip`` steps that warm up.
+
+    ``None`` for the folder traces nothing.
+    """
+
+    def __init__(self, folder: Path | None, *, skip: int = 5, count: int = 5):
+        self._folder = folder
+        self._begin, self._end = skip, skip + count
+        self._seen = 0
+        self._running = False
+
+    def __enter__(self) -> Profiler:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop()
+
+    def step(self) -> None:
+        """Say that another step is about to be dispatched."""
+        if self._folder is not None and self._seen == self._begin:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        if self._seen == self._end:
+            self._stop()
+        self._seen += 1
+
+    def _stop(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

@@ -1,4 +1,6 @@
-"""SGD-poly and AdamW-poly over parameter groups.
+"""The polynomial schedule and SGD as PyTorch orders it, as optax transformations.
+
+SGD-poly and AdamW-poly over parameter groups.
 
 Every leaf of the parameter tree belongs to exactly one group: the first pattern that
 matches its path. A leaf that no pattern matches is an error, so nothing is left
@@ -12,11 +14,117 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lsr_jax.errors import InputError
-from lsr_jax.training import sgd
 from lsr_jax.types import PyTree
+
+
+def poly(
+    learning_rate: float,
+    *,
+    horizon: int,
+    power: float = 0.9,
+    warmup_steps: int = 0,
+    offset: int = 0,
+) -> optax.Schedule:
+    """Polynomial decay, evaluated before step ``t`` (counted from 0).
+
+    ``lr(t) = learning_rate * (1 - t / horizon) ** power``, and during warm-up
+    ``lr(t) = learning_rate * t / warmup_steps``. As in CLAN the warm-up does not shift
+    the decay: after it the rate jumps onto the polynomial. Past the horizon the rate is
+    0 (the originals turn complex there). ``offset`` steps are skipped: CAG moves its
+    schedule before the first step, not after it, which is 1.
+    """
+
+    def schedule(count: jax.Array) -> jax.Array:
+        t = jnp.asarray(count, float) + offset
+        # Not 1 - t / horizon: near the horizon float32 would lose most digits.
+        decay = (jnp.maximum(horizon - t, 0.0) / horizon) ** power
+        warmup = t / max(warmup_steps, 1)
+        return learning_rate * jnp.where(t < warmup_steps, warmup, decay)
+
+    return schedule
+
+
+class RepeatedSGDState(NamedTuple):
+    """Step count and the momentum buffer of `repeated_sgd`."""
+
+    count: jax.Array
+    momentum: PyTree
+
+
+def repeated_sgd(
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float, repeats: int
+) -> optax.GradientTransformation:
+    """SGD as torch runs it on a parameter that its optimiser lists ``repeats`` times.
+
+    Within one step, with one gradient g and rate lr, ``repeats`` times::
+
+        v <- momentum * v + (g + weight_decay * theta)
+        theta <- theta - lr * v
+
+    In the very first step every repetition starts a new buffer, ``v = g +
+    weight_decay * theta``, and the last one is kept (torch 2.13, `torch.optim.SGD`).
+    The nominal 1 : 10 ratio of backbone and head thus becomes about 3 : 10.
+    """
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return RepeatedSGDState(jnp.zeros((), jnp.int32), zeros)
+
+    def update(grads, state, params):
+        rate = schedule(state.count)
+        # A fresh buffer equals an old one that is forgotten.
+        keep = jnp.where(state.count == 0, 0.0, momentum)
+
+        def leaf(grad, velocity, start):
+            theta = start
+            for _ in range(repeats):
+                decayed = grad + weight_decay * theta
+                velocity = keep.astype(grad.dtype) * velocity + decayed
+                theta = theta - rate.astype(grad.dtype) * velocity
+            return theta - start, velocity
+
+        pairs = jax.tree.map(leaf, grads, state.momentum, params)
+        updates, velocity = (
+            jax.tree.map(lambda _, pair, i=i: pair[i], grads, pairs) for i in (0, 1)
+        )
+        return updates, RepeatedSGDState(state.count + 1, velocity)
+
+    return optax.GradientTransformation(init, update)
+
+
+def sgd(
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float, repeats: int = 1
+) -> optax.GradientTransformation:
+    """SGD in torch's order: ``v <- momentum v + (g + weight_decay theta)``, ``theta <- theta - lr v``.
+
+    The first call sets ``v = g + weight_decay theta``; no dampening, no Nesterov; the
+    rate stays outside the buffer.
+    """
+    if repeats > 1:
+        return repeated_sgd(
+            schedule, momentum=momentum, weight_decay=weight_decay, repeats=repeats
+        )
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def promoting(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """The same where strict dtype promotion is on: optax's Adam mixes int and float."""
+
+    def update(grads, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return transformation.update(grads, state, params)
+
+    return optax.GradientTransformation(transformation.init, update)
 
 
 class Group(NamedTuple):
@@ -27,7 +135,7 @@ class Group(NamedTuple):
         ``model/backbone/layer1_0/conv1/kernel``.
       multiplier: factor on the base learning rate; None freezes the group: no
         gradient step, no momentum, no weight decay.
-      repeats: updates per step with one gradient, see `sgd.repeated_sgd`.
+      repeats: updates per step with one gradient, see `optimizer.repeated_sgd`.
       discriminator: has the rate and the Adam of the adversarial methods.
     """
 
@@ -151,7 +259,7 @@ def make(
         if group.multiplier is None:
             return optax.set_to_zero()
         rate = discriminator_rate if group.discriminator else learning_rate
-        schedule = sgd.poly(
+        schedule = poly(
             rate * group.multiplier,
             horizon=horizon,
             power=power,
@@ -161,13 +269,13 @@ def make(
         if group.discriminator:
             return optax.chain(
                 optax.add_decayed_weights(discriminator_decay),
-                sgd.promoting(optax.adam(schedule, b1=0.9, b2=0.99)),
+                promoting(optax.adam(schedule, b1=0.9, b2=0.99)),
             )
         if name == "adamw":
-            return sgd.promoting(
+            return promoting(
                 optax.adamw(schedule, b1=momentum, weight_decay=weight_decay)
             )
-        return sgd.sgd(
+        return sgd(
             schedule,
             momentum=momentum,
             weight_decay=weight_decay,

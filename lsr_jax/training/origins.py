@@ -6,9 +6,10 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from lsr_jax import convert, paths
+from lsr_jax import convert
+from lsr_jax import files as files_lib
 from lsr_jax.errors import InputError
-from lsr_jax.training import checkpoint, kept, workdir
+from lsr_jax.training import checkpoint, workdir
 
 
 def check_order(config: Mapping) -> None:
@@ -48,7 +49,7 @@ def outside(config: Mapping, stage: str) -> dict[str, Path]:
     ):
         if name not in (none, *config["stages"]):
             key = f"{stage}.{word}"
-            found[key] = paths.expanded(name, key=key)
+            found[key] = files_lib.expanded(name, key=key)
     return found
 
 
@@ -110,7 +111,7 @@ def fingerprints(config: Mapping, stage: str, *, begun: bool) -> dict[str, str]:
                 found[key] = checkpoints.facts(step)["sha256"]
     anchors = config[stage]["method"].get("anchors")
     if anchors and not begun:
-        path = paths.expanded(anchors, key=f"{stage}.method.anchors")
+        path = files_lib.expanded(anchors, key=f"{stage}.method.anchors")
         found[f"{stage}.method.anchors"] = convert.fingerprint(path)
     return found
 
@@ -126,10 +127,10 @@ def find_checkpoints(path: Path, *, key: str = "init_from") -> tuple[Path, int]:
     """
     if (path / "config.json").is_file():
         path = path / workdir.read_config(path)["stages"][-1]
-    if kept.is_step(path) and (path / "state").is_dir():
+    if checkpoint.is_step(path) and (path / "state").is_dir():
         return path.parent, int(path.name)
     for folder in (path / "checkpoints", path):
-        if steps := kept.steps(folder):
+        if steps := checkpoint.checkpoint_steps(folder):
             return folder, steps[-1]
     files = "" if key.endswith("labeller") else "a weight file, "
     raise InputError(

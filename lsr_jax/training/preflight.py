@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lsr_jax.errors import InputError
-from lsr_jax.methods import cag_anchors
+from lsr_jax.methods import cag
 from lsr_jax.training import (
-    accumulate,
-    build,
     checkpoint,
+    microbatch,
     origins,
     ranges,
     selection,
     sharding,
 )
-from lsr_jax.training.experiment import Experiment
+from lsr_jax.training import stage as training_stage
+from lsr_jax.training.stage import Experiment
 from lsr_jax.training.state import TrainState
 
 ON_NONFINITE = ("stop", "skip")
@@ -64,10 +64,10 @@ def check_stage(experiment: Experiment, stage: str) -> None:
             f"model.bn_group_size: expected a divisor of {stage}.batch_size "
             f"{c['batch_size']}, found {group}"
         )
-    with build.from_keys(stage):
+    with training_stage.from_keys(stage):
         sharding.check_batch_size(c["batch_size"], experiment.mesh)
-        group = accumulate.group_size(experiment.config["model"], c["micro_batches"])
-        accumulate.check_divides(c["batch_size"], c["micro_batches"], group)
+        group = microbatch.group_size(experiment.config["model"], c["micro_batches"])
+        microbatch.check_divides(c["batch_size"], c["micro_batches"], group)
         whole, _ = experiment.template(stage)
         if not experiment.begun(stage):
             origin(experiment, stage, whole)
@@ -91,4 +91,4 @@ def anchors(experiment: Experiment, stage: str) -> None:
     path = experiment.config[stage]["method"].get("anchors")
     if path:
         model = experiment.model
-        cag_anchors.read(path, (model.num_classes, model.feature_dim))
+        cag.read(path, (model.num_classes, model.feature_dim))

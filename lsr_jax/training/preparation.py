@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from lsr_jax.data import pipeline, relabelled
+from lsr_jax.data import pipeline, pseudo_label_store
 from lsr_jax.errors import InputError
 from lsr_jax.training import distributed, sharding
-from lsr_jax.training.experiment import Experiment
+from lsr_jax.training.stage import Experiment
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import Images, Preparation, PyTree
 
@@ -58,7 +58,7 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
     )
     distributed.wait(f"{stage} is prepared")
     if method.pseudo_labelled:
-        check_shared(experiment.folder(stage) / relabelled.FOLDER)
+        check_shared(experiment.folder(stage) / pseudo_label_store.FOLDER)
     # The labeller may be the network itself, whose buffers are donated.
     method_state = jax.tree.map(jnp.copy, method_state)
     method_state = sharding.put_replicated(method_state, experiment.mesh)

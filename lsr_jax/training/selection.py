@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from lsr_jax.data import pipeline
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import metrics
-from lsr_jax.evaluation.evaluator import Evaluator
-from lsr_jax.training.experiment import Experiment
+from lsr_jax.evaluation.evaluate import Evaluator
+from lsr_jax.training.stage import Experiment
 from lsr_jax.training.state import TrainState
 
 RULES = ("last", "source_val", "target_heldout", "oracle")

@@ -15,7 +15,7 @@ from typing import TextIO
 
 import jax
 
-from lsr_jax import commands, decoding, writing
+from lsr_jax import commands, files
 from lsr_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -100,8 +100,8 @@ def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
         check(workdir, config)  # another run may have begun since the first check
         facts = check_origin(workdir, facts)
         try:
-            writing.text(workdir / "config.json", to_json(config))
-            writing.text(workdir / "manifest.json", to_json({**environment(), **facts}))
+            files.text(workdir / "config.json", to_json(config))
+            files.text(workdir / "manifest.json", to_json({**environment(), **facts}))
         except OSError as error:
             raise unwritable(workdir, error) from error
         yield
@@ -159,7 +159,7 @@ def take(lock: TextIO, workdir: Path) -> None:
 
 def check_same(path: Path, config: dict) -> None:
     """Raise InputError naming the first key in which the folder's config differs."""
-    found = flatten(decoding.read_json(path, *CONFIG))
+    found = flatten(files.read_json(path, *CONFIG))
     wanted = flatten(config)
     for key in sorted((found.keys() | wanted.keys()) - set(FREE)):
         if found.get(key) != wanted.get(key):
@@ -190,12 +190,12 @@ def read_config(workdir: Path) -> dict:
             f"workdir {workdir}: no run found: {path.name} is missing; start one with "
             "train.py"
         )
-    with decoding.reading(path, *CONFIG):
-        config = decoding.read_json(path, *CONFIG)
+    with files.reading(path, *CONFIG):
+        config = files.read_json(path, *CONFIG)
         check_keys(config, CONFIG_KEYS)
         stages = config["stages"]
         if not stages or not all(isinstance(stage, str) for stage in stages):
-            raise ValueError(f"{decoding.quoted(stages)} for 'stages'")
+            raise ValueError(f"{files.quoted(stages)} for 'stages'")
         check_keys(config, dict.fromkeys(stages, STAGE_KEYS))
         return config
 
@@ -207,8 +207,8 @@ def manifest(workdir: Path) -> dict:
       InputError: it is missing or damaged.
     """
     path = workdir / "manifest.json"
-    with decoding.reading(path, *MANIFEST):
-        found = decoding.read_json(path, *MANIFEST)
+    with files.reading(path, *MANIFEST):
+        found = files.read_json(path, *MANIFEST)
         check_keys(found, MANIFEST_KEYS)
         return found
 
@@ -221,7 +221,7 @@ def check_keys(found: Mapping, keys: Mapping, prefix: str = "") -> None:
             raise ValueError(f"no {name!r}")
         nested = isinstance(kind, Mapping)
         if not isinstance(found[key], dict if nested else kind):
-            raise ValueError(f"{decoding.quoted(found[key])} for {name!r}")
+            raise ValueError(f"{files.quoted(found[key])} for {name!r}")
         if nested:
             check_keys(found[key], kind, f"{name}.")
 

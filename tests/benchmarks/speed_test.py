@@ -14,8 +14,8 @@ from benchmarks import (
     timing,
     train_step,
 )
-from lsr_jax import pseudo_labels
 from lsr_jax.models import resnet
+from lsr_jax.ops import pseudo_labels
 
 SMALL = ["--quick", "--repeats=2", "--cpu-devices=8"]
 NETWORK = [*SMALL, "--backbone=tiny"]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import trees
-from lsr_jax.data import check, examination
+from lsr_jax.data import check
 from lsr_jax.data.layouts import LAYOUTS
 
 
@@ -94,9 +94,7 @@ def test_contact_sheet(downloads, tmp_path, capsys):
 def test_workers_find_the_same(downloads, tmp_path):
     root = damage.gta5(downloads, tmp_path / "gta5")
     reports = [
-        examination.examine_all(LAYOUTS["gta5"], root, workers=workers, progress=False)[
-            0
-        ]
+        check.examine_all(LAYOUTS["gta5"], root, workers=workers, progress=False)[0]
         for workers in (1, 2)
     ]
     problems = [[str(p) for p in report.problems] for report in reports]

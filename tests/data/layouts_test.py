@@ -1,6 +1,6 @@
 import pytest
 
-from lsr_jax.data import labels
+from lsr_jax.data import label_spaces
 from lsr_jax.data.layouts import LABEL_FORMATS, LAYOUTS
 
 
@@ -12,11 +12,11 @@ def test_rows_agree_with_the_label_spaces(name):
     assert not layout.ignored & layout.ids.keys()
     for space in layout.spaces:
         for raw, class_name in layout.ids.items():
-            classes = labels.SPACES[space].classes
+            classes = label_spaces.SPACES[space].classes
             index = classes.index(class_name) if class_name in classes else 255
-            assert labels.SPACES[space].lut[raw] == index
+            assert label_spaces.SPACES[space].lut[raw] == index
         for raw in layout.ignored:
-            assert labels.SPACES[space].lut[raw] == 255
+            assert label_spaces.SPACES[space].lut[raw] == 255
     for subset in layout.subsets.values():
         assert subset.part in layout.parts
 

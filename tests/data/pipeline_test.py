@@ -3,6 +3,8 @@ import multiprocessing
 import os
 import pathlib
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from multiprocessing import shared_memory
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from lsr_jax import errors
-from lsr_jax.data import headers, pipeline
+from lsr_jax.data import image_io, pipeline
 
 HEIGHT, WIDTH = 4, 6
 
@@ -55,7 +57,7 @@ def _promise(width, height, kind=2, depth=8):
     """A PNG that is no more than its header."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     chunk += struct.pack(">I", zlib.crc32(chunk))
-    return headers.PNG + struct.pack(">I", 13) + chunk + headers.END
+    return image_io.PNG + struct.pack(">I", 13) + chunk + image_io.END
 
 
 SOURCE, TARGET = Records("source", 7), Records("target", 5)
@@ -310,3 +312,59 @@ def test_workers_give_the_same_batches_and_leave_nothing_behind():
     with pytest.raises(errors.InputError, match=r"^bad/2: .* found 4x7") as caught:
         take(3, source=bad, workers=1)
     assert "\n" not in str(caught.value)
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Two workers start; all get both signals that end a run, and the parent takes them for
+# itself. In the end one worker is killed.
+SCRIPT = """
+import itertools, multiprocessing, os, signal, threading, time
+import grain
+from lsr_jax.data import batches
+from lsr_jax.errors import TrainingError
+
+def strike():
+    while len(multiprocessing.active_children()) < 2:
+        time.sleep(0.002)
+    for number in SIGNALS:
+        os.killpg(0, number)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+def main():
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: print(signal.Signals(number).name))
+    dataset = grain.MapDataset.range(1000).batch(2)
+    threading.Thread(target=strike).start()
+    with batches.Batches(dataset, list, workers=2) as read:
+        print(*itertools.chain(*itertools.islice(read, 3)))
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        try:
+            list(read)
+        except TrainingError as error:
+            print(error)
+    print(multiprocessing.active_children())
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_workers_outlive_signals_to_all_and_their_death_is_one_line(tmp_path):
+    script = tmp_path / "read.py"
+    script.write_text(SCRIPT)
+    process = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+    )
+    # Python's tracker may say that it frees shared memory of the one that was killed.
+    assert "Traceback" not in process.stderr
+    *signals, numbers, error, left = process.stdout.splitlines()
+    assert sorted(signals) == ["SIGINT", "SIGTERM"]
+    assert numbers == "0 1 2 3 4 5"
+    assert "a worker process died (exit code -9)" in error
+    assert left == "[]"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lsr_jax.data import prepare, prepared
-from lsr_jax.data.labels import SPACES
+from lsr_jax.data.label_spaces import SPACES
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
 

@@ -1,11 +1,16 @@
 """Lists of a prepared folder that somebody changed: never another image in silence."""
 
+import itertools
 import json
+import pathlib
+import pickle
+import tempfile
 
+import numpy as np
 import pytest
 
-from lsr_jax.data import prepare, prepared
-from lsr_jax.data.labels import SPACES
+from lsr_jax.data import image_io, pipeline, prepare, prepared
+from lsr_jax.data.label_spaces import SPACES
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
 
@@ -59,3 +64,129 @@ def test_a_manifest_without_a_key_is_one_line(key, folder):
     path.write_text(json.dumps({**json.loads(path.read_text()), key: 3}))
     with pytest.raises(InputError, match=f"found: 3 for '{key}'; remove"):
         read(folder)
+
+
+COUNT, SIZE = 6, (8, 12)
+
+
+def records():
+    rng = np.random.default_rng(0)
+    for index in range(COUNT):
+        image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        label = np.full(SIZE, index, np.uint8)
+        yield image_io.Record(
+            id=f"r{index}",
+            image=image_io.png(image),
+            label=image_io.png(label),
+            sha256=image_io.digest(image, label),
+            pixels=np.bincount(label.ravel(), minlength=256),
+        )
+
+
+@pytest.fixture
+def stored(tmp_path):
+    tally, target = image_io.Tally(), tmp_path / "set" / "1.0.0"
+
+    def manifest():
+        splits = {"train": {"count": tally.count, "sha256": tally.sha256}}
+        return {"sha256": image_io.combined_sha256(splits), "splits": splits}
+
+    prepared.write_once(
+        target,
+        name="set",
+        splits={"train": lambda: tally.watch(records())},
+        size=SIZE,
+        manifest=manifest,
+    )
+    return target
+
+
+def opened(stored):
+    manifest = prepared.read_manifest(stored, command="make")
+    counts = {name: facts["count"] for name, facts in manifest["splits"].items()}
+    return prepared.open_split(stored, "train", command="make", counts=counts)
+
+
+def damage_shard(stored):
+    """Flips a bit of every 64 bytes of the records' content."""
+    (shard,) = stored.glob("*.array_record*")
+    data = np.frombuffer(shard.read_bytes(), np.uint8).copy()
+    used = np.flatnonzero(data)
+    data[used[0] + 200 : used[used < 60_000][-1] : 64] ^= 1
+    shard.write_bytes(data.tobytes())
+
+
+def test_what_was_written_is_read_in_order_and_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "own"))
+    tally = image_io.Tally()
+    target = tmp_path / "set" / "1.0.0"
+    prepared.write_once(
+        target,
+        name="set",
+        splits={"train": lambda: tally.watch(records())},
+        size=SIZE,
+        manifest=lambda: {},
+    )
+    source = prepared.open_split(target, "train", command="m", counts={"train": COUNT})
+    for same in (source, pickle.loads(pickle.dumps(source))):
+        found = [(record["id"].decode(), record["image"]) for record in same]
+        assert found == [(record.id, record.image) for record in records()]
+    with pytest.raises(IndexError):
+        source[COUNT]
+    assert not list((tmp_path / "own").iterdir())
+
+
+MANIFESTS = ["", "{}", "[]", "[" * 100_000, '{"splits": {"a": 1}, "sha256": ""}']
+
+
+@pytest.mark.parametrize("text", MANIFESTS)
+def test_a_damaged_manifest_is_one_line(text, stored):
+    (stored / prepared.MANIFEST).write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json: expected .*make$") as caught:
+        opened(stored)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_keeps_what_it_said(stored):
+    path = stored / prepared.MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["splits"]["train"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="a sha256 that is not that of its splits"):
+        opened(stored)
+    with pytest.raises(InputError, match="found: None for 'preset'"):
+        prepared.read_manifest(stored, command="make", facts={"preset": dict})
+    with pytest.raises(InputError, match="found: 6 instead of 7 in train"):
+        prepared.open_split(stored, "train", command="make", counts={"train": 7})
+
+
+@pytest.mark.parametrize(
+    "name", ["dataset_info.json", "features.json", "*.array_record*"]
+)
+def test_a_missing_file_is_named_when_it_is_opened(name, stored):
+    for path in stored.glob(name):
+        path.unlink()
+    with pytest.raises(
+        InputError, match=f"^{stored}: .*; remove {stored} and run make$"
+    ):
+        opened(stored)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_damaged_record_ends_training_with_one_line(workers, stored):
+    source = opened(stored)
+    options = {"batch_size": 2, "seed": 0, "workers": workers}
+    with pipeline.train_batches(source, None, **options) as batches:
+        assert len(list(itertools.islice(batches, 3))) == 3
+    damage_shard(stored)
+    source = opened(stored)
+
+    def train():
+        with pipeline.train_batches(source, None, **options) as batches:
+            next(batches)
+
+    with pytest.raises(InputError, match=f"^{stored}: .* found: .*Riegeli") as caught:
+        train()
+    assert "\n" not in str(caught.value)
+    assert pathlib.Path(stored).is_dir()

@@ -7,7 +7,7 @@ from PIL import Image
 
 from benchmarks import trees
 from configs import default
-from lsr_jax.data import labels, pipeline, prepare, records, sources
+from lsr_jax.data import label_spaces, pipeline, prepare, records, sources
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
 
@@ -72,7 +72,10 @@ def test_prepared_records_are_the_raw_files(name, part, downloads, out):
 def test_an_example_is_what_was_drawn(downloads):
     """By PIL and by the tables of classes, from the drawing itself."""
     description = spec("synthia_rand_cityscapes", downloads / "synthia_rand_cityscapes")
-    for space, classes in (("synthia", labels.NAMES), ("synthia16", labels.NAMES_16)):
+    for space, classes in (
+        ("synthia", label_spaces.NAMES),
+        ("synthia16", label_spaces.NAMES_16),
+    ):
         domain = sources.open_domain({**description, "space": space, "train": "train"})
         assert domain.space.classes == classes
         (_, _, example, *_) = examples(domain.open("train"))
@@ -82,7 +85,7 @@ def test_an_example_is_what_was_drawn(downloads):
         truth = np.asarray(Image.fromarray(truth).resize(SIZE[::-1], Image.NEAREST))
         for index, name in enumerate(classes):
             np.testing.assert_array_equal(
-                example["label"] == index, truth == labels.TRAIN_ID[name]
+                example["label"] == index, truth == label_spaces.TRAIN_ID[name]
             )
 
 

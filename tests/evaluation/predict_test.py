@@ -1,16 +1,18 @@
 """Class maps of any size against the slow way, and what is written of them."""
 
 import functools
+import os
+from pathlib import Path
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsr_jax.data import labels, reading
+from lsr_jax.data import image_io, label_spaces
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import predict, scoring
-from lsr_jax.evaluation.predictor import Predictor
-from lsr_jax.evaluation.scoring import Averaging
+from lsr_jax.evaluation import predict, predictor
+from lsr_jax.evaluation.predictor import Averaging, Predictor
 from lsr_jax.types import Outputs
 
 CLASSES = 4
@@ -27,7 +29,7 @@ def forward(params, model_state, images, train):
 
 @functools.cache
 def network():
-    scores = scoring.network(
+    scores = predictor.network(
         forward,
         lambda image: image.astype(jnp.float32) / 32 - 4,
         averaging=Averaging(of="pixel_probabilities"),
@@ -99,7 +101,7 @@ def test_resizing_gives_every_image_a_map_of_its_own_size():
         predict.resized(network(), iter(images), size=(ROWS, COLUMNS), batch_size=2)
     )
     for image, label in zip(images, found, strict=True):
-        small = reading.resize_image(image, (ROWS, COLUMNS))
+        small = image_io.resize_image(image, (ROWS, COLUMNS))
         expected = whole(small, image.shape[:2]).argmax(-1)
         np.testing.assert_array_equal(label, expected)
 
@@ -118,8 +120,8 @@ def test_resizing_holds_no_more_than_a_batch():
     assert len(list(found)) == 6
 
 
-SIXTEEN = labels.SPACES["cityscapes16"]
-OWN = labels.make_space(
+SIXTEEN = label_spaces.SPACES["cityscapes16"]
+OWN = label_spaces.make_space(
     "own", {1: "road", 2: "river"}, ("road", "river"), ((0, 0, 9),) * 2
 )
 
@@ -152,3 +154,83 @@ def test_colours_and_overlays():
     np.testing.assert_array_equal(color, [[(128, 64, 128), (119, 11, 32)]])
     overlay = predict.render("overlay", label, image, SIXTEEN)
     np.testing.assert_array_equal(overlay, (image.astype(int) + color) // 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b/two.png", "a/one.png", "a/deep/three.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+        cv2.imwrite(os.fspath(path), image)
+    return tmp_path
+
+
+def test_patterns_find_files_in_order(folder):
+    found = predict.find_images(f"{folder}/**/*.*")
+    assert [path.name for path in found] == ["three.jpg", "one.png", "two.png"]
+    names = predict.name_outputs(found)
+    assert [str(name) for name in names.values()] == [
+        *("a/deep/three.png", "a/one.png", "b/two.png")
+    ]
+    (alone,) = predict.name_outputs([folder / "a/one.png"]).values()
+    assert alone == Path("one.png")
+
+
+def test_no_images_are_one_line(folder):
+    for pattern, message in (
+        (f"{folder}/*.gif", "found none"),
+        (f"{folder}/a", r"name the files in it, as DIR/\*\.png"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            predict.find_images(pattern)
+        assert pattern in str(caught.value)
+
+
+def test_two_images_of_one_name_are_named(folder):
+    paths = [folder / "a/one.jpg", folder / "a/one.png"]
+    with pytest.raises(InputError, match=r"one\.jpg and .*one\.png"):
+        predict.name_outputs(paths)
+
+
+def test_reading_names_the_file(folder):
+    image = predict.read(folder / "a/one.png")
+    assert image.shape == (5, 7, 3)
+    broken = folder / "broken.png"
+    broken.write_bytes((folder / "a/one.png").read_bytes()[:40])
+    (folder / "text.jpg").write_text("no image")
+    for path in (broken, folder / "text.jpg", folder / "missing.png"):
+        with pytest.raises(InputError, match=path.name):
+            predict.read(path)
+
+
+def test_an_enormous_image_is_refused_before_it_is_decoded(folder):
+    data = bytearray((folder / "a/one.png").read_bytes())
+    data[16:24] = (2**20).to_bytes(4, "big") * 2  # width and height in the header
+    (folder / "huge.png").write_bytes(data)
+    with pytest.raises(InputError, match="at most 67108864 pixels"):
+        predict.read(folder / "huge.png")
+
+
+def test_written_pictures_read_back(folder):
+    color = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    predict.write(folder / "out" / "x" / "c.png", color)
+    np.testing.assert_array_equal(predict.read(folder / "out" / "x" / "c.png"), color)
+    predict.write(folder / "ids.png", color[..., 0])
+    ids = cv2.imread(os.fspath(folder / "ids.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(ids, color[..., 0])
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder):
+    predict.prepare_folder(folder / "new", ("color", "overlay"))
+    assert {path.name for path in (folder / "new").iterdir()} == {"color", "overlay"}
+    with pytest.raises(InputError, match=r"--out .*one\.png: cannot be written"):
+        predict.prepare_folder(folder / "a" / "one.png", ("color",))
+
+
+def test_a_name_that_is_no_utf_8_is_one_line(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(path, "wb"):
+        pass
+    with pytest.raises(InputError, match=r"caf\\udce9.png: expected a name in UTF-8"):
+        predict.find_images(f"{tmp_path}/*.png")

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lsr_jax.evaluation import metrics, scoring
-from lsr_jax.evaluation.predictor import Predictor
+from lsr_jax.errors import InputError
+from lsr_jax.evaluation import metrics, predictor
+from lsr_jax.evaluation import predictor as evaluation_predictor
+from lsr_jax.evaluation.predictor import Averaging, Predictor
+from lsr_jax.ops import resample
 from lsr_jax.types import Images, Outputs
 
 
@@ -18,7 +21,7 @@ def says(logits):
         rows = jnp.broadcast_to(logits, (images.shape[0], *logits.shape[1:]))
         return Outputs(rows, rows), model_state
 
-    scores = scoring.network(forward, lambda image: image)
+    scores = evaluation_predictor.network(forward, lambda image: image)
     return Predictor(scores, num_classes=logits.shape[-1])
 
 
@@ -106,3 +109,170 @@ def test_views_are_merged_at_any_size():
         labels = predictor.labels(maps, size)
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, scores.argmax(-1))
+
+
+SIZE = (5, 9)
+
+
+def forward(params, model_state, images, train):
+    """Every second pixel; brighter to the left, so that a mirror image differs."""
+    assert not train
+    logits = images[:, ::2, ::2] * params["gain"] + model_state["bias"]
+    ramp = jnp.linspace(1.0, 0.0, logits.shape[2])[None, None, :, None]
+    return Outputs(logits, logits + ramp, 2 * logits), model_state
+
+
+def preprocess(images):
+    return images.astype(jnp.float32) / 64
+
+
+PARAMS, STATE = {"gain": jnp.float32(1.5)}, {"bias": jnp.float32(0.1)}
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (2, *SIZE, 3)).astype(np.uint8)
+
+
+def logits(images):
+    return np.asarray(forward(PARAMS, STATE, preprocess(images), False)[0].logits)
+
+
+def enlarged(maps, size=SIZE):
+    return np.asarray(resample.bilinear(jnp.asarray(maps), size))
+
+
+def softmax(values):
+    return np.asarray(jax.nn.softmax(jnp.asarray(values)))
+
+
+def score(images, size=SIZE, **keywords):
+    averaging = Averaging(**keywords)
+    scores = predictor.network(forward, preprocess, averaging=averaging)
+    return np.asarray(scores.merge(scores.views(PARAMS, STATE, images), size))
+
+
+def test_one_view_is_the_enlarged_logits(images):
+    np.testing.assert_array_equal(score(images), enlarged(logits(images)))
+
+
+def test_another_prediction_than_the_main_head(images):
+    scores = predictor.network(
+        forward, preprocess, prediction=lambda out: out.logits + out.aux_logits
+    )
+    both = scores.merge(scores.views(PARAMS, STATE, images), SIZE)
+    outputs, _ = forward(PARAMS, STATE, preprocess(images), False)
+    summed = outputs.logits + outputs.aux_logits
+    np.testing.assert_array_equal(both, enlarged(summed))
+
+
+def test_flip_is_mirrored_back(images):
+    mirrored = logits(images[:, :, ::-1])[:, :, ::-1]
+    plain = logits(images)
+    assert np.abs(mirrored - plain).max() > 0.5
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    found = score(images, flip=True, of="logits")
+    np.testing.assert_allclose(found, enlarged((plain + mirrored) / 2), **close)
+    # Feature To Adapt: softmax before enlarging.
+    found = score(images, flip=True, of="probabilities")
+    mean = (softmax(plain) + softmax(mirrored)) / 2
+    np.testing.assert_allclose(found, enlarged(mean), **close)
+    # MaxSquare: softmax after enlarging.
+    after = score(images, flip=True, of="pixel_probabilities")
+    mean = (softmax(enlarged(plain)) + softmax(enlarged(mirrored))) / 2
+    np.testing.assert_allclose(after, mean, **close)
+    assert np.abs(after - found).max() > 1e-3
+
+
+def test_scales_resize_the_input_of_the_network(images):
+    found = score(images, scales=(1.0, 2.0), of="probabilities")
+    larger = resample.bilinear(preprocess(images), (10, 18))
+    outputs, _ = forward(PARAMS, STATE, larger, False)
+    parts = [softmax(logits(images)), softmax(outputs.logits)]
+    assert parts[1].shape[1:3] == (5, 9)
+    expected = np.mean([enlarged(part) for part in parts], 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_probabilities_sum_to_one_at_any_size(images):
+    for of in ("probabilities", "pixel_probabilities"):
+        found = score(images, (11, 7), flip=True, scales=(0.75, 1.0, 1.25), of=of)
+        assert found.shape == (2, 11, 7, 3)
+        np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("of", ["logits", "probabilities"])
+def test_an_ensemble_adds_weighted_scores(images, of):
+    member = predictor.network(forward, preprocess, averaging=Averaging(of=of))
+    scores = predictor.ensemble([member, member], [0.7, 0.3])
+    params = (PARAMS, {"gain": jnp.float32(-1.0)})
+    maps = scores.views(params, (STATE, STATE), images)
+    parts = [
+        np.asarray(member.merge(member.views(p, STATE, images), SIZE)) for p in params
+    ]
+    expected = 0.7 * parts[0] + 0.3 * parts[1]
+    np.testing.assert_allclose(scores.merge(maps, SIZE), expected, atol=1e-5)
+
+
+def test_averages_can_disagree():
+    """Two views of one pixel: sure of class 0 by a large logit, twice mildly for 1."""
+    maps = [np.array([[[[9.0, 0.0]]]]), np.array([[[[0.0, 6.0]]]])]
+
+    def decide(of):
+        values = [softmax(m) if of == "probabilities" else m for m in maps]
+        return int(np.argmax(0.45 * values[0] + 0.55 * values[1]))
+
+    assert (decide("logits"), decide("probabilities")) == (0, 1)
+    for of, expected in (("logits", 0), ("probabilities", 1)):
+        member = predictor.network(
+            lambda params, state, images, train: (Outputs(images, params), state),
+            lambda images: images,
+            averaging=Averaging(of=of),
+        )
+        scores = predictor.ensemble([member, member], [0.45, 0.55])
+        params = tuple(jnp.asarray(m, jnp.float32) for m in maps)
+        image = jnp.zeros((1, 1, 1, 3))
+        merged = scores.merge(scores.views(params, ({}, {}), image), (1, 1))
+        assert int(merged.argmax(-1).item()) == expected
+
+
+def test_words_name_what_moves_the_number():
+    assert Averaging().words() == "one view"
+    assert Averaging(of="probabilities").words() == "probabilities"
+    several = Averaging(True, (0.75, 1.0, 1.25), "probabilities")
+    assert several.words() == "flip, scales 0.75 1 1.25, probabilities"
+
+
+def test_flags_average_probabilities_of_several_views():
+    assert predictor.parse(False, ["1"], None) == Averaging()
+    assert predictor.parse(True, ["1"], None).of == "probabilities"
+    assert predictor.parse(False, ["0.5", "1"], None).scales == (0.5, 1.0)
+    assert predictor.parse(True, ["1"], "logits").of == "logits"
+
+
+@pytest.mark.parametrize("scale", [2e3, 1e9, 1e300])
+def test_a_scale_is_bounded_as_images_are(images, scale):
+    with pytest.raises(InputError, match=r"^scales: .* 5x9 .* enlarged by"):
+        score(images, scales=(scale,))
+
+
+@pytest.mark.parametrize(
+    ("scales", "average", "message"),
+    [
+        (["1", "x"], None, "scales: expected numbers .* found '1,x'"),
+        (["0"], None, "scales: expected positive"),
+        ([], None, "found none"),
+        (["nan"], None, "scales: expected positive"),
+        (["1"], "median", "average: .*found 'median'"),
+    ],
+)
+def test_wrong_flags_are_one_line(scales, average, message):
+    with pytest.raises(InputError, match=message):
+        predictor.parse(False, scales, average)
+
+
+@pytest.mark.parametrize("weights", [[], [0.7, 0.0], [1.0, -1.0], [float("nan")]])
+def test_weights_must_be_positive(weights):
+    with pytest.raises(InputError, match="positive weights"):
+        predictor.ensemble([None] * len(weights), weights)

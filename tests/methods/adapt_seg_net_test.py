@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import diagnostics, losses, models, resample
+from lsr_jax import losses, models
 from lsr_jax.errors import InputError
 from lsr_jax.methods import adapt_seg_net, common
+from lsr_jax.ops import diagnostics, resample
 
 
 def probabilities(logits):

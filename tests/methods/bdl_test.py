@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import diagnostics, losses, models, resample
-from lsr_jax.data import relabelled
-from lsr_jax.methods import bdl, bdl_labels
+from lsr_jax import losses, models
+from lsr_jax.data import pseudo_label_store
+from lsr_jax.methods import bdl
+from lsr_jax.ops import diagnostics, resample
 from lsr_jax.types import IGNORE, BatchSpec, Context
 
 SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
@@ -127,9 +128,9 @@ def labels_of(folder):
 
 
 def test_labels_against_numpy(given):
-    bdl_labels.write(given, portion=0.5, cap=0.6)
+    bdl.write(given, portion=0.5, cap=0.6)
     label, confidence, valid = predictions(given)
-    folder = given.folder / relabelled.FOLDER
+    folder = given.folder / pseudo_label_store.FOLDER
     found = labels_of(folder)
     assert sorted(found) == [0, 1, 2, 3, 4, 6]
     summary = json.loads((folder / "summary.json").read_text())
@@ -163,27 +164,27 @@ def contents(folder):
 
 def test_twice_gives_the_same_files_and_a_kill_leaves_no_half(given, monkeypatch):
     method = bdl.make()
-    folder = given.folder / relabelled.FOLDER
-    write = relabelled.write
+    folder = given.folder / pseudo_label_store.FOLDER
+    write = pseudo_label_store.write
 
     def killed(place, index, label):
         if index == 3:
             raise KeyboardInterrupt
         write(place, index, label)
 
-    monkeypatch.setattr(relabelled, "write", killed)
+    monkeypatch.setattr(pseudo_label_store, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         method.prepare({}, given)
     assert not folder.exists()
 
-    monkeypatch.setattr(relabelled, "write", write)
+    monkeypatch.setattr(pseudo_label_store, "write", write)
     assert method.prepare({}, given) == {}
     first = contents(folder)
-    monkeypatch.setattr(relabelled, "write", killed)
+    monkeypatch.setattr(pseudo_label_store, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         method.prepare({}, given)
     assert contents(folder) == first
-    monkeypatch.setattr(relabelled, "write", write)
+    monkeypatch.setattr(pseudo_label_store, "write", write)
     method.prepare({}, given)
     assert contents(folder) == first
-    assert [path.name for path in given.folder.iterdir()] == [relabelled.FOLDER]
+    assert [path.name for path in given.folder.iterdir()] == [pseudo_label_store.FOLDER]

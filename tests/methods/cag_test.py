@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import diagnostics, losses, pseudo_labels
+from lsr_jax import losses
 from lsr_jax.errors import InputError
-from lsr_jax.methods import cag, cag_anchors
+from lsr_jax.methods import cag
+from lsr_jax.ops import diagnostics, pseudo_labels
 from lsr_jax.types import Batch, BatchSpec, Context, Images, Outputs
 
 TERMS = (
@@ -248,7 +249,7 @@ def write_bad(folder):
 def test_bad_anchors_are_one_line(tmp_path):
     for name, message in write_bad(tmp_path):
         with pytest.raises(InputError, match=f"{name}.*{message}") as caught:
-            cag_anchors.read(str(tmp_path / name), (5, 6))
+            cag.read(str(tmp_path / name), (5, 6))
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="'image_means' or 'cells'; found 'pixels'"):
         cag.make(distance_of="pixels")

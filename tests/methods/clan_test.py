@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import diagnostics, losses, models, resample
+from lsr_jax import losses, models
 from lsr_jax.methods import clan, common
+from lsr_jax.ops import diagnostics, resample
 
 KEYWORDS = {
     "adversarial": 0.3,

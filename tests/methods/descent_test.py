@@ -9,8 +9,8 @@ import pytest
 import toy
 import variants
 
-from lsr_jax import diagnostics
 from lsr_jax.methods import common
+from lsr_jax.ops import diagnostics
 from lsr_jax.types import Context
 
 # So that the unsure predictions of the toy network are labels, and its few cells a class.

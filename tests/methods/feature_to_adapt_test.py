@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import diagnostics, losses
+from lsr_jax import losses
 from lsr_jax.errors import InputError
 from lsr_jax.methods import clan, feature_to_adapt
+from lsr_jax.ops import diagnostics
 
 DEFAULTS = {
     name: parameter.default

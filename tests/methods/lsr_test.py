@@ -1,12 +1,17 @@
 """What LSR tells about its target labels and prototypes, against numpy."""
 
+import inspect
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 
-from lsr_jax import diagnostics, geometry, pseudo_labels, resample
+from lsr_jax import losses
+from lsr_jax.errors import InputError
 from lsr_jax.methods import common, lsr
+from lsr_jax.ops import diagnostics, numerics, pseudo_labels, resample
 
 
 @pytest.mark.parametrize("weights", [{}, {"clustering": 0.0}])
@@ -19,11 +24,11 @@ def test_kept_cells_and_prototypes_are_told(weights, key):
 
     found = aux.method_state.prototypes
     table = np.asarray(found.mean)[found.seen]
-    angles = geometry.angles(table)[np.triu_indices(len(table), k=1)]
+    angles = numerics.angles(table)[np.triu_indices(len(table), k=1)]
     expected = {
         "prototype_classes": len(table),
-        "prototype_norm_min": geometry.norms(table).min(),
-        "prototype_norm_mean": geometry.norms(table).mean(),
+        "prototype_norm_min": numerics.norms(table).min(),
+        "prototype_norm_mean": numerics.norms(table).mean(),
         "prototype_angle_min": angles.min(),
         "prototype_angle_mean": angles.mean(),
     }
@@ -41,3 +46,52 @@ def test_kept_cells_and_prototypes_are_told(weights, key):
         expected["target_kept"] = kept.size / label.size
         expected["target_classes"] = len(np.unique(kept))
     assert told == pytest.approx(expected, rel=1e-5)
+
+
+FEATURES = jnp.asarray([[[[3.0, 4.0], [0.0, 1.0]]]])
+LABELS = jnp.asarray([[[1, 0]]])
+
+
+def test_the_defaults_are_the_papers():
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(lsr.make).parameters.items()
+    }
+    paper, released = lsr.PRESETS["paper"], lsr.PRESETS["released"]
+    assert paper.items() <= defaults.items()
+    assert paper.keys() == released.keys()
+    assert not paper.items() & released.items()
+
+
+@pytest.mark.parametrize("key", lsr.CHOICES)
+def test_an_unknown_choice_is_refused(key):
+    with pytest.raises(InputError, match=rf"method\.{key}: .* found 'other'"):
+        lsr.make(**{key: "other"})
+
+
+def test_wanted_norm():
+    def wanted(kind, previous):
+        return lsr.wanted_norm(
+            FEATURES, LABELS, jnp.asarray(previous), kind=kind, num_classes=3
+        )
+
+    assert wanted("current", 7.0) == 3.0
+    assert wanted("previous", 7.0) == 7.0
+    assert wanted("previous", 0.0) == 3.0  # the first step has none before it
+    np.testing.assert_array_equal(wanted("class", 7.0), [1.0, 5.0, 0.0])
+
+
+def test_perpendicularity_of_the_batch_ignores_smoothed_prototypes():
+    means = jnp.asarray([[1.0, 0.0], [1.0, 1.0], [5.0, 5.0]])
+    counts = jnp.asarray([2.0, 1.0, 0.0])
+    smoothed = lsr.Prototypes(means[::-1], jnp.asarray([True, True, True]))
+    order = jnp.arange(3)
+    found = {
+        kind: lsr.lsr_variants_perpendicularity(
+            means, counts, smoothed, order, kind=kind
+        )
+        for kind in ("batch", "smoothed")
+    }
+    np.testing.assert_allclose(found["batch"], np.sqrt(0.5), rtol=1e-6)
+    expected = losses.perpendicularity(smoothed.mean, smoothed.seen)
+    np.testing.assert_allclose(found["smoothed"], expected, rtol=1e-6)

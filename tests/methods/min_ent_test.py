@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import resample
 from lsr_jax.methods import common, min_ent
+from lsr_jax.ops import resample
 
 
 def entropy_by_hand(logits):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import toy
 
-from lsr_jax import diagnostics, geometry, losses, pseudo_labels, resample
+from lsr_jax import losses
 from lsr_jax.errors import InputError
 from lsr_jax.methods import common, oce
+from lsr_jax.ops import diagnostics, numerics, pseudo_labels, resample
 from lsr_jax.types import BatchSpec, Context
 
 SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
@@ -90,13 +91,13 @@ def by_hand(outputs, labels, old, *, distance, reduce, momentum):
 def health(target_label, old):
     """Every cell has a label; norms of the centroids and angles between them."""
     table = np.array(list(old.values()))
-    angles = geometry.angles(table)[np.triu_indices(len(table), k=1)]
+    angles = numerics.angles(table)[np.triu_indices(len(table), k=1)]
     return {
         "target_kept": 1.0,
         "target_classes": len(np.unique(target_label)),
         "prototype_classes": len(table),
-        "prototype_norm_min": geometry.norms(table).min(),
-        "prototype_norm_mean": geometry.norms(table).mean(),
+        "prototype_norm_min": numerics.norms(table).min(),
+        "prototype_norm_mean": numerics.norms(table).mean(),
         "prototype_angle_min": angles.min(),
         "prototype_angle_mean": angles.mean(),
     }
@@ -245,3 +246,54 @@ def test_the_presets_are_the_slides_and_the_code(start, key):
 def test_an_unknown_choice_is_refused(key):
     with pytest.raises(InputError, match=rf"method\.{key}: .* found 'other'"):
         oce.make(**{key: "other"})
+
+
+@pytest.fixture
+def step(key):
+    """Outputs on both domains and their batch."""
+    params, model_state = toy.init(key)
+    batch = toy.batch(key, 2, oce.make())
+    ctx = Context(toy.forward, model_state, jnp.int32(0), key, toy.PIXELS)
+    *outputs, _ = common.both_domains({"model": params}, batch, ctx)
+    return outputs, batch
+
+
+def test_centroids_are_pulled_by_both_domains(step):
+    """The spacing is a function of the centroids alone, yet moves all features."""
+    outputs, batch = step
+    labels = [
+        oce.centroid_labels(*outputs, batch, rule="nearest", source_labels="prediction")
+    ]
+
+    def spacing(features):
+        (found,) = oce.refresh({}, features, labels, toy.NUM_CLASSES, 0.0)
+        return losses.spacing(*found)
+
+    for gradient in jax.grad(spacing)([o.features for o in outputs]):
+        assert (np.abs(gradient).sum(-1) > 0).mean() > 0.9
+
+
+def test_the_truth_is_the_sources_alone(step):
+    outputs, batch = step
+    predicted, real = (
+        oce.centroid_labels(*outputs, batch, rule="bilinear", source_labels=kind)
+        for kind in ("prediction", "ground_truth")
+    )
+    every = toy.SIZE[0] // toy.FEATURE_SIZE[0]
+    expected = batch.source.label[:, ::every, ::every]
+    np.testing.assert_array_equal(real[0], expected)
+    assert (predicted[0] != real[0]).any()
+    np.testing.assert_array_equal(predicted[1], real[1])
+
+
+def test_without_momentum_no_centroid_outlives_its_refreshing(step):
+    outputs, _ = step
+    features = [o.features for o in outputs]
+    zeros = [jnp.zeros(f.shape[:3], jnp.int32) for f in features]
+    first, second = oce.refresh(
+        {}, features, [zeros, [1 + x for x in zeros]], toy.NUM_CLASSES, 0.0
+    )
+    np.testing.assert_array_equal(np.flatnonzero(first.seen), [0])
+    np.testing.assert_array_equal(np.flatnonzero(second.seen), [1])
+    mean = np.concatenate([f.reshape(-1, toy.FEATURES) for f in features]).mean(0)
+    np.testing.assert_allclose(second.mean[1], mean, rtol=1e-5)

@@ -11,7 +11,8 @@ import pytest
 from orbax.checkpoint import v1 as next_generation
 
 from lsr_jax.errors import InputError, TrainingError
-from lsr_jax.training import content, distributed, sharding
+from lsr_jax.training import checkpoint, distributed, sharding
+from lsr_jax.training import checkpoint as training_checkpoint
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.state import TrainState
 
@@ -156,7 +157,7 @@ def test_only_the_first_process_moves_a_damaged_checkpoint(folder, monkeypatch):
 def test_arrays_that_are_not_those_that_were_saved_are_named(folder):
     """As after a bit that flipped where Orbax has no checksum."""
     changed = state(4).replace(params={**state(4).params, "disc": jnp.zeros(3)})
-    sealed = content.seal(facts(4), changed)
+    sealed = training_checkpoint.seal(facts(4), changed)
     (folder / "4" / "facts" / "metadata").write_text(json.dumps(sealed))
     message = r"the content of params/disc is not what was saved \(1 of 9 arrays\)"
     with (
@@ -285,3 +286,67 @@ def test_the_next_generation_of_orbax_reads_it(folder):
     found = next_generation.load_checkpointables(folder / "4", {"state": None})["state"]
     kernel = found["params"]["model"]["head"]["kernel"]
     np.testing.assert_array_equal(kernel, state(4).params["model"]["head"]["kernel"])
+
+
+def test_leaves_are_named_by_their_path():
+    tree = {"params": {"model": [jnp.ones(2), jnp.zeros(())]}, "rng": jax.random.key(3)}
+    assert set(checkpoint.digests(tree)) == {"params/model/0", "params/model/1", "rng"}
+
+
+def test_a_digest_sees_every_bit_the_shape_and_the_dtype():
+    one = np.arange(6, dtype=np.float32)
+    flipped = one.copy()
+    flipped.view(np.uint8)[-1] ^= 1
+    others = [flipped, one.reshape(2, 3), one.astype(np.float64), -one, one[::-1]]
+    found = {checkpoint.digest(array) for array in (one, *others)}
+    assert len(found) == 6
+    assert checkpoint.digest(one.reshape(2, 3).T) == checkpoint.digest(
+        np.ascontiguousarray(one.reshape(2, 3).T)
+    )
+    assert checkpoint.digest(np.float32(-0.0)) != checkpoint.digest(np.float32(0.0))
+
+
+def test_a_seal_covers_facts_and_arrays():
+    sealed = checkpoint.seal({"step": 4, "best": None}, {"a": jnp.ones(2)})
+    checkpoint.check_seal(sealed)
+    for change in ({"step": 5}, {"arrays": {}}, {"sha256": ""}, {"more": 1}):
+        with pytest.raises(ValueError, match="not what was saved"):
+            checkpoint.check_seal({**sealed, **change})
+    for foreign in ({"step": 4}, [], None):
+        with pytest.raises(ValueError, match="no content hash"):
+            checkpoint.check_seal(foreign)
+
+
+def test_arrays_that_differ_are_named():
+    sealed = checkpoint.seal({}, {"a": jnp.ones(2), "b": jnp.ones(2)})
+    checkpoint.check_arrays(sealed, {"a": jnp.ones(2)}, whole=False)
+    with pytest.raises(ValueError, match="another state: b"):
+        checkpoint.check_arrays(sealed, {"a": jnp.ones(2)}, whole=True)
+    with pytest.raises(ValueError, match="content of b is not"):
+        checkpoint.check_arrays(sealed, {"b": jnp.zeros(2)}, whole=False)
+
+
+def test_a_checkpoint_of_another_step_is_named():
+    checkpoint.check_step({"step": 4}, 4)
+    with pytest.raises(ValueError, match="as that of step 4"):
+        checkpoint.check_step({"step": 4}, 5)
+
+
+def test_another_type_is_named():
+    wanted = {"rng": jax.random.key(3), "mean": jnp.ones(2)}
+    numbers = jax.random.key_data(wanted["rng"])
+    checkpoint.check_types(wanted, wanted)
+    for name, leaf, message in (
+        ("rng", numbers, r"rng is uint32\[2\] there and key"),
+        ("mean", jnp.ones(2, jnp.bfloat16), r"bfloat16\[2\] there and float32\[2\]"),
+        ("mean", jnp.ones((2, 1)), r"float32\[2, 1\] there and float32\[2\] here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checkpoint.check_types(wanted, {**wanted, name: leaf})
+
+
+def test_another_shape_is_named():
+    tree = {"params": {"model": {"head": np.zeros((3, 19))}}, "model_state": {}}
+    other = {"params": {"model": {"head": np.zeros((3, 16))}}, "model_state": {}}
+    with pytest.raises(ValueError, match=r"head is \(3, 19\) there and \(3, 16\) here"):
+        checkpoint.check_network(other, tree)

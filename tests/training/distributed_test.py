@@ -12,13 +12,13 @@ import jax
 import one_of_two
 import pytest
 
-from lsr_jax.analysis import report
-from lsr_jax.data import relabelled
+from lsr_jax.data import pseudo_label_store
 from lsr_jax.errors import InputError
 from lsr_jax.models import resnet
+from lsr_jax.report import report
 from lsr_jax.training import distributed, loop
 from lsr_jax.training.checkpoint import Checkpointer
-from lsr_jax.training.experiment import Experiment
+from lsr_jax.training.stage import Experiment
 from lsr_jax.training.workdir import read_config
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +174,9 @@ def test_two_processes_find_the_anchors_that_one_finds(prepared, two):
 @pytest.mark.long
 def test_two_processes_write_the_labels_that_one_writes(prepared, two):
     folders = two[0] / "bdl", prepared["bdl"].workdir
-    found, expected = (contents(f / "round_1" / relabelled.FOLDER) for f in folders)
+    found, expected = (
+        contents(f / "round_1" / pseudo_label_store.FOLDER) for f in folders
+    )
     assert found == expected
     kept = [row["kept"] for row in json.loads(found["summary.json"])]
     assert 0 < max(kept) < 1

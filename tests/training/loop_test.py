@@ -1,6 +1,7 @@
 """Runs of the smallest `streets` config: resumed, on other devices, refused."""
 
 import contextlib
+import itertools
 import json
 import shutil
 
@@ -14,15 +15,16 @@ import saved
 from PIL import Image
 
 from lsr_jax import convert
-from lsr_jax.analysis import report
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.evaluation import metrics
 from lsr_jax.methods import common
+from lsr_jax.report import report
 from lsr_jax.training import distributed, loop, preflight, workdir
 from lsr_jax.training.checkpoint import Checkpointer
-from lsr_jax.training.experiment import Experiment
-from lsr_jax.training.stopping import Stop, Stopped
-from lsr_jax.training.watch import Watch
+from lsr_jax.training.loop import Profiler
+from lsr_jax.training.metrics import Watch
+from lsr_jax.training.stage import Experiment
+from lsr_jax.training.stop import Stop, Stopped
 
 # float32 sums over a batch in another order, over eight steps of AdamW.
 DEVICE_TOLERANCE = {"rtol": 2e-2, "atol": 2e-3}
@@ -388,3 +390,59 @@ def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
     alone["data"] = {**config["data"], "preprocessing": "caffe"}
     with pytest.raises(InputError, match="trained on 'imagenet' input"):
         preflight.check(Experiment(alone, tmp_path))
+
+
+def test_two_batches_are_under_way_before_they_are_asked_for():
+    started = []
+
+    def put(number):
+        started.append(number)
+        return 10 * number
+
+    batches = loop.ahead(itertools.count(), put, depth=2)
+    assert next(batches) == 0
+    assert started == [0, 1, 2]
+    assert next(batches) == 10
+    assert started == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_the_last_batches_are_not_lost(count):
+    batches = loop.ahead(range(count), lambda x: x, depth=2)
+    assert list(batches) == list(range(count))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    made = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: made.append(folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: made.append("stop"))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (2, []),
+        (3, ["folder", "stop"]),
+        (9, ["folder", 0, 0, "stop", 0, 0, 0, 0]),
+    ],
+)
+def test_steps_between_the_calls(calls, tmp_path, steps, expected):
+    with Profiler(tmp_path, skip=2, count=2) as profiler:
+        for number in range(steps):
+            profiler.step()
+            if number >= 2:
+                calls.append(0)
+    wanted = [tmp_path if call == "folder" else call for call in expected]
+    if steps == 3:
+        wanted.insert(1, 0)
+    assert calls[: len(wanted)] == wanted
+    assert calls.count("stop") == expected.count("stop")
+
+
+def test_without_a_folder_nothing_is_traced(calls):
+    with Profiler(None) as profiler:
+        for _ in range(20):
+            profiler.step()
+    assert calls == []

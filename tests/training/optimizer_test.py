@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,3 +136,134 @@ def test_unknown_names_are_refused():
         optimizer.make(PARAMS, groups("off"), name="adam", **KEYWORDS)
     with pytest.raises(InputError, match=r"duplicate_updates.*'foreach'"):
         groups("foreach")
+
+
+def sgd_by_hand(theta, grads, *, rate, momentum, weight_decay, repeats):
+    """torch's SGD on a parameter listed ``repeats`` times, one number at a time."""
+    buffer = None
+    for step, grad in enumerate(grads):
+        for _ in range(repeats):
+            decayed = grad + weight_decay * theta
+            fresh = buffer is None or step == 0
+            buffer = decayed if fresh else momentum * buffer + decayed
+            theta = theta - rate(step) * buffer
+    return theta
+
+
+def run(transformation, params, grads):
+    opt_state = transformation.init(params)
+    update = jax.jit(transformation.update)
+    for grad in grads:
+        updates, opt_state = update(grad, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 4])
+def test_sgd_equals_the_loop(repeats):
+    keywords = {"momentum": 0.9, "weight_decay": 0.1, "repeats": repeats}
+    grads = [1.0, -0.5, 2.0, 0.25]
+    transformation = optimizer.sgd(optimizer.poly(0.1, horizon=10), **keywords)
+    found = run(
+        transformation,
+        {"w": jnp.asarray(0.7)},
+        [{"w": jnp.asarray(grad)} for grad in grads],
+    )
+    wanted = sgd_by_hand(
+        0.7, grads, rate=lambda t: 0.1 * (1 - t / 10) ** 0.9, **keywords
+    )
+    np.testing.assert_allclose(found["w"], wanted, rtol=1e-6)
+
+
+def test_three_repeats_move_three_times_as_far_in_the_end():
+    """methods.md 1.9: the displacement by one gradient is repeats * 10 * lr * g."""
+    grads = [{"w": jnp.asarray(1.0)}] + [{"w": jnp.asarray(0.0)}] * 300
+    moves = [
+        -run(
+            optimizer.sgd(
+                lambda _: jnp.asarray(1e-3),
+                momentum=0.9,
+                weight_decay=0.0,
+                repeats=repeats,
+            ),
+            {"w": jnp.asarray(0.0)},
+            [{"w": jnp.asarray(0.0)}, *grads],
+        )["w"]
+        for repeats in (1, 3)
+    ]
+    np.testing.assert_allclose(moves[0], 10e-3, rtol=1e-4)
+    np.testing.assert_allclose(moves[1], 30e-3, rtol=1e-4)
+
+
+def schedules():
+    """``{key: (steps, keywords of poly)}`` of schedule.npz."""
+    rates = {"lr_1x": 2.5e-4, "lr_10x": 2.5e-3, "lr_D": 1e-4}
+    yield "lsr_poly__1x", "iters", (2.5e-4, 250_000, 0)
+    yield "lsr_poly__10x", "iters", (2.5e-3, 250_000, 0)
+    yield "lsr_uda_poly__1x", "lsr_uda_iters", (2.5e-4, 50_000, 0)
+    yield "advent_poly__lr", "iters", (2.5e-4, 250_000, 0)
+    yield "advent_poly__lr_D", "iters", (1e-4, 250_000, 0)
+    for name, rate in rates.items():
+        yield f"clan__{name}", "clan__iters", (rate, 100_000, 5_000)
+        yield f"f2a__{name}", "f2a__iters", (rate, 150_000, 7_500)
+
+
+@pytest.mark.golden(
+    "schedule", "(lsr_uda_)?iters", "(clan|f2a)__(iters|lr_.*)", "(lsr|advent).*poly.*"
+)
+def test_golden_poly(golden):
+    for key, steps, (rate, horizon, warmup) in schedules():
+        schedule = optimizer.poly(rate, horizon=horizon, warmup_steps=warmup)
+        found = jax.vmap(schedule)(jnp.asarray(golden[steps]))
+        np.testing.assert_allclose(found, golden[key], rtol=1e-5, atol=1e-12)
+        with jax.enable_x64(True):
+            found = np.stack([schedule(jnp.asarray(step)) for step in golden[steps]])
+            # Near the horizon the originals' 1 - t / T has lost digits that ours has.
+            golden.holds(key, found, 1e-12, scale="largest")
+
+
+@pytest.mark.golden("schedule", "cag_poly__lr")
+def test_golden_poly_of_cag(golden):
+    """Recorded from the construction on; its first step already uses the second rate."""
+    steps = np.arange(21)
+    with jax.enable_x64(True):
+        found, ahead = (
+            np.stack(
+                [optimizer.poly(1e-4, horizon=20, offset=offset)(t) for t in steps]
+            )
+            for offset in (0, 1)
+        )
+    golden.holds("cag_poly__lr", found, 1e-12)
+    np.testing.assert_array_equal(ahead[:-1], found[1:])
+    assert ahead[-1] == 0
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3, 4])
+def test_parity_of_repeated_sgd_with_torch(repeats):
+    """Random gradients through `torch.optim.SGD` with a parameter listed several times."""
+    torch = pytest.importorskip("torch")
+    draw = np.random.default_rng(7)
+    start, *grads = draw.standard_normal((7, 3, 4)).astype(np.float32)
+    theta = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "optimizer contains a parameter group")
+        theirs = torch.optim.SGD(
+            [{"params": [theta] * repeats}],
+            lr=1.0,
+            momentum=0.9,
+            weight_decay=0.05,
+            foreach=False,
+        )
+    schedule = optimizer.poly(0.1, horizon=10)
+    for step, grad in enumerate(grads):
+        theirs.param_groups[0]["lr"] = float(schedule(step))
+        theta.grad = torch.from_numpy(grad)
+        theirs.step()
+    for make in (optimizer.repeated_sgd, optimizer.sgd):
+        ours = make(schedule, momentum=0.9, weight_decay=0.05, repeats=repeats)
+        found = run(ours, jnp.asarray(start), [jnp.asarray(grad) for grad in grads])
+        np.testing.assert_allclose(found, theta.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_poly_stays_at_zero_past_the_horizon():
+    assert optimizer.poly(1.0, horizon=10)(jnp.asarray(12)) == 0

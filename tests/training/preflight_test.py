@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lsr_jax.errors import InputError
-from lsr_jax.methods import cag_anchors
+from lsr_jax.methods import cag
 from lsr_jax.training import preflight
-from lsr_jax.training.experiment import Experiment
+from lsr_jax.training.stage import Experiment
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_anchors_are_read_before_the_stage_begins(config, tmp_path):
     def write(classes):
         vectors = np.ones((classes, experiment.model.feature_dim), np.float32)
         count = np.ones(classes, np.float32)
-        names = (cag_anchors.VECTORS, cag_anchors.COUNT)
+        names = (cag.VECTORS, cag.COUNT)
         np.savez(path, **dict(zip(names, (vectors, count), strict=True)))
 
     write(experiment.model.num_classes - 1)

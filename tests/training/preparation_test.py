@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from lsr_jax.data import augment
+from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
 from lsr_jax.training import preparation, sharding, state
-from lsr_jax.training.experiment import Experiment
+from lsr_jax.training.stage import Experiment
 from lsr_jax.types import Method
 
 SIZE = (4, 6)
@@ -47,7 +47,7 @@ def experiment(method, *, labeller="start", **data):
         config={"stage": {"labeller": labeller}, "evaluation": {"batch_size": 3}},
         mesh=sharding.make_mesh(4),
         model=SimpleNamespace(forward=None, num_classes=5),
-        normalise=lambda image: augment.normalise(image, preprocessing="unit"),
+        normalise=lambda image: preprocess.normalise(image, preprocessing="unit"),
         open=lambda domain, part: Data(domain, **data),
         folder=lambda stage: stage,
         load=lambda origin, params, model_state: {"before": network}[origin],

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from lsr_jax import models
-from lsr_jax.data import augment
+from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
 from lsr_jax.models import resnet
@@ -55,15 +56,15 @@ def after_one_step(devices, *, group=None, backbone="mini", images=8):
         power=0.9,
         warmup_steps=0,
     )
-    none = augment.AUGMENTATION["none"]
+    none = preprocess.AUGMENTATION["none"]
     train_step = step.make_step(
         method,
         transformation,
         model.forward,
-        lambda key, batch: augment.preprocess(
+        lambda key, batch: preprocess.preprocess(
             key, batch, source=none, target=none, preprocessing="imagenet"
         ),
-        augment.pixels("imagenet"),
+        preprocess.pixels("imagenet"),
     )
     mesh = sharding.make_mesh(devices)
     whole = state.create(
@@ -144,3 +145,15 @@ def test_a_process_without_devices(monkeypatch):
 def test_a_batch_that_the_devices_do_not_divide():
     with pytest.raises(InputError, match="a multiple of the 8 devices, found 12"):
         sharding.check_batch_size(12, sharding.make_mesh(8))
+
+
+def test_batches_are_split_and_the_rest_is_everywhere():
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+    rows = np.arange(16.0).reshape(16, 1)
+    split = sharding.put_split({"rows": rows}, mesh)["rows"]
+    whole = sharding.put_replicated({"rows": rows}, mesh)["rows"]
+    np.testing.assert_array_equal(split, rows)
+    assert {shard.data.shape for shard in split.addressable_shards} == {(2, 1)}
+    assert {shard.data.shape for shard in whole.addressable_shards} == {(16, 1)}
+    assert split.sharding == sharding.split(mesh)
+    assert whole.sharding == sharding.replicated(mesh)

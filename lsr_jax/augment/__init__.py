@@ -1,0 +1,1 @@
+"""Augmentation on the device, compiled into the train step."""

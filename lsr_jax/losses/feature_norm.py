@@ -1,0 +1,45 @@
+"""The step-wise norm loss of Feature To Adapt, and the damping of its weight."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from lsr_jax.ops import numerics, resample
+
+
+def stepwise_norm(
+    features: jax.Array, previous: jax.Array | None = None, *, delta: float
+) -> jax.Array:
+    """Makes every feature vector a little longer than it was.
+
+    ``mean_x (||f(x; theta_0)|| + delta - ||f(x; theta)||)^2`` over all cells.
+
+    Args:
+      features: ``[B, h, w, D]`` of the current parameters.
+      previous: ``[B, h, w, D]`` of the earlier parameters, as the paper; no gradient
+        flows into them. None takes ``features`` themselves, as the released
+        ``train.py::get_L2norm_loss_self_driven``: the value is always ``delta^2`` and the
+        gradient ``-2 delta f / ||f||`` over the number of cells, a constant pull
+        towards longer features (0 for zero vectors).
+      delta: the growth, 0.12 in the released code.
+    """
+    norm = numerics.safe_norm(resample.at_least_float32(features))
+    if previous is None:
+        start = norm
+    else:
+        start = numerics.safe_norm(previous.astype(norm.dtype))
+    # In this order the difference of equal norms is exactly 0.
+    return jnp.square(jax.lax.stop_gradient(start) - norm + delta).mean()
+
+
+def damping(step: jax.Array, *, horizon: int, rate: float = 1.0) -> jax.Array:
+    """``1 - rate step / horizon``: the factor that fades out a loss.
+
+    CLAN and Feature To Adapt fade the adversarial loss and the weight discrepancy with
+    ``rate`` 1 over 100,000 and 150,000 steps. Feature To Adapt fades the norm loss with
+    ``rate`` 1.5: its ``train.py`` does not stop at 0, so from two thirds of the horizon
+    on that factor is negative and norms are pushed down.
+    """
+    dtype = jnp.result_type(float)
+    return 1 - rate * jnp.asarray(step).astype(dtype) / horizon

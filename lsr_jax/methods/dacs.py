@@ -1,0 +1,137 @@
+"""Self-training by class mixing, DACS (WACV 2021): half of the source onto the target.
+
+    L = CE_s + lambda_M CE_w(student(x_m), y_m)
+
+``x_m`` shows the pixels of half of the classes of a source image on a target image, with
+colour jitter and blur; ``y_m`` are the source's labels there and the teacher's predictions
+elsewhere, where ``w`` is the share of confident ones. The teacher is a moving average of
+the student's parameters.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from lsr_jax import losses
+from lsr_jax.augment import strong
+from lsr_jax.methods import common, mean_teacher
+from lsr_jax.ops import classmix, diagnostics, resample
+from lsr_jax.types import Aux, Context, Method
+
+SHARES = ("batch", "image", "pixel")
+PRESETS = {
+    # One network that labels for itself, and the whole loss of an image weighed.
+    "paper": {
+        "teacher_momentum": 0.0,
+        "share": "image",
+        "weigh_source": True,
+        "void": False,
+    },
+    "released": {
+        "teacher_momentum": 0.99,
+        "share": "batch",
+        "weigh_source": False,
+        "void": True,
+    },
+}
+
+
+def make(
+    *,
+    segmentation: float = 1.0,
+    mixed: float = 1.0,
+    confidence: float = 0.968,
+    teacher_momentum: float = 0.99,
+    share: str = "batch",
+    weigh_source: bool = False,
+    void: bool = True,
+    jitter: float = 0.25,
+    jitter_probability: float = 0.8,
+    blur_sigma: tuple[float, float] = (0.15, 1.15),
+    blur_probability: float = 0.5,
+) -> Method:
+    """``L = CE(source) + mixed * CE(mixed image)``; defaults are the released code's.
+
+    Args:
+      segmentation: weight of the source's cross-entropy.
+      mixed: lambda_M. At 0 the mixed image still passes through the network.
+      confidence: of the teacher, from which a pixel counts into the share.
+      teacher_momentum: ceiling of the weight of the old teacher, see `mean_teacher.average`; 0 makes
+        the student its own teacher.
+      share: of confident pixels in the "batch", in each "image", or 1 and 0 for every
+        "pixel", see `classmix.pixel_weights`.
+      weigh_source: whether the pasted pixels are weighed by it too; they count 1 else.
+      void: whether 255 counts as a class of the source, see `classmix.draw_classes`.
+      jitter: strength of `strong.colour_jitter`; 0 for none.
+      jitter_probability: of each mixed image.
+      blur_sigma: range of the deviation of `strong.blur`, in pixels.
+      blur_probability: of each mixed image; 0 for none.
+
+    Raises:
+      InputError: unknown ``share``.
+    """
+    common.check_choice("share", share, SHARES)
+    weights = {"segmentation": segmentation, "mixed": mixed}
+
+    def init(key, params, model_state, spec):
+        del key, spec
+        return {}, mean_teacher.Teacher(params, model_state)
+
+    def augmented(key, image, ctx: Context):
+        image = ctx.pixels.restore(image)
+        jitter_key, blur_key = jax.random.split(key)
+        if jitter:
+            image = strong.colour_jitter(
+                jitter_key, image, strength=jitter, probability=jitter_probability
+            )
+        if blur_probability:
+            image = strong.blur(
+                blur_key, image, sigma=blur_sigma, probability=blur_probability
+            )
+        return ctx.pixels.normalise(image)
+
+    def loss(params, state, batch, ctx):
+        source, model_state = ctx.forward(
+            params["model"], ctx.model_state, batch.source.image, True
+        )
+        state = mean_teacher.follow(state, params["model"], ctx.step, teacher_momentum)
+        label, confident, state = mean_teacher.predict(state, batch.target.image, ctx)
+        num_classes = source.logits.shape[-1]
+        kept = {
+            "confident": (confident >= confidence).mean(dtype=jnp.float32),
+            "target_classes": diagnostics.classes(label, num_classes=num_classes),
+        }
+
+        # Not a bare split: the step folds its dropout key out of the same key.
+        keys = jax.random.split(jax.random.fold_in(ctx.rng, 1))
+        chosen = classmix.draw_classes(
+            keys[0],
+            batch.source.label,
+            num_classes=num_classes,
+            void=void,
+        )
+        pasted = classmix.mask(batch.source.label, chosen)
+        image = classmix.mix(pasted, batch.source.image, batch.target.image)
+        label = classmix.mix(pasted, batch.source.label, label)
+        pixel_weights = classmix.pixel_weights(
+            jnp.zeros_like(pasted) if weigh_source else pasted,
+            confident,
+            threshold=confidence,
+            share=share,
+        )
+        student, model_state = ctx.forward(
+            params["model"], model_state, augmented(keys[1], image, ctx), True
+        )
+        terms = {
+            "segmentation": lambda: common.segmentation(source, batch.source),
+            "mixed": lambda: losses.weighted_cross_entropy(
+                resample.bilinear(student.logits, image.shape[1:3]),
+                label,
+                pixel_weights,
+            ),
+        }
+        total, metrics = common.weighted(terms, weights)
+        return total, Aux(metrics | kept, state, model_state)
+
+    return Method(init, loss)

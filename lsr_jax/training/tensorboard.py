@@ -1,0 +1,166 @@
+"""What TensorBoard shows: scalars, histograms and images in an event file.
+
+What the loop shows in TensorBoard beside the metrics of the steps.
+
+Images before the first step; histograms and goodput whenever a state is saved, where
+the loop waits for it anyway: in between, the device has the state. Nothing of it is in
+``metrics.jsonl``, which is the same bytes after an interruption; these need not be.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+
+from lsr_jax.data import label_spaces
+from lsr_jax.data.label_spaces import LabelSpace
+from lsr_jax.ops import numerics
+from lsr_jax.ops.prototypes import Prototypes
+from lsr_jax.types import Batch, Images, PyTree
+
+BINS = 30  # as many as TensorBoard draws
+
+
+class Events:
+    """One new event file, ``folder/events.out.tfevents.*``; nothing but files is needed.
+
+    Written by this thread: a full disk is then an error here, and not a queue that
+    nobody empties any more.
+    """
+
+    def __init__(self, folder: Path, *, first: int):
+        """Opens the file.
+
+        Args:
+          folder: where older files of the same run may lie.
+          first: TensorBoard forgets what those hold from this step on.
+        """
+        self._file = event_file_writer.EventsWriter(
+            str(folder / "events"), f".{os.getpid()}"
+        )
+        begin = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(first, session_log=begin)
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing can be written any more."""
+        self._file.close()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One number a name."""
+        for name, value in values.items():
+            self._write(step, summary=summary.scalar(name, value))
+        self._file.flush()
+
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """The distribution of finite values of any shape; at least one."""
+        content = summary.histogram(name, values, bins=BINS)
+        self._write(step, summary=content)
+        self._file.flush()
+
+    def image(self, step: int, name: str, pixels: np.ndarray, description: str) -> None:
+        """A uint8 ``[H, W, 3]`` image as PNG, and what it shows in words."""
+        content = summary.image(name, pixels, dataformats="HWC")
+        content.value[0].metadata.summary_description = description
+        self._write(step, summary=content)
+        self._file.flush()
+
+    def _write(self, step: int, **content) -> None:
+        self._file.write_event(
+            event_pb2.Event(wall_time=time.time(), step=step, **content)
+        )
+
+
+class Board:
+    """Writes the events of one stage; without a file, on all processes but one, nothing."""
+
+    def __init__(self, events: Events | None, space: LabelSpace):
+        """Takes the open event file and the classes whose colours labels get."""
+        self._events = events
+        self._space = space
+
+    def batch(
+        self, step: int, batch: Batch, ids: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        """The first image of each domain as it was read, with its label if there is one.
+
+        Augmentation is a part of the compiled step; this is what goes into it.
+
+        Args:
+          step: the one that the batch is for.
+          batch: uint8, on the devices.
+          ids: of the images of this process, by domain.
+        """
+        if self._events is None:
+            return
+        for domain, images in batch._asdict().items():
+            if images is not None:
+                pixels = picture(images, self._space)
+                text = f"{ids[domain][0]}, before augmentation"
+                name = f"before_augmentation/{domain}"
+                self._events.image(step, name, pixels, text)
+
+    def state(
+        self, step: int, method_state: PyTree, goodput: Mapping[str, float]
+    ) -> None:
+        """Norms of the prototypes and angles between them (degrees), and the goodput.
+
+        Args:
+          step: after which the state is.
+          method_state: of a finished step, not yet donated to the next. Every
+            `Prototypes` in it is shown, under the name that it has there.
+          goodput: of `Goodput.metrics`.
+        """
+        if self._events is None:
+            return
+        self._events.scalars(step, goodput)
+        for name, vectors in seen_prototypes(method_state):
+            pairs = np.triu_indices(len(vectors), k=1)
+            shown = {
+                "norms": numerics.norms(vectors),
+                "angles": numerics.angles(vectors)[pairs],
+            }
+            for kind, values in shown.items():
+                values = values[np.isfinite(values)]
+                if values.size:
+                    self._events.histogram(step, f"{name}/{kind}", values)
+
+
+def picture(images: Images, space: LabelSpace) -> np.ndarray:
+    """The first image of a batch, uint8 RGB; to the right of it its coloured label."""
+    image = first(images.image)
+    if images.label is None:
+        return image
+    label = label_spaces.colorize(first(images.label), space)
+    return np.concatenate([image, label], axis=1)
+
+
+def first(rows: jax.Array) -> np.ndarray:
+    """The first row of this process's share of an array that is split by rows."""
+    shards = rows.addressable_shards
+    lowest = min(shards, key=lambda shard: shard.index[0].start or 0)
+    return np.asarray(lowest.data)[0]
+
+
+def seen_prototypes(method_state: PyTree) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and ``[seen, D]`` means of all `Prototypes` in the state of a method."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        method_state, is_leaf=lambda node: isinstance(node, Prototypes)
+    )
+    for path, leaf in leaves:
+        if isinstance(leaf, Prototypes):
+            mean, seen = jax.device_get(leaf)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            yield name or "prototypes", mean[seen]

@@ -1,0 +1,284 @@
+"""The example of docs/your_data.md, run as it stands there; and what is refused."""
+
+import json
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import gta2cs
+from lsr_jax.data import check, custom, prepare, records, sources
+from lsr_jax.data.image_io import Pair
+from lsr_jax.data.layouts import LAYOUTS, Subset
+from lsr_jax.errors import InputError
+
+TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "your_data.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
+EXAMPLE = json.loads(next(body for kind, body in BLOCKS if kind == "json"))
+COMMANDS = [
+    shlex.split(line)
+    for kind, body in BLOCKS
+    if kind == "sh"
+    for line in body.replace("\\\n", "").splitlines()
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder of the example, with its data and its description."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(re.findall(r"photos/(\S+)\.jpg +masks", TEXT)):
+        image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        label = rng.choice(np.array([0, 1, 2, 3, 9], np.uint8), (60, 80))
+        for path, pixels in (
+            (f"data/ports/photos/{name}.jpg", image),
+            (f"data/ports/masks/{name}.png", label),
+        ):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / path)
+        assert number < 3
+    (tmp_path / "ports.json").write_text(json.dumps(EXAMPLE))
+    return tmp_path
+
+
+def domains(command):
+    """The data of the config that the command asks for."""
+    config = gta2cs.get_config(command[3].partition(":")[2])
+    changes = [word.removeprefix("--config.") for word in command[4:]]
+    flat = dict(change.split("=", 1) for change in changes)
+    for key, value in flat.items():
+        section, _, name = key.rpartition(".")
+        part = config
+        for word in section.split("."):
+            part = part[word]
+        assert name in part
+        part[name] = (
+            type(part[name])(eval(value)) if key[-4:] in ("size", "sses") else value
+        )
+    assert isinstance(config, ConfigDict)
+    return sources.open_domains(
+        config.data.to_dict(), num_classes=config.model.num_classes
+    )
+
+
+def test_the_example_of_the_documentation(folder, capsys):
+    first, second, train = COMMANDS
+    assert check.main([*first[3:], "--workers", "1"]) == 0
+    assert "0 problems" in capsys.readouterr().out
+    assert np.asarray(Image.open("sheet.png")).ndim == 3
+    assert prepare.main([*second[3:], "--workers", "1"]) == 0
+    source = domains(train)["source"]
+    assert source.space.classes == ("water", "sky", "vessel")
+    assert source.space.colors == ((0, 90, 160), (70, 130, 180), (220, 60, 20))
+    opened = source.open("train")
+    assert len(opened) == 2
+    example = records.decode(opened[0], labelled=True)
+    raw = Image.open("data/ports/masks/harbour/0001.png").resize(
+        (64, 48), Image.NEAREST
+    )
+    expected = np.array([255, 0, 1, 2] + [255] * 6, np.uint8)[np.asarray(raw)]
+    np.testing.assert_array_equal(example["label"], expected)
+    image = Image.open("data/ports/photos/harbour/0001.jpg").resize(
+        (64, 48), Image.BICUBIC
+    )
+    np.testing.assert_array_equal(example["image"], image)
+
+
+def test_ids_with_the_names_of_cityscapes_take_its_classes(tmp_path):
+    path = tmp_path / "mine.json"
+    changed = {**EXAMPLE, "ids": {"1": "car", "2": "road", "3": "car"}, "palette": {}}
+    path.write_text(json.dumps(changed))
+    layout = custom.find_layout(str(path))
+    space = sources.label_space({"space": "cityscapes13"}, layout)
+    assert space.num_classes == 13
+    assert space.encode(np.arange(5, dtype=np.uint8)).tolist() == [255, 9, 0, 9, 255]
+
+
+def test_a_space_without_any_of_the_classes_is_refused(tmp_path):
+    path = tmp_path / "mine.json"
+    changed = {**EXAMPLE, "ids": {"1": "water", "2": "vessel"}, "classes": ["water"]}
+    path.write_text(json.dumps(changed))
+    layout = custom.find_layout(str(path))
+    with pytest.raises(InputError, match=r"cityscapes, found vessel, water; set .* ''"):
+        sources.label_space({"space": "cityscapes"}, layout)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"splits": {}}, "splits: expected a value"),
+        ({"splits": {"Train!": {"images": "*.jpg"}}}, "splits: expected names of"),
+        ({"splits": {"all": {"images": "*.jpg"}}}, "and not 'all'"),
+        ({"splits": {"a": {"images": "x.jpg"}}}, r"a\.images: expected a pattern"),
+        ({"splits": {"a": {"image": "*.jpg"}}}, r"a\.image: expected one of the keys"),
+        ({"splits": {"a": {"images": "*.jpg", "labels": "*/*.png"}}}, "the stars of"),
+        ({"label_format": "gray"}, "label_format: expected palette or grey or red16"),
+        ({"ids": {"256": "sky"}}, "ids: expected ids of 0-255, found '256'"),
+        ({"ids": {"x": "sky"}}, "ids: expected ids of 0-255, found 'x'"),
+        (
+            {"classes": ["sea"]},
+            "classes: expected names that occur in ids, found 'sea'",
+        ),
+        ({"palette": {}}, r"palette\.water: expected \[red, green, blue\]"),
+        ({"palete": {}}, "palete: expected one of the keys"),
+        ({"ignored": "9"}, "ignored: expected a list"),
+        ({"ignored": [[1]]}, "ignored: expected ids of 0-255"),
+        ({"palette": {"water": 5}}, r"palette\.water: expected \[red, green, blue\]"),
+        ({"palette": {"water": [True, 0, 0]}}, r"palette\.water: expected \[red"),
+        ({"palette": None}, r"palette\.water: expected \[red, green, blue\]"),
+        ({"classes": [["water"]]}, "classes: expected names of classes"),
+        ({"classes": ["water", "water"]}, "classes: expected every name once"),
+        ({"ids": {"9" * 5000: "sky"}}, "ids: expected ids of 0-255, found '999"),
+        ({"ids": {"7": "sky", "07": "sea"}}, "ids: expected ids of 0-255, found '07'"),
+        ({"ids": {"7": 5}}, "ids: expected names of classes, found 5"),
+        (
+            {"ids": {str(i): str(i) for i in range(256)}},
+            "classes: expected at most 255",
+        ),
+        ({"a\nb": 1}, "a b: expected one of the keys"),
+        ({"splits": {"a": {"images": "/abs/*.png"}}}, "below the data folder"),
+        ({"splits": {"a": {"images": "i/a**.png"}}}, "with single stars"),
+        ({"splits": {"a": {"images": "{..,i}/*.png"}}}, "below the data folder"),
+        (
+            {"splits": {"a": {"images": "*{a,b}" + "{a,b}" * 40}}},
+            "at most 1000 choices",
+        ),
+    ],
+)
+def test_bad_descriptions_name_the_key(change, message, tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({**EXAMPLE, **change}))
+    with pytest.raises(InputError, match=f"^{path}: .*{message}") as caught:
+        custom.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_description(tmp_path):
+    with pytest.raises(InputError, match="expected the description"):
+        custom.find_layout(str(tmp_path / "none.json"))
+    for content in ("{", "[" * 100_000, "1" * 5000, "[]"):
+        (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(InputError, match="expected the description"):
+            custom.find_layout(str(tmp_path / "bad.json"))
+
+
+def test_null_is_as_good_as_no_entry(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**EXAMPLE, "ignored": None, "classes": None}))
+    layout = custom.read(path)
+    assert layout.ignored == frozenset()
+    assert set(layout.classes) == set(EXAMPLE["ids"].values())
+
+
+NAMES = [f"{i:05d}" for i in range(9400)]
+
+
+def test_a_rule_holds_out_the_published_numbers():
+    counts = {
+        "synthia_rand_cityscapes": (9400, 8057, 1343),
+        "cityscapes": (2975, 2479, 496),
+        "gta5": (24904, 21346, 3558),
+    }
+    for name, (total, train, held) in counts.items():
+        names = [str(i) for i in range(total)]
+        subsets = LAYOUTS[name].subsets
+        kept = custom.chosen(names, subsets["train_lsr"])
+        out = custom.chosen(names, subsets["val_lsr"])
+        assert (len(kept), len(out)) == (train, held)
+        assert sorted(kept + out) == sorted(names)
+
+
+def test_the_rule_is_that_of_its_docstring():
+    held = custom.chosen(NAMES[:10], Subset("train", 1, 5, held_out=True))
+    assert held == ["00004", "00009"]
+    assert custom.chosen(NAMES[:3], None) == NAMES[:3]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_pairs_are_found(name, downloads):
+    layout = LAYOUTS[name]
+    files = custom.open_files(layout, downloads / name)
+    found = {
+        split: custom.list_part(files, part) for split, part in layout.parts.items()
+    }
+    counts = {split: len(one.pairs) for split, one in found.items() if one.pairs}
+    assert (
+        counts
+        == {
+            "gta5": {"train": 8},
+            "synthia_rand_cityscapes": {"train": 8},
+            "cityscapes": {"train": 7, "val": 3},
+            "cross_city": {
+                "rome_train": 4,
+                "rome_test": 3,
+                "rio_train": 4,
+                "rio_test": 3,
+            },
+        }[name]
+    )
+    for split, one in found.items():
+        assert not one.problems
+        assert list(one.pairs) == sorted(one.pairs)
+        labelled = layout.parts[split].labels is not None
+        assert all((pair.label is not None) == labelled for pair in one.pairs)
+
+
+def test_zips_hold_what_the_folders_hold(downloads):
+    layout = LAYOUTS["cityscapes"]
+    listings = [
+        custom.list_part(
+            custom.open_files(layout, downloads / name), layout.parts["train"]
+        )
+        for name in ("cityscapes", "zips")
+    ]
+    assert listings[0] == listings[1]
+
+
+def test_a_missing_folder_is_one_line_with_the_commands(tmp_path):
+    for root, found in ((tmp_path / "none", "no such folder"), (tmp_path, "none of")):
+        with pytest.raises(InputError, match=f"^{root}: .*images/.*{found}") as caught:
+            custom.open_files(LAYOUTS["gta5"], root)
+        text = str(caught.value)
+        assert f"python -m lsr_jax.data.check gta5 --root {root}" in text
+        assert f"python -m lsr_jax.data.prepare gta5 --root {root}" in text
+        assert "\n" not in text
+
+
+def test_lists_of_the_originals(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text(
+        "/images/1.png\t/labels/1.png\n\nimages/2.png labels/2.png\nx.png\n"
+    )
+    assert custom.read_list(path) == [
+        Pair("images/1.png", "labels/1.png"),
+        Pair("images/2.png", "labels/2.png"),
+        Pair("x.png", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("../up.png x.png\n", "leaves it"),
+        ("a.png ../../up.png\n", "leaves it"),
+        ("a.png b.png c.png\n", "line 1: .* found 3 words"),
+        ("\n\n", "found none"),
+    ],
+)
+def test_bad_lists(text, message, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        custom.read_list(path)
+
+
+def test_no_list_and_no_split(tmp_path):
+    with pytest.raises(InputError, match=r"none\.txt: expected a list"):
+        custom.read_list(tmp_path / "none.txt")
+    with pytest.raises(InputError, match=r"train_lsr.*found 'vall'"):
+        custom.part_of(LAYOUTS["gta5"], "vall")

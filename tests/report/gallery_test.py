@@ -1,0 +1,168 @@
+import io
+import types
+
+import jax
+import numpy as np
+import pytest
+import toy
+from PIL import Image
+
+from lsr_jax import networks
+from lsr_jax.data import label_spaces
+from lsr_jax.errors import InputError
+from lsr_jax.evaluation import metrics
+from lsr_jax.ops import resample
+from lsr_jax.report import gallery
+from lsr_jax.report.measuring import Evaluation
+from lsr_jax.report.sampling import Sampler
+from lsr_jax.training import sharding
+from lsr_jax.training.stage import Network
+
+SPACE = label_spaces.make_space(
+    "toy",
+    {},
+    label_spaces.NAMES[: toy.NUM_CLASSES],
+    tuple([(9, 9, 9)] * toy.NUM_CLASSES),
+)
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(array, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def experiment(tmp_path, key):
+    """Three images a domain and two stages of the toy network, on one device."""
+    mesh = sharding.make_mesh(1)
+
+    def split(domain):
+        found = toy.images(jax.random.key(len(domain)), 3)
+        shades = np.clip(128 + 40 * np.asarray(found.image), 0, 255)
+        return [
+            {
+                "id": f"{domain}{i}",
+                "image": png(shades[i]),
+                "label": png(found.label[i]),
+            }
+            for i in range(3)
+        ]
+
+    def trained(stage):
+        restored.append(stage)
+        network = toy.init(jax.random.fold_in(key, len(stage)), "two_heads")
+        network = sharding.put_replicated(network, mesh)
+        return Network(*network, step=1, facts={"best": None})
+
+    data = {domain: split(domain) for domain in gallery.DOMAINS}
+    restored = []
+    stages = {s: {"method": {"name": s}} for s in ("source", "lsr")}
+    return types.SimpleNamespace(
+        model=types.SimpleNamespace(
+            num_classes=toy.NUM_CLASSES,
+            forward=toy.forward,
+            init=lambda key, size: toy.init(key, "two_heads"),
+            prediction=lambda outputs: outputs.logits + outputs.aux_logits,
+            arguments={},
+        ),
+        mesh=mesh,
+        config={
+            "evaluation": {},
+            "data": {"preprocessing": "unit", "target": {"val": "val"}},
+            "seed": 0,
+            **stages,
+        },
+        domains={"target": types.SimpleNamespace(space=SPACE)},
+        evaluation_batch_size=lambda: 2,
+        normalise=networks.normalise("unit"),
+        restored=restored,
+        open=lambda domain, part: data[domain],
+        folder=lambda stage: tmp_path / stage,
+        trained=trained,
+    )
+
+
+@pytest.fixture
+def sampler(experiment):
+    return Sampler(Evaluation(experiment))
+
+
+def decoded(records, key):
+    return np.stack(
+        [np.asarray(Image.open(io.BytesIO(record[key]))) for record in records]
+    )
+
+
+def outputs(experiment, stage):
+    """Of a network on all target images."""
+    network = experiment.trained(stage)
+    images = decoded(experiment.open("target", "val"), "image")
+    inputs = experiment.normalise(images)
+    return toy.forward(network.params, network.model_state, inputs, False)[0]
+
+
+def test_vectors_are_features_of_the_same_cells_for_every_network(experiment, sampler):
+    maps = sampler.label_maps("target")
+    assert maps.nearest.shape == maps.frequency_aware.shape == (3, *toy.FEATURE_SIZE)
+    places = sampler.choose("target", 4)
+    for stage in ("source", "lsr"):
+        sample = sampler.sample(stage, "target", 4)
+        features = outputs(experiment, stage).features
+        whole = np.asarray(features).reshape(-1, toy.FEATURES)
+        np.testing.assert_allclose(sample.vectors, whole[places], rtol=1e-5, atol=1e-6)
+        expected = maps.frequency_aware.reshape(-1)[places]
+        np.testing.assert_array_equal(sample.labels, expected)
+        assert np.bincount(sample.labels).max() == 4
+
+
+def test_confusion_is_that_of_the_logits_that_are_evaluated(experiment, sampler):
+    matrix = sampler.confusion("lsr")
+    assert matrix.sum() == 3 * toy.SIZE[0] * toy.SIZE[1]
+    found = outputs(experiment, "lsr")
+    truth = decoded(experiment.open("target", "val"), "label")
+
+    def counted(logits):
+        classes = resample.bilinear(logits, toy.SIZE).argmax(-1)
+        return metrics.confusion_matrix(truth, classes, toy.NUM_CLASSES)
+
+    np.testing.assert_array_equal(matrix, counted(found.logits + found.aux_logits))
+    assert not np.array_equal(matrix, counted(found.logits))
+
+
+def test_networks_of_the_table_are_not_restored_again(experiment, sampler):
+    sampler.evaluation.entry("lsr")
+    sampler.confusion("lsr")
+    sampler.sample("lsr", "target", 4)
+    assert experiment.restored == ["lsr"]
+
+
+def test_a_split_without_labels_is_named(experiment, sampler):
+    unlabelled = png(np.full(toy.SIZE, 255))
+    for record in experiment.open("target", "val"):
+        record["label"] = unlabelled
+    with pytest.raises(InputError, match="expected labelled target images"):
+        sampler.choose("target", 4)
+
+
+@pytest.mark.slow
+def test_every_figure_of_a_run_is_written(experiment, tmp_path):
+    stages = ("source", "lsr")
+    assert gallery.curves(experiment, stages, tmp_path) == []
+    (tmp_path / "lsr").mkdir()
+    (tmp_path / "lsr" / "metrics.jsonl").write_text('{"step": 1, "total": 2.0}\n')
+    pictures = gallery.curves(experiment, stages, tmp_path)
+    pictures += gallery.write(Evaluation(experiment), stages, tmp_path)
+    assert [picture.file.removesuffix(".png") for picture in pictures] == [
+        *("training_curves", "confusion", "downsampling", "class_shares", "polar"),
+        *("prototype_angles", "tsne", "domains_pca", "domains_tsne"),
+    ]
+    for picture in pictures:
+        assert (tmp_path / picture.file).stat().st_size > 5000, picture
+        assert picture.caption.endswith(".")
+    assert len(list(tmp_path.glob("*.svg"))) == len(pictures) - 1
+
+
+def test_the_size_of_a_feature_map_is_traced_not_computed(sampler):
+    images = np.zeros((2, *toy.SIZE, 3), np.uint8)
+    assert sampler.feature_size(images) == toy.FEATURE_SIZE

@@ -1,0 +1,230 @@
+"""What the flags of evaluate.py mean, and evaluations of two fresh networks."""
+
+import contextlib
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+import saved
+
+from lsr_jax import networks, streets
+from lsr_jax.errors import InputError
+from lsr_jax.evaluation.predictor import Averaging
+from lsr_jax.report import request, results
+from lsr_jax.report.measuring import Evaluation
+from lsr_jax.report.request import Request
+
+PRESET = dataclasses.replace(
+    streets.PRESETS["tiny"],
+    name="smallest",
+    size=(32, 64),
+    counts=streets.Counts(4, 5, 4, 5, 6),
+)
+
+
+@pytest.fixture(scope="module")
+def run(load_config, tmp_path_factory):
+    """A workdir of untrained stages on very few images."""
+    config = load_config("streets", "lsr,tiny")
+    for domain in ("source", "target"):
+        config["data"][domain] |= {
+            "preset": PRESET.name,
+            "root": str(tmp_path_factory.mktemp("data")),
+        }
+    config["num_devices"] = 2
+    config["evaluation"] |= {"batch_size": 4, "batchnorm_images": 4, "panel_images": 1}
+    config["adapt"]["init_from"] = "/gone/since"
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return saved.run(folder, config, {"source": (1, 2), "adapt": (3,)})
+
+
+@pytest.fixture(scope="module")
+def chosen(run):
+    """The same of one stage, whose step 1 was chosen on the test split."""
+    config = json.loads((run / "config.json").read_text())
+    best = {"step": 1, "miou": 0.5, "domain": "target", "split": "test"}
+    return saved.run(run.parent / "chosen", config, {"source": (1, 2)}, best)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _preset():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(streets.PRESETS, PRESET.name, PRESET)
+        # JAX is already in use here.
+        patch.setattr(request.sharding, "share_cpu", lambda count: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def evaluated(run):
+    """The rows of both stages, and what was printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        found = request.carry_out(Request(workdir=str(run), oracle="published"))
+    return found, printed.getvalue()
+
+
+def by_kind(found):
+    return {(row["stage"], row["domain"], row["bn"]): row for row in found}
+
+
+def test_stages_of_a_run(run, evaluated):
+    found, printed = evaluated
+    assert len(by_kind(found)) == len(found) == 8
+    assert {row["same_as"] for row in found} == {"resized"}
+    row = by_kind(found)["adapt", "target", "running"]
+    assert (row["step"], row["seed"], row["selection"]) == (3, 0, "last")
+    place = networks.find(str(run))
+    assert len(row["data"]) == len(row["weights"]) == 64
+    assert place.stage == "adapt"
+    assert row["masr"] >= 0
+    assert {p.name for p in (run / "report").iterdir()} == {
+        *("metrics.json", "metrics.csv", "table.md", "table.tex", "panel.png"),
+        *("index.html", "model_card.md", "tensorboard"),
+    }
+    assert "protocol native (= resized), seed 0" in printed
+    assert row["weights"][:8] in printed
+    assert row["data"][:8] in printed
+
+
+def test_a_step_and_a_checkpoint_are_that_network(run):
+    by_step = request.carry_out(Request(workdir=str(run), stages=["source"], step=1))
+    kept = results.read(run / "report-source-step1" / "metrics.json")
+    path = run / "source" / "checkpoints" / "1"
+    by_path = request.carry_out(Request(checkpoint=str(path)))
+    np.testing.assert_equal(by_step, by_path)
+    np.testing.assert_equal(by_step, kept)
+    assert {row["selection"] for row in by_step} == {"named"}
+
+
+def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_path):
+    name = f"{run}:source"
+    alone = [row for row in evaluated[0] if row["stage"] == "source"]
+    found = request.carry_out(
+        Request(ensemble=[f"{name}=0.7", f"{name}=0.3"], out=str(tmp_path / "twice"))
+    )
+    assert {row["stage"] for row in found} == {"ensemble"}
+    for one, other in zip(alone, found, strict=True):
+        assert other["pixel_accuracy"] == pytest.approx(one["pixel_accuracy"], abs=1e-3)
+    row = found[0]
+    assert row["method"] == "0.7 source_only + 0.3 source_only"
+    assert [member["weight"] for member in row["members"]] == [0.7, 0.3]
+    assert row["members"][0]["weights"] == alone[0]["weights"] != row["weights"]
+    assert "0.7 of source" in (tmp_path / "twice" / "table.md").read_text()
+
+
+def test_views_reach_the_network(run, evaluated):
+    flipped = request.carry_out(
+        Request(checkpoint=str(run), protocol="native", flip=True, split="test")
+    )
+    assert {row["averaging"] for row in flipped} == {"flip, probabilities"}
+    assert {row["split"] for row in flipped} == {"test", "val"}
+    assert not any("same_as" in row for row in flipped)
+    kind = "adapt", "source", "running"
+    assert by_kind(flipped)[kind]["iou"] != by_kind(evaluated[0])[kind]["iou"]
+    assert (run / "report-test-adapt-native-flip-probabilities").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({}, "report"),
+        ({"stages": ["adapt", "source"]}, "report"),
+        ({"stages": ["source"]}, "report-source"),
+        ({"stages": ["adapt"], "split": "test"}, "report-test-adapt"),
+    ],
+)
+def test_only_a_report_of_all_stages_is_the_report(flags, name, run):
+    given = Request(workdir=str(run), **flags)
+    assert request.output(given, [], Averaging(), ["source", "adapt"]) == run / name
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"checkpoint": "{}:source"},
+        {"workdir": "{}", "checkpoint": "{}:source"},
+        {"workdir": "{}", "stages": ["source"]},
+        {"ensemble": ["{}:source=1", "{}:source=1"]},
+    ],
+)
+def test_a_choice_on_the_split_of_the_flag_is_an_oracles(flags, chosen, monkeypatch):
+    flags = json.loads(json.dumps(flags).replace("{}", str(chosen)))
+
+    def selections(experiment, stages, *, entries, **_):
+        evaluation = Evaluation(experiment)
+        entries = entries or [evaluation.entry(stage) for stage in stages]
+        return [m.selection for entry in entries for m in entry.members]
+
+    monkeypatch.setattr(request.report, "write", selections)
+    for split, rule in (("test", "oracle"), (None, "target_heldout")):
+        assert set(request.carry_out(Request(split=split, **flags))) == {rule}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "expected --workdir, --checkpoint or --ensemble"),
+        ({"ensemble": ["a=1"], "stages": ["b"]}, "--stages: expected no such flag"),
+        ({"ensemble": ["a=1"], "checkpoint": "b"}, "--checkpoint: expected no such"),
+        ({"ensemble": ["a=1"], "step": 1}, "--step: expected no such flag"),
+        (
+            {"workdir": "a", "figures": True, "processes": {"num_processes": 2}},
+            "--figures: expected no such flag beside --distributed",
+        ),
+        (
+            {"workdir": "a", "figures": True, "step": 1},
+            "--figures: expected no such flag beside --checkpoint, .* and --step",
+        ),
+        ({"checkpoint": "a", "stages": ["b"]}, "name WORKDIR:STAGE there"),
+        ({"ensemble": ["a"]}, "NAME=WEIGHT.* found 'a'"),
+        ({"ensemble": ["a=x"]}, "NAME=WEIGHT.* found 'a=x'"),
+        ({"ensemble": ["a=0"]}, "NAME=WEIGHT.* found 'a=0'"),
+        ({"ensemble": ["=1"]}, "NAME=WEIGHT.* found '=1'"),
+        ({"checkpoint": "a", "scales": ["b"]}, "scales: expected numbers"),
+        ({"workdir": "{run}", "out": "{run}/config.json"}, "cannot be written"),
+        ({"workdir": "{run}", "stages": ["b"]}, "found b"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, message, run):
+    flags = {
+        name: value.format(run=run) if isinstance(value, str) else value
+        for name, value in flags.items()
+    }
+    with pytest.raises(InputError, match=message) as caught:
+        request.carry_out(Request(**flags))
+    assert "\n" not in str(caught.value)
+
+
+def test_processes_meet_before_anything_is_read(run, monkeypatch):
+    class MetError(Exception):
+        pass
+
+    def initialize(**given):
+        raise MetError(given)
+
+    monkeypatch.setattr(request.distributed, "initialize", initialize)
+    given = {"num_processes": 2, "process_id": 1}
+    with pytest.raises(MetError, match="'process_id': 1"):
+        request.carry_out(Request(workdir=str(run), processes=given))
+
+
+def test_weights_outside_of_a_run_need_data_and_a_folder(run, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    place = networks.find(str(tmp_path / "w.safetensors"))
+    given = Request(checkpoint=str(place.path))
+    with pytest.raises(InputError, match="expected --config or --workdir"):
+        request.data_config(given, [place])
+    with pytest.raises(InputError, match="expected --out"):
+        request.output(given, [place], Averaging(), ["source"])
+    config = json.loads((run / "config.json").read_text())
+    assert request.data_config(given._replace(config=config), [place]) is config
+
+
+def test_a_network_of_other_classes_is_named(run, load_config):
+    config = load_config("streets", "lsr,tiny")
+    config["model"]["num_classes"] = 16
+    other = saved.run(run.parent / "other", config, {"source": (1,)})
+    with pytest.raises(InputError, match=r"of 19 classes, .* found 16"):
+        request.carry_out(Request(workdir=str(run), checkpoint=f"{other}:source"))

@@ -1,0 +1,422 @@
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from lsr_jax.errors import InputError
+from lsr_jax.report import results
+from lsr_jax.report.results import Column, Table
+
+CLASSES = ("road", "car", "pole")
+# Truth: 8 road, 4 car; pole is absent.
+MATRIX = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]])
+
+
+@pytest.fixture
+def row():
+    return results.make(
+        MATRIX,
+        classes=CLASSES,
+        subsets={"large": (0, 1), "small": (2,)},
+        stage="adapt",
+        method="lsr",
+        seed=0,
+        step=np.int64(500),
+        domain="target",
+        split="val",
+        bn="running",
+        protocol="native",
+        selection="last",
+        weights="ab12",
+    )
+
+
+def test_row_has_its_identity_and_its_measures(row):
+    assert tuple(row)[:9] == results.IDENTITY
+    assert row["iou"]["road"] == 6 / 9
+    assert row["iou"]["car"] == 3 / 6
+    assert math.isnan(row["iou"]["pole"])
+    assert row["miou"] == row["miou_large"] == pytest.approx(7 / 12)
+    assert math.isnan(row["miou_small"])
+    assert row["pixel_accuracy"] == 9 / 12
+    assert row["iou_std"] == pytest.approx(1 / 12)
+    assert row["weights"] == "ab12"
+    measures = set(row) - set(results.IDENTITY) - {*results.BY_CLASS, "weights"}
+    assert all(map(results.is_measure, measures))
+    assert not any(map(results.is_measure, (*results.IDENTITY, "iou", "weights")))
+
+
+def test_json_round_trip_keeps_nan_and_none(row, tmp_path):
+    path = tmp_path / "report" / "metrics.json"
+    written = [row, {**row, "seed": None, "recorded": "python train.py"}]
+    results.write(path, written)
+    stored = json.loads(path.read_text())
+    assert stored[0]["iou"]["pole"] is None
+    assert stored[0]["step"] == 500
+    # Equality up to NaN, keys in the same order.
+    np.testing.assert_equal(results.read(path), written)
+    assert list(results.read(path)[0]) == list(row)
+    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "found no file"),
+        ("[{", "expected JSON"),
+        ('{"miou": 1}', "expected a list of rows"),
+        ('[{"stage": "adapt"}]', "expected 'method' in row 0"),
+    ],
+)
+def test_reading_something_else_is_one_line(text, complaint, tmp_path):
+    path = tmp_path / "metrics.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=complaint) as caught:
+        results.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_csv_has_a_column_for_every_class(row):
+    other = {**row, "recorded": "python train.py"}
+    first, second = csv.DictReader(results.to_csv([row, other]).splitlines())
+    assert float(first["iou_road"]) == 6 / 9
+    assert first["iou_pole"] == first["miou_small"] == first["recorded"] == ""
+    assert second["recorded"] == "python train.py"
+    assert "iou" not in first
+
+
+def test_ratios_to_an_oracle_survive_the_file(row, tmp_path):
+    ratio = results.with_asr(
+        row, {"road": 0.8, "pole": 0.5}, oracle="o", subsets={"13": (0, 2), "large": ()}
+    )
+    assert ratio["asr"]["road"] == pytest.approx(6 / 9 / 0.8)
+    assert math.isnan(ratio["asr"]["car"])  # the oracle does not know it
+    assert ratio["masr"] == ratio["masr_13"] == ratio["asr"]["road"]
+    results.write(tmp_path / "metrics.json", [ratio])
+    np.testing.assert_equal(results.read(tmp_path / "metrics.json"), [ratio])
+    (line,) = csv.DictReader(results.to_csv([ratio]).splitlines())
+    assert float(line["asr_road"]) == ratio["asr"]["road"]
+    assert line["asr_car"] == ""
+    assert float(line["precision_road"]) == 6 / 7
+    assert float(line["accuracy_car"]) == 3 / 4
+
+
+def test_members_of_an_ensemble_are_json_in_the_csv(row):
+    members = [{"weight": 0.7, "stage": "adapt"}]
+    (line,) = csv.DictReader(results.to_csv([{**row, "members": members}]).splitlines())
+    assert json.loads(line["members"]) == members
+
+
+COMMAND = "python train.py --config configs/streets.py:target_only"
+
+
+def make_row(method, miou, *, domain="target", bn="running", **changes):
+    row = {
+        "stage": method,
+        "method": method,
+        "seed": 0,
+        "step": 500,
+        "domain": domain,
+        "split": "val",
+        "bn": bn,
+        "protocol": "native",
+        "selection": "last",
+        "miou": miou,
+        "iou": {"road": 0.9, "pole": 0.1, "train": math.nan},
+        "miou_large": miou + 0.1,
+        "miou_small": miou - 0.1,
+        "pixel_accuracy": 0.8,
+    }
+    return row | changes
+
+
+@pytest.fixture
+def rows():
+    return [
+        make_row("source_only", 0.371, stage="source", step=1200),
+        make_row("source_only", 0.365, stage="source", step=1200, bn="target"),
+        make_row("source_only", 0.602, stage="source", step=1200, domain="source"),
+        make_row("batchnorm_only", 0.404),
+        make_row("batchnorm_only", 0.395, bn="target"),
+        make_row("batchnorm_only", 0.632, domain="source"),
+        make_row("lsr", 0.40366),
+        make_row("lsr", 0.408, bn="target"),
+        make_row("lsr", 0.631, domain="source"),
+        make_row("target_only", 0.556, stage="oracle", step=900, recorded=COMMAND),
+    ]
+
+
+def cells(table, heading, group=""):
+    (column,) = (c for c in table.columns if (c.group, c.heading) == (group, heading))
+    return column.cells
+
+
+RUNNING, TARGET = "target val, running BN", "target val, target BN"
+
+
+def test_summary_holds_every_stage_in_its_order(rows):
+    (table,) = results.summary(rows, control="batchnorm_only")
+    assert cells(table, "stage") == (
+        "source (source_only)",
+        "batchnorm_only",
+        "lsr",
+        "oracle (target_only) *",
+    )
+    assert cells(table, "step") == ("1200", "500", "500", "900")
+    assert cells(table, "mIoU", RUNNING) == ("37.1", "40.4", "40.4", "55.6")
+    assert cells(table, "mIoU", TARGET) == ("36.5", "39.5", "40.8", "-")
+    assert cells(table, "large", RUNNING) == ("47.1", "50.4", "50.4", "65.6")
+    assert cells(table, "small", RUNNING) == ("27.1", "30.4", "30.4", "45.6")
+    assert cells(table, "running BN", "source val") == ("60.2", "63.2", "63.1", "-")
+
+
+def test_differences_are_signed_and_of_unrounded_numbers(rows):
+    (table,) = results.summary(rows, control="batchnorm_only")
+    # 40.366 - 40.4 rounds to 0.0, without a minus sign.
+    assert cells(table, "diff", RUNNING) == ("-3.3", "ref", "+0.0", "+15.2")
+    assert cells(table, "diff", TARGET) == ("-3.0", "ref", "+1.3", "-")
+    assert "diff: points above batchnorm_only" in table.caption
+
+
+def test_differences_are_paired_by_seed(rows):
+    rows += [make_row("lsr", 0.5, seed=1), make_row("max_square", 0.6, seed=2)]
+    rows.append(make_row("batchnorm_only", 0.45, seed=1))
+    (table,) = results.summary(rows, control="batchnorm_only")
+    found = dict(
+        zip(
+            zip(cells(table, "stage"), cells(table, "seed"), strict=True),
+            cells(table, "diff", RUNNING),
+            strict=True,
+        )
+    )
+    assert found["lsr", "1"] == "+5.0"
+    assert found["lsr", "0"] == "+0.0"
+    assert found["max_square", "2"] == "-"
+
+
+def test_what_is_shared_stands_in_the_caption(rows):
+    (table,) = results.summary(rows)
+    assert "protocol native, seed 0, selection last" in table.caption
+    headings = [column.heading for column in table.columns]
+    assert "step" in headings
+    assert not {"seed", "selection", "diff"} & set(headings)
+    assert "target BN" not in headings  # no such row of the source domain
+
+    rows[3]["selection"] = "oracle"
+    (table,) = results.summary(rows)
+    assert "oracle" in cells(table, "selection")
+    assert "selection" not in table.caption
+
+
+def test_recorded_rows_are_marked_and_come_with_their_command(rows):
+    for table in (*results.summary(rows), results.per_class(rows)[0]):
+        ((remark, command),) = table.notes
+        assert remark.startswith("oracle (target_only) *")
+        assert command == COMMAND
+
+
+def test_protocols_and_splits_never_share_a_table(rows):
+    resized = [row | {"protocol": "resized"} for row in rows]
+    test = [row | {"split": "test"} for row in rows]
+    captions = [table.caption for table in results.summary(rows + resized + test)]
+    assert len(captions) == 3
+    assert ["resized" in caption for caption in captions] == [False, False, True]
+
+
+def test_a_repeated_evaluation_counts_once_with_its_last_value(rows):
+    (table,) = results.summary([*rows, make_row("lsr", 0.7)])
+    assert cells(table, "mIoU", RUNNING)[2] == "70.0"
+
+
+def test_per_class_has_classes_as_lines_and_stages_as_columns(rows):
+    running, target, source = results.per_class(rows)
+    assert "target val, running BN" in running.caption
+    assert "target val, target BN" in target.caption
+    assert "source val, running BN" in source.caption
+    assert cells(running, "class") == (
+        "step",
+        "road",
+        "pole",
+        "train",
+        "mIoU",
+        "mIoU large",
+        "mIoU small",
+        "pixel accuracy",
+    )
+    assert cells(running, "lsr") == (
+        *("500", "90.0", "10.0", "-", "40.4", "50.4", "30.4", "80.0"),
+    )
+    assert running.rules == (0, 1, 4)
+    assert [column.heading for column in source.columns[1:]] == [
+        "source (source_only)",
+        "batchnorm_only",
+        "lsr",
+    ]
+
+
+def test_per_class_of_different_label_spaces_leaves_gaps(rows):
+    rows[3]["iou"] = {"road": 0.8, "wall": 0.2}
+    running = results.per_class(rows)[0]
+    found = dict(
+        zip(cells(running, "class"), cells(running, "batchnorm_only"), strict=True)
+    )
+    assert found["wall"] == "20.0"
+    assert found["pole"] == "-"
+
+
+def test_source_splits_of_other_names_stand_beside_the_target(rows):
+    for row in rows:
+        if row["domain"] == "source":
+            row["split"] = "val_lsr"
+    (table,) = results.summary(rows)
+    assert cells(table, "running BN", "source val_lsr") == ("60.2", "63.2", "63.1", "-")
+    assert cells(table, "mIoU", RUNNING)[0] == "37.1"
+    # Alone they have a table of their own.
+    (alone,) = results.summary([row for row in rows if row["domain"] == "source"])
+    assert [column.group for column in alone.columns[1:]] == ["", "source val_lsr"]
+
+
+def test_every_choice_that_moves_the_number_stands_beside_it(rows):
+    facts = {"averaging": "flip, logits", "same_as": "resized"}
+    for number, row in enumerate(rows[:-1]):
+        data = "d" * 64 if row["domain"] == "target" else "e" * 64
+        row |= {**facts, "weights": f"{number // 3}" * 64, "data": data}
+    for found in (results.summary(rows), results.per_class(rows)):
+        assert "protocol native (= resized), seed 0" in found[0].caption
+        assert "data dddddddd (target)" in found[0].caption
+    (table,) = results.summary(rows)
+    assert "eeeeeeee (source)" in table.caption
+    weights = "source (source_only) 00000000, batchnorm_only 11111111, lsr 22222222"
+    assert table.notes[0] == ("weights", weights)
+    assert "weights" not in [column.heading for column in table.columns]
+    assert cells(table, "averaging") == (*["flip, logits"] * 3, "one view")
+    assert cells(results.per_class(rows)[0], "lsr")[2] == "2" * 8
+
+
+def test_ratios_have_a_column_and_a_table(rows):
+    rows[6] |= {"masr": 0.7, "asr": {"road": 0.8, "pole": 0.6}, "oracle": "published"}
+    (table,) = results.summary(rows)
+    assert cells(table, "mASR", RUNNING) == ("-", "-", "70.0", "-")
+    assert table.caption.endswith("; ASR: ratio to published")
+    (ratios,) = results.ratios(rows)
+    assert cells(ratios, "class") == ("road", "pole", "mASR")
+    assert cells(ratios, "lsr") == ("80.0", "60.0", "70.0")
+
+
+def test_members_of_an_ensemble_are_named(rows):
+    member = {"weight": 0.7, "stage": "adapt", "method": "clan", "seed": 0, "step": 9}
+    member |= {"selection": "last", "weights": "a" * 64}
+    rows[3]["members"] = [member]
+    notes = dict(results.summary(rows)[0].notes)
+    assert notes["batchnorm_only: 0.7 of adapt"] == (
+        "clan, seed 0, step 9, selection last, weights aaaaaaaa"
+    )
+
+
+def test_a_domain_without_native_labels_stands_under_both_protocols(rows):
+    """Cityscapes has labels of its own size, GTA5's were prepared at the input's."""
+    for row in rows:
+        if row["domain"] == "source":
+            row["same_as"] = "resized"
+    resized = [r | {"protocol": "resized", "miou": 0.5} for r in rows[:2]]
+    native, other = results.summary([*rows, *resized])
+    assert (
+        "protocol native, seed 0" in native.caption
+    )  # of the target it is not the same
+    assert "protocol resized, seed 0" in other.caption
+    assert cells(other, "mIoU", RUNNING) == ("50.0", "-", "-")
+    assert cells(native, "running BN", "source val")[:3] == ("60.2", "63.2", "63.1")
+    assert cells(other, "running BN", "source val") == ("60.2", "63.2", "63.1")
+
+
+def make_table(stages=3):
+    numbers = [tuple(f"{10 * i + j}.5" for j in range(2)) for i in range(stages)]
+    names = [f"very_long_stage_{i}" for i in range(stages)]
+    return Table(
+        "IoU in percent",
+        (
+            Column("", "class", ("road", "traffic_light")),
+            *(Column("g%", n, c) for n, c in zip(names, numbers, strict=True)),
+        ),
+        (("very_long_stage_0 * recorded by", "python train.py --config=x"),),
+        (0, 1),
+    )
+
+
+def test_terminal_aligns_cells_under_groups():
+    text = results.terminal([make_table()])
+    caption, _, groups, *heading, rule, first, rule2, last, _, note, command = (
+        text.splitlines()
+    )
+    assert caption == "IoU in percent"
+    assert groups.index("g%") == first.index("|") + 2
+    assert [re.sub(r"[| ]+", " ", line).strip() for line in heading] == [
+        *("very_long_ very_long_ very_long_", "class stage_0 stage_1 stage_2"),
+    ]
+    assert set(rule) == {"-"}
+    assert rule == rule2
+    assert len(rule) == len(first) == len(last)
+    assert first.split() == ["road", "|", "0.5", "10.5", "20.5"]
+    assert last.split() == ["traffic_light", "|", "1.5", "11.5", "21.5"]
+    assert note.endswith("recorded by")
+    assert command == "    python train.py --config=x"
+
+
+def test_terminal_continues_a_wide_table_below():
+    lines = results.terminal([make_table(23)]).splitlines()
+    assert max(map(len, lines)) <= results.WIDTH
+    roads = [line.split() for line in lines if line.startswith("road")]
+    assert len(roads) == 3
+    numbers = [cell for road in roads for cell in road[2:]]
+    assert numbers == [f"{10 * i}.5" for i in range(23)]
+
+
+def test_markdown_has_equal_cells_in_every_line():
+    text = results.markdown([make_table(), make_table(1)])
+    first, second = text.split("IoU in percent")[1:]
+    for part, columns in ((first, 4), (second, 2)):
+        piped = [line for line in part.splitlines() if line.startswith("|")]
+        assert {line.count("|") for line in piped} == {columns + 1}
+        assert len(piped) == 4
+        assert piped[1].split() == ["|", ":--", *["|", "--:"] * (columns - 1), "|"]
+        assert "g%<br>very_long_stage_0" in piped[0]
+        assert "`python train.py --config=x`" in part
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_latex_is_a_tabular_without_bare_special_characters(stages):
+    text = results.latex([make_table(stages)])
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    assert lines[0] == rf"\begin{{tabular}}{{l{'r' * stages}}}"
+    assert lines[-1] == r"\end{tabular}"
+    body = [line for line in lines[2:-1] if line != r"\hline"]
+    assert {line.count(" & ") for line in body} == {stages}
+    assert lines.count(r"\hline") == 2
+    assert not re.search(r"(?<!\\)[_%]", "\n".join(lines))
+    assert r"traffic\_light & 1.5" in text
+
+
+def test_latex_takes_no_name_for_a_command():
+    column = Column("", r"a\b{c}~d^e", ("&", "#1_$", "100%"))
+    text = results.latex([Table("c", (column,), (), ())])
+    heading, first, second, third = text.splitlines()[2:-1]
+    spelled = r"a\textbackslash{}b\{c\}\textasciitilde{}d\textasciicircum{}e"
+    assert heading == spelled + r" \\"
+    assert [first, second, third] == [r"\& \\", r"\#1\_\$ \\", r"100\% \\"]
+
+
+def test_bars_stand_under_each_other_below_a_long_group():
+    columns = (
+        Column("", "stage", ("a",)),
+        Column("a group wider than its column", "mIoU", ("10.0",)),
+        Column("next", "mIoU", ("20.0",)),
+    )
+    lines = results.terminal([Table("c", columns, ())]).splitlines()[2:]
+    bars = [[i for i, letter in enumerate(line) if letter == "|"] for line in lines]
+    assert bars[0] == bars[1] == bars[3]
+    assert len(bars[0]) == 2

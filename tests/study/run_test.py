@@ -1,0 +1,308 @@
+"""The command: which cells run, what is skipped, what a failure leaves standing.
+
+Training and evaluation are replaced by rows of known numbers; real runs of the loop are
+tested in tests/training and tests/fault_test.py.
+"""
+
+import csv
+import json
+import os
+import signal
+
+import pytest
+
+from lsr_jax.errors import TrainingError
+from lsr_jax.report import report, results
+from lsr_jax.study import run as study_run
+from lsr_jax.training import loop, sharding, workdir
+from lsr_jax.training.stop import Stopped
+
+# How ml_collections reads config files.
+pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
+CONFIG = "configs/streets.py:tiny"
+BASE = {
+    "source_only": 0.30,
+    "batchnorm_only": 0.31,
+    "max_square": 0.33,
+    "lsr": 0.35,
+    "target_only": 0.50,
+    "bdl": 0.40,
+}
+
+
+class Experiment:
+    def __init__(self, config, folder):
+        self.config, self.workdir = config, folder
+
+
+@pytest.fixture
+def house(monkeypatch):
+    """Replaces training; ``house.trained`` lists runs.
+
+    ``fail``, ``break_`` and ``stop`` name methods at which training ends by an error of
+    the run, by one of the code, and by a signal; ``chosen`` is the best step by a rule.
+    """
+
+    class House:
+        trained, fail, break_, stop, chosen = (), (), (), (), None
+
+    house = House()
+
+    def train(config, folder, stop, *, finish):
+        stage = config["stages"][-1]
+        method = config[stage]["method"]["name"]
+        house.trained = (*house.trained, folder.name)
+        if method in house.fail:
+            raise TrainingError(f"stage {stage}: not finite\nat all")
+        if method in house.break_:
+            raise ZeroDivisionError("in the middle")
+        if method in house.stop:
+            with stop.deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise Stopped(f"stopped by {stop.after_step()} after step 1")
+        workdir.check(folder, config)
+        facts = {"data": {"source": "-", "target": "-"}, "weights": {}}
+        with workdir.claimed(folder, config, facts):
+            pass  # config.json and manifest.json are all that is wanted
+        finish(Experiment(config, folder))
+
+    def of_stage(config, stage):
+        method, seed = config[stage]["method"], config["seed"]
+        last = config["stages"][-1]
+        share = BASE[method["name"]] + 0.01 * seed - 0.1 * (stage != last)
+        share -= 0.02 * (method.get("perpendicularity") == 0)
+        steps = config[stage]["steps"]
+        reported = {"step": steps, "selection": "last"}
+        if house.chosen:
+            reported = {"step": house.chosen, "selection": "source_val"}
+            reported["newest"] = steps
+        return [
+            results.make(
+                # Hits over hits and both kinds of misses: the share asked for.
+                [[200 * share, 100 - 100 * share], [100 - 100 * share, 200 * share]],
+                classes=("road", "pole"),
+                subsets={"large": (0,), "small": (1,)},
+                stage=stage,
+                method=method["name"],
+                seed=seed,
+                domain=domain,
+                split="val",
+                bn=bn,
+                protocol="native",
+                **reported,
+            )
+            for domain in ("target", "source")
+            for bn in ("running", "target")
+        ]
+
+    def write(experiment):
+        stages = experiment.config["stages"]
+        found = [row for stage in stages for row in of_stage(experiment.config, stage)]
+        results.write(experiment.workdir / "report" / "metrics.json", found)
+        (experiment.workdir / "report" / "index.html").write_text("")
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(report, "write", write)
+    monkeypatch.setattr(sharding, "share_cpu", lambda count: None)
+    return house
+
+
+def run(tmp_path, *more):
+    flags = ["--config", CONFIG, "--workdir", str(tmp_path / "study"), *more]
+    return study_run.main(flags)
+
+
+def test_two_methods_two_seeds_then_nothing_to_do(house, tmp_path, capsys):
+    flags = ("--methods", "source_only,lsr", "--seeds", "0,1", "--config.adapt.steps=7")
+    assert run(tmp_path, *flags) == 0
+    folder = tmp_path / "study"
+    pretrainings = [name for name in house.trained if name.startswith("pretraining-")]
+    assert len(house.trained) == 4
+    assert len(pretrainings) == 2
+    config = workdir.read_config(folder / "lsr-1")
+    assert config["adapt"]["steps"] == 7
+    assert config["adapt"]["init_from"] == str(folder / pretrainings[1])
+
+    facts = json.loads((folder / "study.json").read_text())
+    assert [cell["status"] for cell in facts["cells"]] == ["finished"] * 4
+    (gap,) = (
+        entry
+        for entry in facts["differences"]
+        if (entry["line"], entry["domain"], entry["bn"], entry["measure"])
+        == ("lsr", "target", "running", "miou")
+    )
+    assert gap["control"] == "source_only"
+    assert gap["mean"] == pytest.approx(0.05)
+    text = (folder / "study.md").read_text()
+    assert "35.5 ± 0.7" in text
+    assert "+5.0 [+5.0, +5.0]*" in text
+    table = list(csv.DictReader((folder / "study.csv").read_text().splitlines()))
+    assert {row["line"] for row in table} == {"source_only", "lsr"}
+    assert len(table) == 16
+    page = (folder / "index.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert (folder / "study.tex").read_text().count("tabular}") == 8
+    assert (folder / "methods.svg").exists()
+    assert "Stages" not in page
+
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    house.trained = ()
+    assert run(tmp_path, *flags) == 0
+    assert house.trained == ()
+    after = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    changed = [p.name for p in before if before[p] != after[p]]
+    assert changed == []
+    assert "finished" in capsys.readouterr().out
+
+
+def test_stages_of_one_method_stand_beside_each_other(house, tmp_path):
+    assert run(tmp_path, "--methods", "source_only,bdl", "--seeds", "0,1") == 0
+    text = (tmp_path / "study" / "study.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| bdl")]
+    # Means and differences: of the last stage alone.
+    assert [line.split("|")[1].strip() for line in lines[:2]] == ["bdl", "bdl"]
+    rounds = [line for line in lines if line.startswith("| bdl, ")]
+    names = [line.split("|")[1].strip() for line in rounds]
+    assert names == ["bdl, adversarial", "bdl, round_1", "bdl, round_2"]
+    assert ["30.5 ± 0.7" in line for line in rounds] == [True, True, False]
+    assert "40.5 ± 0.7" in rounds[-1]
+    assert ">Stages</" in (tmp_path / "study" / "index.html").read_text()
+
+
+def test_a_checkpoint_that_a_rule_chose_is_compared_and_finished(house, tmp_path):
+    house.chosen = 3
+    flags = ("--methods", "source_only,lsr", "--seeds", "0,1")
+    assert run(tmp_path, *flags) == 0
+    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    gaps = [e for e in facts["differences"] if e["measure"] == "miou"]
+    assert [gap["mean"] for gap in gaps] == pytest.approx([0.05] * 4)
+    assert {gap["n"] for gap in gaps} == {2}
+    assert "selection source_val" in (tmp_path / "study" / "study.md").read_text()
+    house.trained = ()
+    assert run(tmp_path, *flags) == 0
+    assert house.trained == ()
+
+
+def test_a_signal_ends_the_study_and_the_same_command_goes_on(house, tmp_path, capsys):
+    house.stop = ("max_square",)
+    flags = ("--methods", "source_only,max_square,lsr", "--seeds", "0")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, *flags)
+    assert caught.value.code == 3
+    assert signal.getsignal(signal.SIGTERM) == before
+    error = capsys.readouterr().err
+    assert error.startswith("stopped by SIGTERM after step 1; continue with: python")
+    assert house.trained[1:] == ("max_square-0",)
+    assert not (tmp_path / "study" / "study.json").exists()
+
+    house.stop, house.trained = (), ()
+    assert run(tmp_path, *flags) == 0
+    assert house.trained == ("max_square-0", "lsr-0")
+
+
+def test_an_error_of_the_code_shows_where_it_arose(house, tmp_path, capsys):
+    house.break_ = ("max_square",)
+    assert run(tmp_path, "--methods", "max_square,lsr", "--seeds", "0") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback (most recent call last):")
+    assert 'raise ZeroDivisionError("in the middle")' in error
+    assert error.endswith("max_square-0: ZeroDivisionError: in the middle\n")
+    assert house.trained[-1] == "lsr-0"
+
+
+def test_ratios_are_to_the_oracle_of_the_same_seed(house, tmp_path):
+    flags = ("--methods", "source_only,target_only", "--seeds", "0,5")
+    assert run(tmp_path, *flags) == 0
+    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    (ratio,) = (
+        entry
+        for entry in facts["summary"]
+        if (entry["line"], entry["domain"], entry["bn"], entry["measure"])
+        == ("source_only", "target", "running", "masr")
+    )
+    assert ratio["mean"] == pytest.approx((0.30 / 0.50 + 0.35 / 0.55) / 2)
+    text = (tmp_path / "study" / "study.md").read_text()
+    assert "ASR: ratio to target_only of the same seed" in text
+
+
+def test_a_failing_cell_is_named_and_the_others_go_on(house, tmp_path, capsys):
+    house.fail = ("max_square",)
+    flags = ("--methods", "source_only,max_square,lsr", "--seeds", "0")
+    assert run(tmp_path, *flags) == 1
+    errors = capsys.readouterr().err
+    assert "max_square-0: stage adapt: not finite at all; going on" in errors
+    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert [cell["status"] for cell in facts["cells"]] == [
+        "finished",
+        "failed",
+        "finished",
+    ]
+    assert "max_square, seed 0: failed" in (tmp_path / "study" / "study.md").read_text()
+
+    house.fail, house.trained = (), ()
+    assert run(tmp_path, *flags) == 0
+    assert house.trained == ("max_square-0",)
+
+
+def test_without_pretraining_nothing_that_needs_it_runs(house, tmp_path):
+    house.fail = ("source_only",)
+    assert run(tmp_path, "--methods", "lsr", "--seeds", "0") == 1
+    assert len(house.trained) == 1
+    facts = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert "its pre-training failed" in facts["cells"][0]["error"]
+
+
+def test_ablation_has_a_line_for_every_term(house, tmp_path):
+    assert run(tmp_path, "--ablate", "lsr", "--seeds", "0,1") == 0
+    folder = tmp_path / "study"
+    facts = json.loads((folder / "study.json").read_text())
+    names = {cell["line"] for cell in facts["cells"]}
+    terms = ("clustering", "entropy", "norm", "perpendicularity")
+    assert names == {"lsr", *(f"lsr without {term}" for term in terms)}
+    means = {
+        entry["line"]: entry["mean"]
+        for entry in facts["differences"]
+        if (entry["domain"], entry["bn"], entry["measure"])
+        == ("target", "running", "miou")
+    }
+    assert means["lsr without perpendicularity"] == pytest.approx(-0.02)
+    assert means["lsr without norm"] == pytest.approx(0)
+    assert (folder / "ablation.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--methods", "lrs"), "found 'lrs'"),
+        ((), "expected at least one"),
+        (("--methods", "lsr", "--seeds", "a"), "--seeds: expected numbers"),
+        (
+            ("--methods", "lsr", "--seeds", "0,4294967296"),
+            "--seeds: expected 0 to 42949",
+        ),
+        (("--methods", "lsr", "surplus"), "unexpected argument 'surplus'"),
+        (("--methods", "lsr", "--config.seed=1"), "name seeds by --seeds"),
+        (("--methods", "lsr", "--config.adpt.steps=1"), "unknown config key"),
+        (("--methods", "source_only", "--ablate", "source_only"), "has no term"),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_code_2(
+    house, tmp_path, capsys, flags, message
+):
+    assert run(tmp_path, *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert house.trained == ()
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_workdir_that_is_a_file_is_one_line(house, tmp_path, capsys):
+    (tmp_path / "study").write_text("")
+    assert run(tmp_path, "--methods", "lsr") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: workdir {tmp_path / 'study'}: cannot be written: ")
+    assert error.count("\n") == 1
+    assert house.trained == ()
