@@ -9,12 +9,11 @@ ROOT = Path(__file__).parent.parent
 # A room imports its own level only inside itself, and any level above.
 LEVELS = [
     {"errors", "types"},
-    {"console", "files"},
+    {"console", "files", "keywords"},
     {"commands"},
     {"ops"},
     {"losses", "models", "data", "augment"},
     {"methods"},
-    {"training.ranges"},
     {"training.sharding"},
     {
         "training.optimizer",
@@ -26,6 +25,7 @@ LEVELS = [
         "training.tensorboard",
         "evaluation",
     },
+    {"training.schema"},
     {"convert"},
     {"training.checkpoint", "training.stop", "training.workdir"},
     {"training.origins"},

@@ -19,9 +19,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lsr_jax import command_line, commands, files
+from lsr_jax import command_line, commands, files, keywords
 from lsr_jax.errors import InputError, Stopped, TrainingError, one_line
-from lsr_jax.training import ranges
 from lsr_jax.training.stop import Stop
 
 
@@ -233,5 +232,5 @@ def numbers(text: str) -> list[int]:
     if not found:
         raise InputError(f"--seeds: expected numbers such as 0,1,2, found {text!r}")
     for seed in found:
-        ranges.CONFIG["seed"].check("--seeds", seed)
+        keywords.check_value("--seeds", seed, keywords.Seed)
     return found

@@ -10,7 +10,7 @@ from lsr_jax.training import (
     checkpoint,
     microbatch,
     origins,
-    ranges,
+    schema,
     selection,
     sharding,
 )
@@ -18,13 +18,11 @@ from lsr_jax.training import stage as training_stage
 from lsr_jax.training.stage import Experiment
 from lsr_jax.training.state import TrainState
 
-ON_NONFINITE = ("stop", "skip")
-
 
 def check_values(config: Mapping) -> None:
     """Raise InputError for stages or numbers that no run has; nothing is opened."""
     origins.check_order(config)
-    ranges.check(config)
+    schema.check(config)
 
 
 def check(experiment: Experiment) -> None:
@@ -53,11 +51,6 @@ def check_folders(experiment: Experiment, stage: str) -> None:
 def check_stage(experiment: Experiment, stage: str) -> None:
     """Raise InputError for a key of one stage."""
     c = experiment.config[stage]
-    if c["on_nonfinite"] not in ON_NONFINITE:
-        raise InputError(
-            f"{stage}.on_nonfinite: expected {' or '.join(ON_NONFINITE)}, found "
-            f"{c['on_nonfinite']!r}"
-        )
     group = experiment.config["model"]["bn_group_size"]
     if group is not None and c["batch_size"] % group:
         raise InputError(
@@ -91,4 +84,4 @@ def anchors(experiment: Experiment, stage: str) -> None:
     path = experiment.config[stage]["method"].get("anchors")
     if path:
         model = experiment.model
-        cag.read(path, (model.num_classes, model.feature_dim))
+        cag.read_anchors(path, (model.num_classes, model.feature_dim))
