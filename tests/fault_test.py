@@ -207,9 +207,9 @@ MISTAKES = {
 
 def test_bad_inputs_are_one_line_and_the_page_lists_them(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    found = bad_inputs.in_a_process_of_its_own(tmp_path)
-    assert [answer for answer in found if not answer.good] == []
-    texts = {answer.case.mistake: answer.text for answer in found}
+    found = bad_inputs.run_in_new_process(tmp_path)
+    assert [outcome for outcome in found if not outcome.good] == []
+    texts = {outcome.case.mistake: outcome.text for outcome in found}
     for mistake, words in MISTAKES.items():
         assert words in texts[mistake], mistake
     assert not (tmp_path / "new").exists()
