@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr_jax.report import html
+from benchmarks import pages
 
 ROOT = Path(__file__).parents[1]
 PART = "bad inputs"
@@ -261,7 +261,7 @@ def main() -> int:
     for outcome in bad:
         print(f"\n{outcome.case.mistake}: exit code {outcome.code}\n{outcome.text}")
     if options.write and not bad:
-        html.replace(options.write, PART, table(outcomes))
+        pages.replace(options.write, PART, table(outcomes))
     return int(bool(bad))
 
 
