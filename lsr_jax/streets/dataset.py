@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import partial
 
@@ -46,7 +47,7 @@ def render(preset: Preset, split: str, index: int) -> Record:
 
 
 def render_records(
-    preset: Preset, split: str, pool: processes.Pool | None
+    preset: Preset, split: str, pool: Executor | None
 ) -> Iterator[Record]:
     """All records of a split in order; drawn ahead by the pool where there is one."""
     count = getattr(preset.counts, split)
