@@ -17,7 +17,7 @@ import pathlib
 import tempfile
 import time
 
-from benchmarks import trees
+from benchmarks import dataset_folders
 from lsr_jax.data import image_io, pipeline, prepare, processes, records, sources
 from lsr_jax.data.layouts import LAYOUTS
 
@@ -68,12 +68,13 @@ def parse():
 def draw(folder, images, scale):
     """Both downloads, unless they lie there from an earlier run."""
     small = {
-        name: tuple(n // scale for n in size) for name, size in trees.SIZES.items()
+        name: tuple(n // scale for n in size)
+        for name, size in dataset_folders.SIZES.items()
     }
     if not (folder / "gta5").exists():
-        trees.gta5(folder / "gta5", images, small["gta5"])
+        dataset_folders.gta5(folder / "gta5", images, small["gta5"])
         counts = {"train": images, "val": 1}
-        trees.cityscapes(folder / "cityscapes", counts, small["cityscapes"])
+        dataset_folders.cityscapes(folder / "cityscapes", counts, small["cityscapes"])
 
 
 def prepare_all(folder, sizes):
@@ -115,7 +116,7 @@ def stages(folder, sizes):
     for name, size in sizes.items():
         full = open_train(folder, name, size, "full")
         stored = open_train(folder, name, size, "prepared")
-        reader = full._reader
+        reader = full.reader
         pair = full.pairs[0]
         data, image = reader.data(pair.image), reader.image(pair.image)
         label, record = reader.label(pair.label), stored[0]

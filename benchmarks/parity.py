@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks import pages
 from benchmarks.parity_rows import FAMILIES, Family
 from lsr_jax import commands
 from lsr_jax.errors import InputError
-from lsr_jax.report import html
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted({family.file for family in FAMILIES})
@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = f"{table(rows)}\n\n{machine()}"
     print(text)
     if options.write:
-        html.replace(options.write, PART, text)
+        pages.replace(options.write, PART, text)
     return int(code != 0 or not rows or not all(row.passed for row in rows))
 
 
