@@ -24,7 +24,6 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.parity_rows import FAMILIES, Family
-from lsr_jax import commands
 from lsr_jax.errors import InputError
 from lsr_jax.report import html
 
@@ -179,4 +178,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(commands.guarded(main))
+    sys.exit(main())

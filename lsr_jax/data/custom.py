@@ -307,3 +307,20 @@ def chosen(names: Sequence[str], subset: Subset | None) -> list[str]:
         for i, name in enumerate(names)
         if ((i + 1) * held // total > i * held // total) == subset.held_out
     ]
+
+
+def choose_splits(
+    present: Sequence[str], wanted: Sequence[str] | None, name: str
+) -> Sequence[str]:
+    """The splits to work on: ``wanted``, or all.
+
+    Raises:
+      InputError: one of them is not there.
+    """
+    for split in wanted or ():
+        if split not in present:
+            raise InputError(
+                f"--splits: expected some of {', '.join(present)} of {name}, found "
+                f"{split!r}"
+            )
+    return wanted or present

@@ -115,7 +115,7 @@ def prepare(
       TrainingError: one of the processes died.
     """
     named = data_dir or default_data_dir()
-    root = files.expanded(named, key="--data-dir or $LSR_JAX_DATA").absolute()
+    root = files.expanded(named, key="--data_dir or $LSR_JAX_DATA").absolute()
     config = config_name(preset)
     target = root / "streets" / config / FORMAT_VERSION
     if (target / MANIFEST).is_file():
@@ -125,7 +125,7 @@ def prepare(
     except OSError as error:
         raise errors.InputError(
             f"{root}: expected a folder with room that can be written, found:"
-            f" {error.strerror or error}; choose another with --data-dir or"
+            f" {error.strerror or error}; choose another with --data_dir or"
             " $LSR_JAX_DATA"
         ) from error
     return target
