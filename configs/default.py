@@ -77,7 +77,7 @@ def stage(method="source_only", **overrides):
     """One stage; ``overrides`` are keywords of the method's ``make``."""
     c = ConfigDict()
     c.method = method_keywords(method, overrides)
-    c.added_norm = added_norm()
+    c.feature_norm = feature_norm()
     c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
     c.labeller = (
         "start"  # network of anchors and pseudo-labels: start, else as init_from
@@ -101,12 +101,12 @@ def stage(method="source_only", **overrides):
     return c
 
 
-def added_norm():
+def feature_norm():
     c = ConfigDict()  # Feature To Adapt's norm loss, on top of any method
     c.weight = 0.0  # 0: none
     c.delta = 0.12  # growth, in units of the norm
-    c.rate = 1.5  # the weight has faded to 0 at horizon / rate, then turns negative
-    c.horizon = config_dict.placeholder(int)  # steps; None: those of the stage
+    c.rate = 1.5  # the weight has faded to 0 at decay_steps / rate, then turns negative
+    c.decay_steps = config_dict.placeholder(int)  # steps; None: those of the stage
     return c
 
 

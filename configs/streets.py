@@ -32,15 +32,15 @@ OCE = {
     "entropy": 1.0,
     "entropy_ratio": 0.2,
 }
-# A stage is over long before the preheating of the papers.
-COLD = {"preheat": 0, "discriminator_preheat": 0}
+# A stage is over long before the warm-up of the papers.
+NO_WARMUP = {"warmup_steps": 0, "discriminator_warmup_steps": 0}
 # The weights of the terms here; the papers' weights belong to ImageNet networks.
 WEIGHTS = {
     "min_ent": {"entropy": 0.1, "auxiliary_entropy": 0.02},
-    "clan": {**COLD, "horizon": None},
-    "feature_to_adapt": COLD,
-    "feature_to_adapt,paper": COLD,
-    "feature_to_adapt,released": COLD,
+    "clan": {**NO_WARMUP, "decay_steps": None},
+    "feature_to_adapt": NO_WARMUP,
+    "feature_to_adapt,paper": NO_WARMUP,
+    "feature_to_adapt,released": NO_WARMUP,
     "swd": {"discrepancy": 10.0},
     "max_square": {"entropy": 1.0, "image_weighting": 0.2},
     "max_square,paper": {"entropy": 1.0 / 19},  # it is a sum over classes

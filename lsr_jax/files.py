@@ -24,12 +24,12 @@ def expanded(path: str | os.PathLike, *, key: str = "") -> Path:
       InputError: the path is empty, or there is no such home folder.
     """
     text = os.fspath(path)
-    where = f"{key} {text}".strip()
     if not text:
-        raise InputError(f"{where or 'path'}: expected a path, found nothing")
+        raise InputError(f"{key or 'path'}: is empty")
     try:
         return Path(text).expanduser()
     except RuntimeError:
+        where = f"{key} {text}".strip()
         raise InputError(
             f"{where}: no such home folder; write the whole path"
         ) from None

@@ -87,7 +87,7 @@ def test_values_of_flags():
         (["--pairs", "many"], "'many'"),
         (["--minutes=nan"], "--minutes=nan: not a finite number"),
         (["--minutes=inf"], "--minutes=inf: not a finite number"),
-        (["--out="], "--out=: expected a path"),
+        (["--out="], "--out=: path: is empty"),
         (["--out=~nouser/x"], "--out=~nouser/x: .*no such home folder"),
         (["--size=96"], "--size=96: expected WIDTHxHEIGHT such as 1280x720, or full"),
         (["--size=0x96"], "--size=0x96: expected WIDTHxHEIGHT"),

@@ -109,10 +109,16 @@ def test_every_stage_builds_its_method_from_its_keywords(name, method, load_conf
             },
         ),
         ("oce,paper,large", {"orthogonality": 0.1 / (8 * 33 * 65 * 19)}),
-        ("clan,released", {"preheat": 0, "discriminator_preheat": 0}),
-        ("feature_to_adapt", {"preheat": 0, "discriminator_preheat": 0}),
-        ("feature_to_adapt,paper", {"preheat": 0, "discriminator_preheat": 0}),
-        ("feature_to_adapt,released", {"preheat": 0, "discriminator_preheat": 0}),
+        ("clan,released", {"warmup_steps": 0, "discriminator_warmup_steps": 0}),
+        ("feature_to_adapt", {"warmup_steps": 0, "discriminator_warmup_steps": 0}),
+        (
+            "feature_to_adapt,paper",
+            {"warmup_steps": 0, "discriminator_warmup_steps": 0},
+        ),
+        (
+            "feature_to_adapt,released",
+            {"warmup_steps": 0, "discriminator_warmup_steps": 0},
+        ),
     ],
 )
 def test_weights_on_streets_belong_to_the_form_of_the_term(

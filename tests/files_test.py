@@ -20,7 +20,7 @@ def test_a_home_folder_is_found(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("", "^--out: expected a path, found nothing$"),
+        ("", "^--out: is empty$"),
         ("~nouser/x", "^--out ~nouser/x: no such home folder; write the whole path$"),
     ],
 )

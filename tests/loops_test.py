@@ -176,8 +176,8 @@ def clan_keywords(golden):
         "weight_discrepancy": 2 * float(golden["loop__Lambda_weight"]),
         "strength": float(golden["loop__Lambda_local"]),
         "epsilon": float(golden["loop__Epsilon"]),
-        "horizon": int(golden["loop__NUM_STEPS"]),
-        "discriminator_preheat": int(golden["loop__PREHEAT_STEPS"]),
+        "decay_steps": int(golden["loop__NUM_STEPS"]),
+        "discriminator_warmup_steps": int(golden["loop__PREHEAT_STEPS"]),
         "gamma": 2.0,
     }
 
@@ -203,7 +203,7 @@ def hold_clan(golden, method, keywords):
         weight_decay=float(golden["loop__weight_decay"]),
         **schedule,
     )
-    damping = 1 - np.arange(len(found["total"])) / keywords["horizon"]
+    damping = 1 - np.arange(len(found["total"])) / keywords["decay_steps"]
     hold_losses(
         golden,
         "loop__",
@@ -228,7 +228,7 @@ def hold_clan(golden, method, keywords):
 @pytest.mark.golden("clan", "loop__.*")
 def test_golden_clan(golden):
     keywords = clan_keywords(golden)
-    keywords["preheat"] = keywords["discriminator_preheat"]
+    keywords["warmup_steps"] = keywords["discriminator_warmup_steps"]
     hold_clan(golden, clan.make(**keywords), keywords)
 
 
@@ -242,7 +242,7 @@ def test_golden_feature_to_adapt(golden):
         "norm_delta": float(golden["loop__delta_r"]),
     }
     found = hold_clan(golden, feature_to_adapt.make(**keywords), keywords)
-    fading = 1 - 1.5 * np.arange(len(found["total"])) / keywords["horizon"]
+    fading = 1 - 1.5 * np.arange(len(found["total"])) / keywords["decay_steps"]
     golden.holds("loop__damping_norm", fading.astype(np.float32))
     for key, domain in (("src", "source"), ("target", "target")):
         term = np.float32(norm * fading * found[f"norm_{domain}"])

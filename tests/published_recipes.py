@@ -86,9 +86,9 @@ CLAN = Row(  # 0.5, 1.4, 1.12, 1.14, 2.7
         "strength": 40.0,
         "epsilon": 0.4,
         "gamma": 2.0,
-        "preheat": 5_000,
-        "discriminator_preheat": 5_000,
-        "horizon": 100_000,
+        "warmup_steps": 5_000,
+        "discriminator_warmup_steps": 5_000,
+        "decay_steps": 100_000,
     },
 )
 F2A = CLAN._replace(  # 1.14, 2.8
@@ -99,9 +99,9 @@ F2A = CLAN._replace(  # 1.14, 2.8
         "norm_delta": 0.12,
         "norm_rate": 1.5,
         "weight_discrepancy": 0.018,
-        "preheat": 0,
-        "discriminator_preheat": 7_500,
-        "horizon": 150_000,
+        "warmup_steps": 0,
+        "discriminator_warmup_steps": 7_500,
+        "decay_steps": 150_000,
     },
 )
 BDL_ROUND = Stage(120_000, 250_000)

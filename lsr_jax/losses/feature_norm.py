@@ -33,13 +33,13 @@ def stepwise_norm(
     return jnp.square(jax.lax.stop_gradient(start) - norm + delta).mean()
 
 
-def damping(step: jax.Array, *, horizon: int, rate: float = 1.0) -> jax.Array:
-    """``1 - rate step / horizon``: the factor that fades out a loss.
+def damping(step: jax.Array, *, decay_steps: int, rate: float = 1.0) -> jax.Array:
+    """``1 - rate step / decay_steps``: the factor that fades out a loss.
 
     CLAN and Feature To Adapt fade the adversarial loss and the weight discrepancy with
     ``rate`` 1 over 100,000 and 150,000 steps. Feature To Adapt fades the norm loss with
-    ``rate`` 1.5: its ``train.py`` does not stop at 0, so from two thirds of the horizon
+    ``rate`` 1.5: its ``train.py`` does not stop at 0, so from two thirds of the decay_steps
     on that factor is negative and norms are pushed down.
     """
     dtype = jnp.result_type(float)
-    return 1 - rate * jnp.asarray(step).astype(dtype) / horizon
+    return 1 - rate * jnp.asarray(step).astype(dtype) / decay_steps

@@ -6,7 +6,7 @@
         + discriminator [mean BCE(D(p_s), source) + mean(omega BCE(D(p_t), target))],
 
 with ``p = softmax(z1 + z2)``, ``omega = epsilon + strength (1 - cos(p1_t, p2_t))`` once
-the preheating is over and 1 before, and ``damp = 1 - step / horizon``.
+the warm-up is over and 1 before, and ``damp = 1 - step / decay_steps``.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def make(
     strength: float = 40.0,
     epsilon: float = 0.4,
     gamma: float = 0.0,
-    preheat: int = 5000,
-    discriminator_preheat: int = 5000,
-    horizon: int | None = 100_000,
+    warmup_steps: int = 5000,
+    discriminator_warmup_steps: int = 5000,
+    decay_steps: int | None = 100_000,
 ) -> Method:
     """The objective on two equal heads; defaults are the paper's terms and weights.
 
@@ -55,11 +55,11 @@ def make(
       epsilon: the weight where the heads agree.
       gamma: exponent of the focal loss of both heads; 0, cross-entropy, is the paper,
         2 the released ``utils/loss.py``.
-      preheat: the network's adversarial loss has ``omega = 1`` up to and with this
+      warmup_steps: the network's adversarial loss has ``omega = 1`` up to and with this
         step. After it the gradient also flows through ``omega``.
-      discriminator_preheat: the same of the discriminator's loss, where ``omega`` is
+      discriminator_warmup_steps: the same of the discriminator's loss, where ``omega`` is
         constant.
-      horizon: steps to a damping of 0; None: no damping.
+      decay_steps: steps to a damping of 0; None: no damping.
     """
 
     def init(key, params, model_state, spec):
@@ -82,7 +82,11 @@ def make(
             epsilon=epsilon,
             strength=strength,
         )
-        fade = 1 if horizon is None else losses.damping(ctx.step, horizon=horizon)
+        fade = (
+            1
+            if decay_steps is None
+            else losses.damping(ctx.step, decay_steps=decay_steps)
+        )
         weights = {
             "segmentation": segmentation,
             "adversarial": adversarial and adversarial * fade,
@@ -96,7 +100,7 @@ def make(
             "adversarial": lambda: methods_adversarial.network_loss(
                 params["disc"]["main"],
                 both(target, images),
-                omega(detached=False, active=ctx.step > preheat),
+                omega(detached=False, active=ctx.step > warmup_steps),
                 enlarge=True,
             ),
             "weight_discrepancy": lambda: losses.weight_discrepancy(
@@ -106,7 +110,7 @@ def make(
                 params["disc"]["main"],
                 both(source, batch.source.image),
                 both(target, images),
-                omega(detached=True, active=ctx.step > discriminator_preheat),
+                omega(detached=True, active=ctx.step > discriminator_warmup_steps),
                 enlarge=True,
             ),
         }

@@ -29,9 +29,9 @@ def norm(
     weight: float,
     delta: float,
     rate: float,
-    horizon: int,
+    decay_steps: int,
     reference: str = "current",
-    name: str = "added_norm",
+    name: str = "feature_norm",
 ) -> Method:
     """``L + weight damp (N_s + N_t)``, `losses.stepwise_norm` of the layer4 features.
 
@@ -43,9 +43,9 @@ def norm(
       method: what is added to.
       weight: lambda_norm; with 0 the method comes back as it is.
       delta: the growth, in units of the norm.
-      rate: ``damp = 1 - rate step / horizon``, see `losses.damping`: negative past
-        ``horizon / rate``, where norms are pushed down.
-      horizon: steps.
+      rate: ``damp = 1 - rate step / decay_steps``, see `losses.damping`: negative past
+        ``decay_steps / rate``, where norms are pushed down.
+      decay_steps: steps.
       reference: the earlier features: "current", those of the same pass, as the
         released ``train.py`` (the value is always ``delta^2``, the gradient a constant
         pull); "previous", those of the network one step ago, as the paper, which keeps
@@ -70,7 +70,7 @@ def norm(
                 f"{name}.weight: expected 0 for a method that never passes the images "
                 f"of the batch through its network; found {weight}"
             )
-        damped = weight * losses.damping(ctx.step, horizon=horizon, rate=rate)
+        damped = weight * losses.damping(ctx.step, decay_steps=decay_steps, rate=rate)
         metrics = dict(aux.metrics)
         for domain, features in seen.items():
             previous = None

@@ -1,6 +1,6 @@
 """Feature To Adapt: longer features make a network transfer; alone, or on top of CLAN.
 
-    L = L_CLAN + norm damp_n (N_s + N_t),    damp_n = 1 - norm_rate step / horizon
+    L = L_CLAN + norm damp_n (N_s + N_t),    damp_n = 1 - norm_rate step / decay_steps
 
 The terms of CLAN and their damping are those of `clan.make`.
 """
@@ -15,15 +15,15 @@ PRESETS = {
         "norm_reference": "previous",
         "gamma": 0.0,
         "weight_discrepancy": 0.01,
-        "preheat": 7500,
-        "discriminator_preheat": 7500,
+        "warmup_steps": 7500,
+        "discriminator_warmup_steps": 7500,
     },
     "released": {
         "norm_reference": "current",
         "gamma": 2.0,
         "weight_discrepancy": 0.018,
-        "preheat": 0,
-        "discriminator_preheat": 7500,
+        "warmup_steps": 0,
+        "discriminator_warmup_steps": 7500,
     },
     "norm_only": {"adversarial": 0.0, "weight_discrepancy": 0.0},
 }
@@ -42,16 +42,16 @@ def make(
     strength: float = 40.0,
     epsilon: float = 0.4,
     gamma: float = 2.0,
-    preheat: int = 0,
-    discriminator_preheat: int = 7500,
-    horizon: int = 150_000,
+    warmup_steps: int = 0,
+    discriminator_warmup_steps: int = 7500,
+    decay_steps: int = 150_000,
 ) -> Method:
     """CLAN with the norm loss; defaults are the released ``train.py``.
 
     The preset "paper" takes the equations of the paper with the numbers of the code
     where the paper's are not known: earlier features from the earlier network,
     cross-entropy, the weight discrepancy at the paper's 0.01, not doubled, and one
-    preheating for both players as in CLAN. "norm_only" has no adversary: the
+    warm-up for both players as in CLAN. "norm_only" has no adversary: the
     segmentation loss of two heads and the norm loss.
 
     Args:
@@ -66,9 +66,9 @@ def make(
       strength: lambda_local.
       epsilon: the adversarial weight where the heads agree.
       gamma: exponent of the focal loss.
-      preheat: the released code weighs the network's loss from step 1 on.
-      discriminator_preheat: and the discriminator's only after this step.
-      horizon: steps of both dampings.
+      warmup_steps: the released code weighs the network's loss from step 1 on.
+      discriminator_warmup_steps: and the discriminator's only after this step.
+      decay_steps: steps of both dampings.
 
     Raises:
       InputError: an unknown reference.
@@ -81,16 +81,16 @@ def make(
         strength=strength,
         epsilon=epsilon,
         gamma=gamma,
-        preheat=preheat,
-        discriminator_preheat=discriminator_preheat,
-        horizon=horizon,
+        warmup_steps=warmup_steps,
+        discriminator_warmup_steps=discriminator_warmup_steps,
+        decay_steps=decay_steps,
     )
     return feature_norm.norm(
         method,
         weight=norm,
         delta=norm_delta,
         rate=norm_rate,
-        horizon=horizon,
+        decay_steps=decay_steps,
         reference=norm_reference,
         name="norm",
     )

@@ -310,8 +310,8 @@ def build_method(config: Mapping, stage: str) -> Method:
             f"model.head: {name} in stage {stage!r} needs {' or '.join(build_method.heads)}; "
             f"found {head}"
         )
-    terms = dict(config[stage]["added_norm"])
-    terms["horizon"] = terms["horizon"] or config[stage]["steps"]
+    terms = dict(config[stage]["feature_norm"])
+    terms["decay_steps"] = terms["decay_steps"] or config[stage]["steps"]
     return feature_norm.norm(build_method, **terms)
 
 

@@ -58,7 +58,7 @@ def test_golden_paper(golden):
 
 
 def test_damping_by_hand():
-    damping = functools.partial(losses.damping, horizon=100)
+    damping = functools.partial(losses.damping, decay_steps=100)
     np.testing.assert_allclose(damping(jnp.int32(0)), 1)
     np.testing.assert_allclose(damping(25), 0.75)
     np.testing.assert_allclose(jax.jit(damping)(jnp.int32(100)), 0, atol=1e-7)
@@ -69,5 +69,5 @@ def test_damping_by_hand():
 def test_golden_damping_of_the_norm_loss(golden):
     with jax.enable_x64(True):
         steps = jnp.asarray(golden["schedule__iters"])
-        ours = 0.00015 * losses.damping(steps, horizon=150_000, rate=1.5)
+        ours = 0.00015 * losses.damping(steps, decay_steps=150_000, rate=1.5)
         golden.holds("schedule__norm_weight", ours, 1e-12)

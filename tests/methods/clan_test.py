@@ -15,9 +15,9 @@ KEYWORDS = {
     "weight_discrepancy": 0.2,
     "strength": 4.0,
     "epsilon": 0.4,
-    "preheat": 3,
-    "discriminator_preheat": 5,
-    "horizon": 20,
+    "warmup_steps": 3,
+    "discriminator_warmup_steps": 5,
+    "decay_steps": 20,
 }
 
 
@@ -66,7 +66,7 @@ def composed(params, batch, ctx, *, gamma):
 
 
 @pytest.mark.parametrize(("step", "gamma"), [(3, 0.0), (4, 0.0), (6, 2.0)])
-def test_composition_through_the_preheating(step, gamma, key):
+def test_composition_through_the_warm_up(step, gamma, key):
     method = clan.make(**KEYWORDS, gamma=gamma)
     params, state, batch, ctx = toy.problem(method, key, step=step)
     total, aux = method.loss(params, state, batch, ctx)
@@ -79,7 +79,7 @@ def test_composition_through_the_preheating(step, gamma, key):
 
 def test_without_horizon_nothing_fades(key):
     damped = clan.make(**KEYWORDS)
-    constant = clan.make(**{**KEYWORDS, "horizon": None})
+    constant = clan.make(**{**KEYWORDS, "decay_steps": None})
     params, state, batch, ctx = toy.problem(damped, key, step=10)
     total, aux = damped.loss(params, state, batch, ctx)
     whole, same = constant.loss(params, state, batch, ctx)
@@ -111,7 +111,9 @@ def test_the_defaults_are_the_papers():
 
 @pytest.mark.golden("schedule", "clan__(iters|damping)")
 def test_golden_damping(golden):
-    horizon = inspect.signature(clan.make).parameters["horizon"].default
+    decay_steps = inspect.signature(clan.make).parameters["decay_steps"].default
     with jax.enable_x64(True):
-        ours = losses.damping(jnp.asarray(golden["clan__iters"]), horizon=horizon)
+        ours = losses.damping(
+            jnp.asarray(golden["clan__iters"]), decay_steps=decay_steps
+        )
         golden.holds("clan__damping", ours, 1e-12)

@@ -21,7 +21,7 @@ REACHED = {
     "threshold": 0.0,
     "minimum": 1,
 }
-STEP = 9000  # CLAN's preheating is over, nothing has faded out
+STEP = 9000  # CLAN's warm-up is over, nothing has faded out
 LENGTH, COUNT = 0.01, 2  # of the steps downhill
 LEARNING, LEARNT = 0.1, 20  # and of those before, on the source
 

@@ -12,7 +12,7 @@ from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS, batchnorm_only, feature_norm
 from lsr_jax.types import Aux, Images, Method
 
-NORM = {"weight": 0.5, "delta": 0.1, "rate": 1.5, "horizon": 20}
+NORM = {"weight": 0.5, "delta": 0.1, "rate": 1.5, "decay_steps": 20}
 SOURCE_ONLY, TARGET_ONLY = ("source",), ("target",)
 SEEN = {
     "source_only": SOURCE_ONLY,
@@ -40,8 +40,8 @@ def test_every_method_takes_it(name, key):
     for reference in feature_norm.REFERENCES:
         method = feature_norm.norm(METHODS[name].make(), **NORM, reference=reference)
         found = jax.eval_shape(functools.partial(metrics, method=method), key)
-        terms = {term for term in found if term.startswith("added_norm_")}
-        assert terms == {f"added_norm_{domain}" for domain in domains}
+        terms = {term for term in found if term.startswith("feature_norm_")}
+        assert terms == {f"feature_norm_{domain}" for domain in domains}
 
 
 @pytest.mark.parametrize(("name", "domains"), SEEN.items())
@@ -55,13 +55,13 @@ def test_adds_a_term_for_each_domain_that_the_method_sees(name, domains, key):
 
     extra = {key: aux.metrics[key] for key in aux.metrics.keys() - base_aux.metrics}
     assert extra.keys() == {
-        f"{n}_{d}" for n in ("added_norm", "mean_norm") for d in domains
+        f"{n}_{d}" for n in ("feature_norm", "mean_norm") for d in domains
     }
     np.testing.assert_allclose(
         total - base, 0.5 * 0.7 * len(domains) * 0.01, rtol=0, atol=1e-6
     )
     for domain in domains:
-        np.testing.assert_allclose(extra[f"added_norm_{domain}"], 0.01, rtol=1e-5)
+        np.testing.assert_allclose(extra[f"feature_norm_{domain}"], 0.01, rtol=1e-5)
         found = lengths(params["model"], getattr(batch, domain).image, ctx).mean()
         np.testing.assert_allclose(extra[f"mean_norm_{domain}"], found, rtol=1e-5)
     for name, value in base_aux.metrics.items():
@@ -99,7 +99,7 @@ def test_previous_features_are_those_of_the_network_one_step_ago(key):
     params, state, batch, ctx = toy.problem(method, key)
     total, aux = method.loss(params, state, batch, ctx)
     # Before the first step there is no earlier network than the present one.
-    np.testing.assert_allclose(aux.metrics["added_norm_source"], 0.01, rtol=1e-4)
+    np.testing.assert_allclose(aux.metrics["feature_norm_source"], 0.01, rtol=1e-4)
 
     moved = jax.tree.map(lambda x: 1.1 * x, params)
     total, aux = method.loss(moved, aux.method_state, batch, ctx)
@@ -109,7 +109,7 @@ def test_previous_features_are_those_of_the_network_one_step_ago(key):
         before = lengths(params["model"], images.image, ctx)
         after = lengths(moved["model"], images.image, ctx)
         terms.append(((before + 0.1 - after) ** 2).mean())
-        found = aux.metrics[f"added_norm_{domain}"]
+        found = aux.metrics[f"feature_norm_{domain}"]
         np.testing.assert_allclose(found, terms[-1], rtol=1e-4)
     np.testing.assert_allclose(total - base, 0.5 * sum(terms), rtol=1e-3)
     np.testing.assert_array_equal(
@@ -153,6 +153,6 @@ def test_only_train_mode_passes_of_the_student_over_the_batch_count(key):
     params, state, batch, ctx = toy.problem(plain, key)
     assert isinstance(batch.source, Images)
     with pytest.raises(
-        InputError, match=r"added_norm\.weight: expected 0 .* found 0\.5"
+        InputError, match=r"feature_norm\.weight: expected 0 .* found 0\.5"
     ):
         feature_norm.norm(plain, **NORM).loss(params, state, batch, ctx)

@@ -63,5 +63,5 @@ def test_presets():
 def test_golden_damping(golden):
     with jax.enable_x64(True):
         steps = jnp.asarray(golden["f2a__iters"])
-        ours = losses.damping(steps, horizon=DEFAULTS["horizon"])
+        ours = losses.damping(steps, decay_steps=DEFAULTS["decay_steps"])
         golden.holds("f2a__damping", ours, 1e-12)

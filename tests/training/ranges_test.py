@@ -96,8 +96,8 @@ WRONG = {
     "evaluation.every": (-1, "expected at least 0, found -1"),
     "adapt.steps": (0, "expected at least 1, found 0"),
     "adapt.checkpoint_every": (2**31, "expected at most 2147483647, found 2147483648"),
-    "adapt.added_norm.rate": (-1.0, "(0 does not fade), found -1.0"),
-    "adapt.added_norm.horizon": (-1, "expected at least 1 or None, found -1"),
+    "adapt.feature_norm.rate": (-1.0, "(0 does not fade), found -1.0"),
+    "adapt.feature_norm.decay_steps": (-1, "expected at least 1 or None, found -1"),
     "adapt.optimizer.learning_rate": (float("inf"), "at most 3.4028235e+38, found inf"),
     "adapt.optimizer.head_multiplier": (-1.0, "expected at least 0, found -1.0"),
     "adapt.optimizer.momentum": (

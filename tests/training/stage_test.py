@@ -12,20 +12,20 @@ def test_the_norm_loss_goes_on_top_of_any_stage(load_config, key):
     config = load_config("streets", "max_square")
     plain = stage.build_method(config, "adapt")
     config["adapt"] |= {"steps": 40}
-    config["adapt"]["added_norm"] |= {"weight": 0.5, "delta": 0.1}
-    assert config["adapt"]["added_norm"] == {
+    config["adapt"]["feature_norm"] |= {"weight": 0.5, "delta": 0.1}
+    assert config["adapt"]["feature_norm"] == {
         "weight": 0.5,
         "delta": 0.1,
         "rate": 1.5,
-        "horizon": None,
+        "decay_steps": None,
     }
     params, state, batch, ctx = toy.problem(plain, key, step=8)
     base, _ = plain.loss(params, state, batch, ctx)
-    for horizon, fade in ((None, 1 - 1.5 * 8 / 40), (16, 1 - 1.5 * 8 / 16)):
-        config["adapt"]["added_norm"]["horizon"] = horizon
+    for decay_steps, fade in ((None, 1 - 1.5 * 8 / 40), (16, 1 - 1.5 * 8 / 16)):
+        config["adapt"]["feature_norm"]["decay_steps"] = decay_steps
         method = stage.build_method(config, "adapt")
         total, aux = method.loss(params, state, batch, ctx)
-        assert {"added_norm_source", "added_norm_target"} < set(aux.metrics)
+        assert {"feature_norm_source", "feature_norm_target"} < set(aux.metrics)
         np.testing.assert_allclose(total - base, 0.5 * fade * 2 * 0.01, atol=1e-6)
 
 
