@@ -12,6 +12,7 @@ Exit codes: 0 done, 2 bad input.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lsr_jax import cli, networks, streets
-from lsr_jax.data import custom, label_spaces, sources
+from lsr_jax.data import custom, image_io, label_spaces, sources
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predict, predictor
@@ -183,6 +184,10 @@ def network_size(config: Mapping, given: tuple[int, int] | None) -> Size:
     """
     spec = config["data"]["target"]
     if given:
+        if math.prod(given) > image_io.LARGEST_IMAGE:
+            raise InputError(
+                f"--size: expected at most {image_io.LARGEST_IMAGE} pixels"
+            )
         return given
     if any(spec["size"]):
         return tuple(spec["size"])
