@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lsr_jax import errors, files, networks
-from lsr_jax.data import custom
+from lsr_jax.data import custom, listing
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
 
@@ -35,8 +35,8 @@ def test_a_path_that_is_none_is_one_line(path, message):
     [
         networks.find,
         custom.read,
-        custom.read_list,
-        lambda path: custom.open_files(LAYOUTS["gta5"], path),
+        listing.read_list,
+        lambda path: listing.open_files(LAYOUTS["gta5"], path),
         lambda path: files.read_json(path, "a file", "restore it"),
     ],
 )
