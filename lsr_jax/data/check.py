@@ -22,12 +22,8 @@ import cv2
 import numpy as np
 import tqdm
 
-<<<<<<< HEAD
 from lsr_jax import cli
-from lsr_jax.data import custom, image_io, label_spaces, processes
-=======
 from lsr_jax.data import (
-    commands,
     custom,
     image_io,
     label_spaces,
@@ -35,7 +31,6 @@ from lsr_jax.data import (
     processes,
     sources,
 )
->>>>>>> main
 from lsr_jax.data.image_io import BadExample, Pair, Reader
 from lsr_jax.data.label_spaces import Color
 from lsr_jax.data.layouts import Layout
@@ -140,7 +135,7 @@ def examine_all(
         for name, part in layout.parts.items()
         if listings[name].pairs or part.required
     ]
-    chosen = custom.choose_splits(present, splits, layout.name)
+    chosen = listing.choose_splits(present, splits, layout.name)
     total = sum(len(listings[name].pairs) for name in chosen)
     work = partial(examine, reader=reader, layout=layout)
     reports = []

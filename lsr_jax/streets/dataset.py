@@ -71,14 +71,8 @@ def prepare(
       TrainingError: a worker process died.
     """
     named = data_dir or default_data_dir()
-<<<<<<< HEAD
     root = files.expanded(named, key="--data_dir or $LSR_JAX_DATA").absolute()
-    config = config_name(preset)
-    target = root / "streets" / config / FORMAT_VERSION
-=======
-    root = files.expanded(named, key="--data-dir or $LSR_JAX_DATA").absolute()
     target = root / "streets" / config_name(preset) / FORMAT_VERSION
->>>>>>> main
     if (target / MANIFEST).is_file():
         return target
     tallies = {split: Tally() for split in SPLITS}
