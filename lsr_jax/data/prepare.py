@@ -190,7 +190,7 @@ class Split:
 
     def _drop(self, pair, error):
         if not self._skip:
-            raise InputError(f"{error}; or prepare with --on-bad-example skip")
+            raise InputError(f"{error}; or prepare with --on_bad_example=skip")
         self.skipped[pair.image] = str(error)
 
     def names(self) -> str:
