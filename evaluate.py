@@ -39,7 +39,7 @@ def define() -> None:
         "average",
         None,
         ("logits", "probabilities", "pixel_probabilities"),
-        "What is averaged over views and runs: see lsr_jax/evaluation/scoring.py. "
+        "What is averaged over views and runs: see lsr_jax/evaluation/predictor.py. "
         "Default: probabilities of several views, logits of one.",
     )
     flags.DEFINE_string(
@@ -62,7 +62,7 @@ def main() -> None:
     read = {"config": read_config(), "processes": read_processes()}
     names = [name for name in request.Request._fields if name not in read]
     given = {name: flags.FLAGS[name].value for name in names}
-    request.carry_out(request.Request(**given, **read))
+    request.evaluate(request.Request(**given, **read))
 
 
 if __name__ == "__main__":
