@@ -17,7 +17,6 @@ from lsr_jax.errors import InputError
 from lsr_jax.ops import numerics
 from lsr_jax.types import IGNORE
 
-
 PERPLEXITY = 30
 COMPONENTS = 50
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]

@@ -23,7 +23,7 @@ def write(
     experiment: Experiment,
     stages: Sequence[str] = (),
     *,
-    print_classes: bool = False,
+    per_class: bool = False,
     folder: str | Path = "report",
     evaluation: Evaluation | None = None,
     entries: Sequence[Entry] = (),
@@ -41,7 +41,7 @@ def write(
     Args:
       experiment: with finished checkpoints.
       stages: names; default: all of the config.
-      print_classes: print the IoU of every class too.
+      per_class: print the IoU of every class too.
       folder: where to write, below the workdir.
       evaluation: of the experiment, for other protocols or test-time augmentation.
       entries: networks and ensembles to evaluate in place of stages.
@@ -81,7 +81,7 @@ def write(
         classes = [*results.per_class(rows), *results.per_class(rows, "asr")]
         folder = experiment.workdir / folder
         save_tables(folder, rows, [*summary, *classes])
-        print(results.terminal([*summary, *classes] if print_classes else summary))
+        print(results.terminal([*summary, *classes] if per_class else summary))
         columns = {"image": images, "ground truth": truths, **predictions}
         space = evaluation.space
         panel = figures.panel(columns, space.classes, space.colors)

@@ -78,7 +78,7 @@ def evaluate(request: Request) -> list[results.Row]:
     return report.write(
         experiment,
         request.stages,
-        print_classes=True,
+        per_class=True,
         folder=folder.absolute(),
         evaluation=Evaluation(
             experiment, protocols=protocols, augmentation=augmentation

@@ -235,7 +235,9 @@ def _estimates(values: pd.Series, line: str) -> dict[str, Estimate]:
     found = 100 * values.xs((line, "miou"), level=("line", "measure"))
     measured = spread(found).droplevel([*_others("bn", "line")])
     return {
-        f"{bn} BN": Estimate(found.xs(bn, level="bn").tolist(), row["mean"], row["half"])
+        f"{bn} BN": Estimate(
+            found.xs(bn, level="bn").tolist(), row["mean"], row["half"]
+        )
         for bn, row in measured.iterrows()
     }
 

@@ -59,9 +59,7 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     classes = compare.class_tables(table)
     facts = workdir.environment()
     values = compare.measurements(table)
-    gaps = [
-        compare.differences(values, name).assign(control=name) for name in controls
-    ]
+    gaps = [compare.differences(values, name).assign(control=name) for name in controls]
     study = {
         **facts,
         "cells": [describe_cell(result) for result in outcome],
