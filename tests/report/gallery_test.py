@@ -5,6 +5,8 @@ import jax
 import numpy as np
 import pytest
 import toy
+from lsr_jax.report.measuring import Evaluation
+from lsr_jax.report.sampling import Sampler
 from PIL import Image
 
 from lsr_jax import networks
@@ -13,8 +15,6 @@ from lsr_jax.errors import InputError
 from lsr_jax.evaluation import metrics
 from lsr_jax.ops import resample
 from lsr_jax.report import gallery
-from lsr_jax.report.measuring import Evaluation
-from lsr_jax.report.sampling import Sampler
 from lsr_jax.training import sharding
 from lsr_jax.training.stage import Network
 

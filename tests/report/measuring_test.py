@@ -2,10 +2,10 @@ import types
 
 import numpy as np
 import pytest
+from lsr_jax.report.measuring import Entry, Evaluation, First
 
 from lsr_jax import models
 from lsr_jax.networks import Trained
-from lsr_jax.report.measuring import Entry, Evaluation, First
 
 
 def trained(name, *, seed=0, step=9, selection="last", batch_norm="train"):

@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 import saved
+from lsr_jax.report.measuring import Evaluation
 
 from lsr_jax import networks, streets
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation.predictor import Averaging
 from lsr_jax.report import request, results
-from lsr_jax.report.measuring import Evaluation
 from lsr_jax.report.request import Request
 
 PRESET = dataclasses.replace(
