@@ -13,7 +13,7 @@ domain), ``weights`` (sha256 of the network), ``same_as`` (the other protocol, w
 labels have the size of the images), ``oracle`` (what ``asr`` compares with), ``members``
 (of an ensemble), ``newest`` (where a rule chose the checkpoint: the last step that its
 stage had been trained), ``recorded`` (of a row that an earlier run measured: the command
-of that run).
+of that run), ``line`` (in a study: the method, or a method without one of its terms).
 
 `frame` makes one pandas DataFrame of rows, from which the tables are pivoted. What all
 rows of a table share is in its caption; what differs (seed, step, selection rule, views,
@@ -53,6 +53,7 @@ STATISTICS = ("running", "target")  # kinds of BatchNorm statistics
 # What tells apart two rows of one method.
 FACTS = ("seed", "step", "selection", "averaging", "weights")
 LINE = ("stage", "method", *FACTS, "recorded")
+METADATA = ("same_as", "data", "oracle", "members", "line")
 ABSENT = "-"
 DIGITS = 8  # of a fingerprint
 WIDTH = 120  # of captions in a terminal
@@ -310,7 +311,7 @@ def percent(values: Iterable[float], sign: str = "") -> list[str]:
 def with_facts(rows: Sequence[Row]) -> pd.DataFrame:
     """`frame` with a text for every fact of `LINE`."""
     table = frame(rows)
-    wanted = [*table, *LINE, "same_as", "data", "oracle", "members"]
+    wanted = [*table, *IDENTITY, *LINE, *METADATA]
     table = table.reindex(columns=list(dict.fromkeys(wanted)))
     for fact in LINE:
         # Rows from before there was test-time augmentation do not name it.
