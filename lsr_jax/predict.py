@@ -12,8 +12,8 @@ Exit codes: 0 done, 2 bad input.
 
 from __future__ import annotations
 
-import argparse
 import glob
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
-from lsr_jax import command_line, files, networks, streets
-from lsr_jax.data import commands, custom, image_io, label_spaces, sources
+from lsr_jax import cli, networks, streets
+from lsr_jax.data import custom, image_io, label_spaces, sources
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import class_maps, predictor
@@ -47,35 +46,33 @@ class Request(NamedTuple):
     step: int | None = None
     kinds: Sequence[str] = ()
     mode: str = "resize"
-    size: str | None = None
+    size: Size | None = None
     overlap: float = 0.5
     flip: bool = False
     scales: Sequence[str] = ("1",)
     batch_size: int = 4
 
 
-def define() -> None:
+def define(flags: cli.Flags) -> None:
     """Define the flags."""
-    command_line.define_path(
+    flags.string(
         "workdir",
+        None,
         "Workdir, WORKDIR:STAGE, folder of checkpoints or one of them, or a weight file "
         "(with --config).",
         required=True,
     )
-    flags.DEFINE_string("images", None, "Pattern, quoted: 'a/**/*.png'.", required=True)
-    command_line.define_path("out", "Folder to write.", required=True)
-    flags.DEFINE_integer("step", None, "A saved step; default: the newest.")
-    flags.DEFINE_list("kinds", [], f"Some of {','.join(KINDS)}; default: all.")
-    flags.DEFINE_enum(
-        "mode", "resize", MODES, "Resize images, or slide a window over them."
-    )
-    flags.DEFINE_string(
-        "size", None, "WIDTHxHEIGHT of network input or window; default: as trained."
-    )
-    flags.DEFINE_float("overlap", 0.5, "Share of a window that the next covers.")
-    flags.DEFINE_boolean("flip", False, "Average with the mirrored image.")
-    flags.DEFINE_list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
-    flags.DEFINE_integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
+    flags.config()
+    flags.string("images", None, "Pattern, quoted: 'a/**/*.png'.", required=True)
+    flags.path("out", "Folder to write.", required=True)
+    flags.integer("step", None, "A saved step; default: the newest.")
+    flags.list("kinds", [], f"Some of {','.join(KINDS)}; default: all.")
+    flags.enum("mode", "resize", MODES, "Resize images, or slide a window over them.")
+    flags.size("size", "Network input or window; default: as trained.")
+    flags.float("overlap", 0.5, "Share of a window that the next covers.")
+    flags.boolean("flip", False, "Average with the mirrored image.")
+    flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
+    flags.integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
 
 
 def predict(request: Request) -> list[Path]:
@@ -153,23 +150,22 @@ def label_space(config: Mapping) -> LabelSpace:
     return sources.label_space(spec, custom.find_layout(spec["name"]))
 
 
-def network_size(config: Mapping, given: str | None) -> Size:
+def network_size(config: Mapping, given: Size | None) -> Size:
     """``(H, W)`` of the network's input: --size, or that of the target images.
 
     Raises:
-      InputError: the size is malformed, or neither configured nor given.
+      InputError: the size is too large, or neither configured nor given.
     """
     spec = config["data"]["target"]
     if given:
-        try:
-            size = commands.size(given)
-        except (argparse.ArgumentTypeError, ValueError) as error:
-            raise InputError(f"--size: {error}") from None
-        if size is not None:
-            return size
-    elif any(spec["size"]):
+        if math.prod(given) > image_io.LARGEST_IMAGE:
+            raise InputError(
+                f"--size: expected at most {image_io.LARGEST_IMAGE} pixels"
+            )
+        return given
+    if any(spec["size"]):
         return tuple(spec["size"])
-    elif spec["preset"] in streets.PRESETS:
+    if spec["preset"] in streets.PRESETS:
         return streets.PRESETS[spec["preset"]].size
     raise InputError("--size: expected WIDTHxHEIGHT; the config has no size")
 
@@ -239,7 +235,7 @@ def find_images(pattern: str) -> list[Path]:
       InputError: no file matches.
     """
     matched = glob.glob(os.path.expanduser(pattern), recursive=True)
-    found = sorted(path for path in map(files.checked, matched) if path.is_file())
+    found = sorted(path for path in map(Path, matched) if path.is_file())
     if not found:
         inside = "; name the files in it, as DIR/*.png" if matched else ""
         raise InputError(
@@ -307,15 +303,19 @@ def write_png(path: Path, picture: np.ndarray) -> None:
         raise InputError(f"{path}: cannot be written; choose another --out")
 
 
-def main() -> None:
-    """Read the flags and predict."""
-    fields = [name for name in Request._fields if name != "config"]
-    given = {name: flags.FLAGS[name].value for name in fields}
-    written = predict(Request(**given, config=read_config()))
-    print(f"{len(written)} files in {given['out']}", file=sys.stderr)
+def command(options) -> None:
+    """Predict what the flags say."""
+    given = {name: getattr(options, name) for name in Request._fields}
+    if options.config:
+        given["config"] = cli.read_config(options.config, options.overrides)
+    written = predict(Request(**given))
+    print(f"{len(written)} files in {options.out}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, command, argv)
 
 
 if __name__ == "__main__":
-    define()
-    read_config = command_line.define_data_config()
-    command_line.run(main)
+    sys.exit(main())

@@ -79,7 +79,7 @@ def _worker_init(index, count):
 
 def _from_processes(iterator):
     try:
-        with processes.undisturbed() as thread:
+        with processes.signal_safe_thread() as thread:
             # Grain starts them when it is asked for the first batch. That is kept in no
             # variable: its shared memory would live as long.
             yield thread.submit(next, iterator).result()

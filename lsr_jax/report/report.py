@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lsr_jax import commands, files
-from lsr_jax.errors import InputError
+from lsr_jax import files
+from lsr_jax.errors import DISK_FULL, InputError
 from lsr_jax.report import figures, gallery, html, model_card, published, results
 from lsr_jax.report.evaluate import Entry, Evaluation
 from lsr_jax.report.results import Table
@@ -112,7 +112,7 @@ def save_tables(
         files.text(folder / "table.md", results.markdown(tables))
         files.text(folder / "table.tex", results.latex(tables))
     except OSError as error:
-        if error.errno in commands.FULL:
+        if error.errno in DISK_FULL:
             raise
         raise InputError(f"{folder}: cannot be written: {error}") from error
 
