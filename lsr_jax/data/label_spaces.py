@@ -53,9 +53,8 @@ NAMES = tuple(row.name for row in CLASSES)
 TRAIN_ID = {row.name: row.train_id for row in CLASSES}
 _COLOR = {row.name: row.color for row in CLASSES}
 
-LARGE = tuple(
-    "road sidewalk building vegetation terrain sky car truck bus train".split()
-)
+# road, sidewalk, building; vegetation, terrain, sky; car, truck, bus, train
+LARGE = (*NAMES[:3], *NAMES[8:11], *NAMES[13:17])
 SMALL = tuple(name for name in NAMES if name not in LARGE)
 # The subsets in which SYNTHIA and Cross-City are evaluated.
 NAMES_16 = tuple(n for n in NAMES if n not in ("terrain", "truck", "train"))
