@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax
 
-from lsr_jax import commands
+from lsr_jax import cli
 from lsr_jax.data import processes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -122,7 +122,7 @@ def environment() -> dict:
     """Command, device, cores and versions."""
     device = jax.devices()[0]
     return {
-        "command": commands.line(),
+        "command": cli.command_line(),
         "device": f"{len(jax.devices())} x {device.device_kind}",
         "platform": device.platform,
         "cores": processes.cores(),

@@ -1,7 +1,7 @@
 """Check every file of a data set before training on it.
 
 python -m lsr_jax.data.check gta5 --root data/gta5
-python -m lsr_jax.data.check cityscapes --root DIR --strict --contact-sheet sheet.png
+python -m lsr_jax.data.check cityscapes --root DIR --strict --contact_sheet sheet.png
 
 Exit codes: 0 no problems, 1 problems were found, 2 the check cannot run. Another number
 of images than the official one is a warning, and with --strict a problem.
@@ -9,7 +9,6 @@ of images than the official one is a warning, and with --strict a problem.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pathlib
 import sys
@@ -23,8 +22,8 @@ import cv2
 import numpy as np
 import tqdm
 
+from lsr_jax import cli
 from lsr_jax.data import (
-    commands,
     custom,
     image_io,
     label_spaces,
@@ -136,7 +135,7 @@ def examine_all(
         for name, part in layout.parts.items()
         if listings[name].pairs or part.required
     ]
-    chosen = commands.choose_splits(present, splits, layout.name)
+    chosen = listing.choose_splits(present, splits, layout.name)
     total = sum(len(listings[name].pairs) for name in chosen)
     work = partial(examine, reader=reader, layout=layout)
     reports = []
@@ -270,46 +269,44 @@ def _table(rows):
     return "\n".join(line.rstrip() for line in lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-
-    def command() -> int:
-        options = _parser().parse_args(arguments)
-        layout = custom.find_layout(options.name)
-        reports = examine_all(
-            layout, options.root, splits=options.splits, workers=options.workers
-        )
-        print(render(layout, reports))
-        problems = [str(problem) for r in reports for problem in r.problems]
-        warnings = [warning for r in reports for warning in r.warnings]
-        print(*(["", *problems[:SHOWN]] if problems else []), sep="\n", end="\n")
-        if len(problems) > SHOWN:
-            print(f"... and {len(problems) - SHOWN} more")
-        remarks = [remark for r in reports for remark in r.remarks]
-        for line in (*warnings, *remarks):
-            print(f"warning: {line}")
-        if options.contact_sheet:
-            drawn = contact_sheet(layout, options.root, pairs=options.pairs)
-            write(options.contact_sheet, drawn)
-        count = len(problems) + (len(warnings) if options.strict else 0)
-        print(f"{layout.title}: {count} problems, {len(warnings)} warnings")
-        return 1 if count else 0
-
-    return commands.guarded(command)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = commands.Parser(prog="python -m lsr_jax.data.check", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands.add_dataset(parser)
-    parser.add_argument(
-        "--strict", action="store_true", help="another count than published: a problem"
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.path("root", "The folder as downloaded.", required=True)
+    flags.list("splits", [], "Only these; default: all that are there.")
+    flags.integer("workers", processes.cores(), "Reading processes.", lower_bound=1)
+    flags.boolean(
+        "strict", False, "Another number of images than published: a problem."
     )
-    parser.add_argument("--contact-sheet", metavar="PNG", help="picture to write")
-    parser.add_argument(
-        "--pairs", type=commands.positive, default=8, help="pairs on the contact sheet"
+    flags.path("contact_sheet", "PNG file to write: images beside their labels.")
+    flags.integer("pairs", 8, "Pairs on the contact sheet.", lower_bound=1)
+
+
+def check(options, name: str) -> int:
+    """Read a data set and print what was found; returns the exit code."""
+    layout = custom.find_layout(name)
+    reports = examine_all(
+        layout, options.root, splits=options.splits, workers=options.workers
     )
-    return parser
+    print(render(layout, reports))
+    problems = [str(problem) for r in reports for problem in r.problems]
+    warnings = [warning for r in reports for warning in r.warnings]
+    print(*(["", *problems[:SHOWN]] if problems else []), sep="\n", end="\n")
+    if len(problems) > SHOWN:
+        print(f"... and {len(problems) - SHOWN} more")
+    remarks = [remark for r in reports for remark in r.remarks]
+    for line in (*warnings, *remarks):
+        print(f"warning: {line}")
+    if options.contact_sheet:
+        drawn = contact_sheet(layout, options.root, pairs=options.pairs)
+        write(options.contact_sheet, drawn)
+    count = len(problems) + (len(warnings) if options.strict else 0)
+    print(f"{layout.title}: {count} problems, {len(warnings)} warnings")
+    return 1 if count else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, check, argv, arguments=["NAME"])
 
 
 if __name__ == "__main__":

@@ -145,3 +145,20 @@ def choose(names: Sequence[str], subset: Subset | None) -> list[str]:
         for i, name in enumerate(names)
         if ((i + 1) * held // total > i * held // total) == subset.held_out
     ]
+
+
+def choose_splits(
+    present: Sequence[str], wanted: Sequence[str] | None, name: str
+) -> Sequence[str]:
+    """The splits to work on: ``wanted``, or all.
+
+    Raises:
+      InputError: one of them does not exist.
+    """
+    for split in wanted or ():
+        if split not in present:
+            known = ", ".join(present)
+            raise InputError(
+                f"--splits: unknown split of {name} (found {split!r}, expected {known})"
+            )
+    return wanted or present

@@ -8,8 +8,8 @@ A run that was killed is started again by the same command. Exit codes: 0 done, 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+import math
 import pathlib
 import shutil
 import sys
@@ -23,8 +23,8 @@ import numpy as np
 import PIL
 import tqdm
 
-from lsr_jax import files
-from lsr_jax.data import commands, custom, image_io, listing, prepared, processes
+from lsr_jax import cli, files
+from lsr_jax.data import custom, image_io, listing, prepared, processes
 from lsr_jax.data.image_io import BadExample, Pair, Reader, Size
 from lsr_jax.data.layouts import Layout
 from lsr_jax.data.prepared import Record
@@ -74,7 +74,7 @@ def prepare(
     reader = Reader(listing.open_files(layout, root), layout)
     listings = listing.list_parts(reader.files, layout)
     present = [name for name, found in listings.items() if found.pairs]
-    chosen = commands.choose_splits(present, splits, layout.name)
+    chosen = listing.choose_splits(present, splits, layout.name)
     skip = on_bad_example == "skip"
     work = [Split(name, layout, listings[name], reader, size, skip) for name in chosen]
     pairs = [len(split.found.pairs) for split in work]
@@ -190,7 +190,7 @@ class Split:
 
     def _drop(self, pair, error):
         if not self._skip:
-            raise InputError(f"{error}; or prepare with --on-bad-example skip")
+            raise InputError(f"{error}; or prepare with --on_bad_example=skip")
         self.skipped[pair.image] = str(error)
 
     def names(self) -> str:
@@ -272,47 +272,35 @@ def _manifest(layout: Layout, size: Size, work: Sequence[Split]) -> Mapping:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-
-    def command() -> int:
-        options = _parser().parse_args(arguments)
-        folder = prepare(
-            custom.find_layout(options.name),
-            options.root,
-            size=options.size,
-            out=options.out,
-            splits=options.splits,
-            workers=options.workers,
-            on_bad_example=options.on_bad_example,
-        )
-        print(folder)
-        return 0
-
-    return commands.guarded(command)
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.path("root", "The folder as downloaded.", required=True)
+    flags.size("size", "WIDTHxHEIGHT, or full: as they are.", full=True, required=True)
+    flags.path("out", "Folder that gets NAME/WIDTHxHEIGHT/VERSION.", required=True)
+    flags.list("splits", [], "Only these; default: all that are there.")
+    flags.integer("workers", processes.cores(), "Reading processes.", lower_bound=1)
+    flags.enum("on_bad_example", "stop", ON_BAD_EXAMPLE, "At a pair that is unusable.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = commands.Parser(prog="python -m lsr_jax.data.prepare", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands.add_dataset(parser)
-    parser.add_argument(
-        "--size",
-        type=commands.size,
-        required=True,
-        metavar="WxH",
-        help="width x height such as 1280x720, or full for the files as they are",
+def command(options, name: str) -> None:
+    """Prepare a data set and print its folder."""
+    if math.prod(options.size) > image_io.LARGEST_IMAGE:
+        raise InputError(f"--size: expected at most {image_io.LARGEST_IMAGE} pixels")
+    folder = prepare(
+        custom.find_layout(name),
+        options.root,
+        size=options.size or None,
+        out=options.out,
+        splits=options.splits,
+        workers=options.workers,
+        on_bad_example=options.on_bad_example,
     )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="gets NAME/WxH/VERSION"
-    )
-    parser.add_argument(
-        "--on-bad-example",
-        choices=ON_BAD_EXAMPLE,
-        default="stop",
-        help="at a pair that cannot be used",
-    )
-    return parser
+    print(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, command, argv, arguments=["NAME"])
 
 
 if __name__ == "__main__":

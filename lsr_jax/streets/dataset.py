@@ -71,7 +71,7 @@ def prepare(
       TrainingError: a worker process died.
     """
     named = data_dir or default_data_dir()
-    root = files.expanded(named, key="--data-dir or $LSR_JAX_DATA").absolute()
+    root = files.expanded(named, key="--data_dir or $LSR_JAX_DATA").absolute()
     target = root / "streets" / config_name(preset) / FORMAT_VERSION
     if (target / MANIFEST).is_file():
         return target
@@ -101,7 +101,7 @@ def prepare(
     except OSError as error:
         raise InputError(
             f"{root}: expected a folder with room that can be written, found:"
-            f" {error.strerror or error}; choose another with --data-dir or"
+            f" {error.strerror or error}; choose another with --data_dir or"
             " $LSR_JAX_DATA"
         ) from error
     return target

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import gta2cs
+from lsr_jax.configs import gta2cs
 from lsr_jax.data import check, custom, prepare, records, sources
 from lsr_jax.errors import InputError
 

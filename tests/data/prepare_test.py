@@ -82,7 +82,7 @@ def test_full_keeps_the_bytes_of_the_images(downloads, tmp_path):
 
 def test_a_bad_pair_stops_or_is_skipped(downloads, tmp_path):
     root = damage.gta5(downloads, tmp_path / "gta5")
-    with pytest.raises(InputError, match=r"^\S+00007.png: .*--on-bad-example skip"):
+    with pytest.raises(InputError, match=r"^\S+00007.png: .*--on_bad_example=skip"):
         run("gta5", root, tmp_path)
     folder = run("gta5", root, tmp_path, on_bad_example="skip")
     split = manifest_of(folder)["splits"]["train"]
