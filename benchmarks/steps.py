@@ -155,7 +155,7 @@ def start(method: Method, model: models.Model, setting: Setting):
         learning_rate=2.5e-4,
         weight_decay=5e-4,
         momentum=0.9,
-        horizon=250_000,
+        decay_steps=250_000,
         power=0.9,
         warmup_steps=0,
     )
