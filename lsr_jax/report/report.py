@@ -17,7 +17,6 @@ from lsr_jax.training import distributed, tensorboard, workdir
 from lsr_jax.training.stage import Experiment
 
 
-
 def write(
     experiment: Experiment,
     stages: Sequence[str] = (),
