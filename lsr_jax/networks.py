@@ -214,7 +214,7 @@ def finished(config: Mapping) -> dict:
     Trained networks are looked at no less for it.
     """
     stages = {
-        stage: {**config[stage], "init_from": "scratch", "labeller": "start"}
+        stage: {**config[stage], "init_from": "scratch", "pseudo_labeler": "start"}
         for stage in config["stages"]
     }
     return {**config, **stages}

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 # A room imports its own level only inside itself, and any level above.
 LEVELS = [
     {"errors", "types"},
-    {"console", "files", "keywords"},
-    {"commands"},
+    {"files", "keywords"},
+    {"cli"},
     {"ops"},
     {"losses", "models", "data", "augment"},
     {"methods"},
@@ -39,8 +39,7 @@ LEVELS = [
     {"networks"},
     {"training.loop"},
     {"report"},
-    {"command_line"},
-    {"predict", "study"},
+    {"predict", "study", "train", "evaluate"},
 ]
 # Libraries that live in one room only.
 KEEPERS = {
@@ -49,7 +48,7 @@ KEEPERS = {
     "tensorflow_datasets": ("data",),
     "orbax": ("training.checkpoint",),
     "torch": ("convert",),
-    "ml_collections": ("command_line",),
+    "ml_collections": ("cli",),
     "tensorflow": (),
 }
 FILES = sorted((ROOT / "lsr_jax").rglob("*.py"))

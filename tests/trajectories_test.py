@@ -69,10 +69,13 @@ def hold_values(golden, found, prefix):
 
 def hold_rates(golden, key, steps):
     """Rates of backbone and head before every step."""
-    base, horizon = 2.5e-4, 20
+    base, decay_steps = 2.5e-4, 20
     with jax.enable_x64(True):
         rates = [
-            [optimizer.poly(rate, horizon=horizon)(step) for rate in (base, 10 * base)]
+            [
+                optimizer.poly(rate, decay_steps=decay_steps)(step)
+                for rate in (base, 10 * base)
+            ]
             for step in range(steps)
         ]
     golden.holds(key, np.array(rates), 1e-12)

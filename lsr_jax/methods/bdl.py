@@ -32,9 +32,11 @@ def make(
 ) -> Method:
     """BDL's adaptation (CVPR 2019): output space adversary, then rounds of self-training.
 
-    ``L = CE(source) + a BCE(D(p_t), source) + s CE(target, pseudo-labels)``. The discriminator minimises half of ``BCE(D(p_s), source)`` and half of ``BCE(D(p_t),
+    ``L = CE(source) + a BCE(D(p_t), source) + s CE(target, pseudo-labels)``. The
+    discriminator minimises half of ``BCE(D(p_s), source)`` and half of ``BCE(D(p_t),
     target)``; ``p`` are class probabilities at image resolution (``BDL.py``). The
-    pseudo-labels are written once, before step 0, by the stage's pseudo-labeler (``SSL.py``).
+    pseudo-labels are written once, before step 0, by the stage's pseudo-labeler
+    (``SSL.py``).
 
     Args:
       segmentation: weight of the source's cross-entropy.

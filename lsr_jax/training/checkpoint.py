@@ -22,8 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lsr_jax import commands
-from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.errors import DISK_FULL, InputError, TrainingError
 from lsr_jax.training import distributed
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import PyTree
@@ -418,7 +417,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        full = any(os.strerror(number) in str(error) for number in commands.FULL)
+        full = any(os.strerror(number) in str(error) for number in DISK_FULL)
         raise TrainingError(
             f"checkpoint in {folder}: cannot be written: {reason(error)}; the last one is "
             f"kept; {'make room' if full else 'correct that'}, then the same command "

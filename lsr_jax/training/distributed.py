@@ -7,6 +7,7 @@ share of each batch, and the step is compiled for all devices of all processes.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import jax
@@ -38,9 +39,10 @@ def initialize(
     Raises:
       InputError: some of the three are missing and cannot be found, or are impossible.
     """
-    if process_id is not None and not 0 <= process_id < (num_processes or 1 << 31):
+    if process_id is not None and not 0 <= process_id < (num_processes or math.inf):
         raise InputError(
-            f"--process_id: expected 0 to {num_processes - 1}, found {process_id}"
+            f"--process_id: out of range (found {process_id}, expected from 0 and below "
+            f"--num_processes={num_processes})"
         )
     try:
         jax.distributed.initialize(

@@ -24,7 +24,7 @@ def check_order(config: Mapping) -> None:
             raise InputError(
                 f"stages: expected every stage once, found {stage!r} twice"
             )
-        for key in ("init_from", "labeller"):
+        for key in ("init_from", "pseudo_labeler"):
             if config[stage][key] in stages[position:]:
                 raise InputError(
                     f"{stage}.{key}: {config[stage][key]!r} is not trained before "
@@ -33,19 +33,19 @@ def check_order(config: Mapping) -> None:
 
 
 def check_paths(config: Mapping) -> None:
-    """Raise InputError where ``init_from`` or ``labeller`` is a path to nothing."""
+    """Raise InputError where ``init_from`` or ``pseudo_labeler`` is a path to nothing."""
     for stage in config["stages"]:
         for key, path in outside(config, stage).items():
-            if key.endswith("labeller") or not holds_weights(path):
+            if key.endswith("pseudo_labeler") or not holds_weights(path):
                 find_checkpoints(path, key=key)
 
 
 def outside(config: Mapping, stage: str) -> dict[str, Path]:
-    """The paths in ``init_from`` and ``labeller`` of a stage, by the config's key."""
+    """The paths in ``init_from`` and ``pseudo_labeler`` of a stage, by the config's key."""
     found = {}
     for word, name, none in (
         ("init_from", origin(config, stage), "scratch"),
-        ("labeller", config[stage]["labeller"], "start"),
+        ("pseudo_labeler", config[stage]["pseudo_labeler"], "start"),
     ):
         if name not in (none, *config["stages"]):
             key = f"{stage}.{word}"
@@ -117,7 +117,7 @@ def fingerprints(config: Mapping, stage: str, *, begun: bool) -> dict[str, str]:
 
 
 def find_checkpoints(path: Path, *, key: str = "init_from") -> tuple[Path, int]:
-    """The folder and step of the checkpoint that ``init_from`` or ``labeller`` means.
+    """The folder and step of the checkpoint that ``init_from`` or ``pseudo_labeler`` means.
 
     A workdir means its last stage and ``workdir/stage`` names one, the newest checkpoint
     of it; ``workdir/stage/checkpoints/STEP`` names one checkpoint.
@@ -132,9 +132,9 @@ def find_checkpoints(path: Path, *, key: str = "init_from") -> tuple[Path, int]:
     for folder in (path / "checkpoints", path):
         if steps := checkpoint.checkpoint_steps(folder):
             return folder, steps[-1]
-    files = "" if key.endswith("labeller") else "a weight file, "
+    files = "" if key.endswith("pseudo_labeler") else "a weight file, "
     raise InputError(
         f"{key} {path}: expected {files}a workdir, a stage's folder or a checkpoint "
         f"folder; found no such file and no finished checkpoint; set the stage's {key}"
-        + ("" if key.endswith("labeller") else ", 'scratch' for a fresh network")
+        + ("" if key.endswith("pseudo_labeler") else ", 'scratch' for a fresh network")
     )

@@ -34,7 +34,7 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
     method = experiment.method(stage)
     if method.prepare is None:
         return state
-    params, model_state = labeller(experiment, stage, state)
+    params, model_state = pseudo_labeler(experiment, stage, state)
 
     def batches(domain: str, labelled: bool):
         if labelled and domain not in method.labelled:
@@ -59,7 +59,7 @@ def prepare(experiment: Experiment, stage: str, state: TrainState) -> TrainState
     distributed.wait(f"{stage} is prepared")
     if method.pseudo_labelled:
         check_shared(experiment.folder(stage) / pseudo_label_store.FOLDER)
-    # The labeller may be the network itself, whose buffers are donated.
+    # The pseudo-labeler may be the network itself, whose buffers are donated.
     method_state = jax.tree.map(jnp.copy, method_state)
     method_state = sharding.put_replicated(method_state, experiment.mesh)
     return state.replace(method_state=method_state)
@@ -101,11 +101,11 @@ def check_shared(labels: Path) -> None:
         )
 
 
-def labeller(
+def pseudo_labeler(
     experiment: Experiment, stage: str, state: TrainState
 ) -> tuple[PyTree, PyTree]:
     """Parameters and BatchNorm statistics of the network that labels for a stage."""
-    origin = experiment.config[stage]["labeller"]
+    origin = experiment.config[stage]["pseudo_labeler"]
     if origin == "start":
         return state.params["model"], state.model_state
     network = experiment.load(origin, state.params["model"], state.model_state)

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 
 from lsr_jax.data import pipeline
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import metrics
-from lsr_jax.evaluation.evaluate import Evaluator
+from lsr_jax.evaluation import metrics, predictor
 from lsr_jax.training.stage import Experiment
 from lsr_jax.training.state import TrainState
 
@@ -70,12 +69,12 @@ class Selector:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.split = split_of(experiment.config)
-        self._evaluator = Evaluator(
-            experiment.model.forward,
-            num_classes=experiment.model.num_classes,
-            preprocess=experiment.normalise,
-            prediction=experiment.model.prediction,
-            mesh=experiment.mesh,
+        model = experiment.model
+        scores = predictor.network(
+            model.forward, experiment.normalise, prediction=model.prediction
+        )
+        self._predictor = predictor.Predictor(
+            scores, num_classes=model.num_classes, mesh=experiment.mesh
         )
 
     def due(self, stage: str, step: int) -> bool:
@@ -92,7 +91,7 @@ class Selector:
         size = self.experiment.evaluation_batch_size()
         source = self.experiment.domains[domain].open(split)
         with pipeline.eval_batches(source, batch_size=size) as batches:
-            matrix = self._evaluator.confusion(
+            matrix = self._predictor.confusion(
                 state.params["model"], state.model_state, batches
             )
         score = float(metrics.mean_iou(metrics.iou(matrix)))

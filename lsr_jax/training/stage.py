@@ -325,7 +325,7 @@ def build_optimizer(
         duplicate_updates=keywords.pop("duplicate_updates"),
         frozen=model.frozen_paths,
     )
-    keywords["horizon"] = keywords["horizon"] or stage["steps"]
+    keywords["decay_steps"] = keywords["decay_steps"] or stage["steps"]
     return optimizers.make(params, groups, **keywords)
 
 

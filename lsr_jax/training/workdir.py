@@ -15,7 +15,7 @@ from typing import TextIO
 
 import jax
 
-from lsr_jax import commands, files
+from lsr_jax import cli, files
 from lsr_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -229,7 +229,7 @@ def check_keys(found: Mapping, keys: Mapping, prefix: str = "") -> None:
 def environment() -> dict:
     """Command, versions, devices and machine."""
     return {
-        "command": commands.line(),
+        "command": cli.command_line(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import trees
+from benchmarks import dataset_folders
 from lsr_jax.data import check
 from lsr_jax.data.layouts import LAYOUTS
 
@@ -53,8 +53,8 @@ def test_shares_are_those_of_the_pixels(tmp_path, capsys):
     label = np.full((10, 20), 7, np.uint8)
     label[:5] = 26
     label[0] = 0
-    trees.save_image(root / "images" / "1.png", image)
-    trees.save_palette(root / "labels" / "1.png", label)
+    dataset_folders.save_image(root / "images" / "1.png", image)
+    dataset_folders.save_palette(root / "labels" / "1.png", label)
     _, out, _ = run(capsys, "gta5", root)
     assert re.search(r"^road +50\.00 %$", out, re.M)
     assert re.search(r"^car +40\.00 %$", out, re.M)
@@ -76,12 +76,12 @@ def test_what_cannot_run(tmp_path, downloads, capsys):
     assert err.count("\n") == 1
     assert run(capsys, "gta6", tmp_path)[0] == 2
     assert run(capsys, "gta5", downloads / "gta5", "--splits", "vall")[0] == 2
-    assert run(capsys, "gta5", downloads / "gta5", "--contact-sheet", "no")[0] == 2
+    assert run(capsys, "gta5", downloads / "gta5", "--contact_sheet", "no")[0] == 2
 
 
 def test_contact_sheet(downloads, tmp_path, capsys):
     path = tmp_path / "sheet.png"
-    options = ("--contact-sheet", str(path), "--pairs", "3")
+    options = ("--contact_sheet", str(path), "--pairs", "3")
     assert run(capsys, "synthia_rand_cityscapes", downloads / "synthia_rand_cityscapes",
                *options)[0] == 0  # fmt: skip
     sheet = np.asarray(Image.open(path))

@@ -10,7 +10,12 @@ from lsr_jax.training.checkpoint import Checkpointer
 
 def config(**stages):
     sections = {
-        name: {"method": {}, "init_from": "previous", "labeller": "start", **section}
+        name: {
+            "method": {},
+            "init_from": "previous",
+            "pseudo_labeler": "start",
+            **section,
+        }
         for name, section in stages.items()
     }
     return {"stages": tuple(stages), **sections}
@@ -22,7 +27,9 @@ def check(config):
 
 
 def test_an_earlier_stage_may_label():
-    chain = config(source={}, one={}, two={"init_from": "source", "labeller": "one"})
+    chain = config(
+        source={}, one={}, two={"init_from": "source", "pseudo_labeler": "one"}
+    )
     check(chain)
     assert origins.origin(chain, "two") == "source"
     assert origins.origin(chain, "one") == "source"
@@ -63,8 +70,11 @@ def test_what_a_stage_begins_with_is_known_until_it_has_begun(other, tmp_path):
     anchors.write_bytes(b"anchors")
     named = config(
         source={"init_from": str(weights)},
-        one={"init_from": str(other), "labeller": str(other / "checkpoints" / "2")},
-        two={"labeller": "one", "method": {"anchors": str(anchors)}},
+        one={
+            "init_from": str(other),
+            "pseudo_labeler": str(other / "checkpoints" / "2"),
+        },
+        two={"pseudo_labeler": "one", "method": {"anchors": str(anchors)}},
     )
 
     def found(begun=False):
@@ -72,7 +82,12 @@ def test_what_a_stage_begins_with_is_known_until_it_has_begun(other, tmp_path):
         return {key: value for part in prints for key, value in part.items()}
 
     before = found()
-    keys = "source.init_from", "one.init_from", "one.labeller", "two.method.anchors"
+    keys = (
+        "source.init_from",
+        "one.init_from",
+        "one.pseudo_labeler",
+        "two.method.anchors",
+    )
     assert tuple(before) == keys
     assert len(set(before.values())) == 4
     assert found() == before
@@ -100,10 +115,16 @@ def test_stages_that_are_no_sequence_are_named(stages, message):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"labeller": "two"}, "one.labeller: 'two' is not trained before 'one'"),
-        ({"labeller": "one"}, "one.labeller: 'one' is not trained before 'one'"),
+        (
+            {"pseudo_labeler": "two"},
+            "one.pseudo_labeler: 'two' is not trained before 'one'",
+        ),
+        (
+            {"pseudo_labeler": "one"},
+            "one.pseudo_labeler: 'one' is not trained before 'one'",
+        ),
         ({"init_from": "two"}, "one.init_from: 'two' is not trained before 'one'"),
-        ({"labeller": "nobody"}, "one.labeller nobody: expected a workdir"),
+        ({"pseudo_labeler": "nobody"}, "one.pseudo_labeler nobody: expected a workdir"),
         (
             {"init_from": "nobody"},
             "one.init_from nobody: expected a weight file, a work",

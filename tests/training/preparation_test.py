@@ -37,14 +37,17 @@ class Data:
         return {"image": image, "label": label, "id": f"{index}", **broken}
 
 
-def experiment(method, *, labeller="start", **data):
+def experiment(method, *, pseudo_labeler="start", **data):
     """As much of an `Experiment` as a preparation touches."""
     network = SimpleNamespace(
         params={"w": jnp.ones(2)}, model_state={"mean": jnp.ones(1)}
     )
     found = SimpleNamespace(
         method=lambda stage: method,
-        config={"stage": {"labeller": labeller}, "evaluation": {"batch_size": 3}},
+        config={
+            "stage": {"pseudo_labeler": pseudo_labeler},
+            "evaluation": {"batch_size": 3},
+        },
         mesh=sharding.make_mesh(4),
         model=SimpleNamespace(forward=None, num_classes=5),
         normalise=lambda image: preprocess.normalise(image, preprocessing="unit"),
@@ -123,9 +126,9 @@ def test_a_bad_image_is_skipped_in_its_place_or_ends_the_run():
     assert np.flatnonzero(np.logical_not(places)).tolist() == [5, 10, 11]
 
 
-@pytest.mark.parametrize(("labeller", "value"), [("start", 0), ("before", 1)])
-def test_the_labeller_is_the_start_or_a_stage_and_has_buffers_of_its_own(
-    labeller, value
+@pytest.mark.parametrize(("pseudo_labeler", "value"), [("start", 0), ("before", 1)])
+def test_the_pseudo_labeler_is_the_start_or_a_stage_and_has_buffers_of_its_own(
+    pseudo_labeler, value
 ):
     def prepare(method_state, given):
         assert given.num_classes == 5
@@ -135,7 +138,7 @@ def test_the_labeller_is_the_start_or_a_stage_and_has_buffers_of_its_own(
         assert sums.sharding == sharding.replicated(sharding.make_mesh(4))
         return {"params": given.params, "statistics": given.model_state}
 
-    before, after = prepared(prepare, labeller=labeller)
+    before, after = prepared(prepare, pseudo_labeler=pseudo_labeler)
     np.testing.assert_array_equal(after.method_state["params"]["w"], value)
     np.testing.assert_array_equal(after.method_state["statistics"]["mean"], value)
     mesh = sharding.replicated(sharding.make_mesh(4))

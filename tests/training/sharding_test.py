@@ -52,7 +52,7 @@ def after_one_step(devices, *, group=None, backbone="mini", images=8):
         learning_rate=1e-3,
         weight_decay=0.0,
         momentum=0.9,
-        horizon=100,
+        decay_steps=100,
         power=0.9,
         warmup_steps=0,
     )
