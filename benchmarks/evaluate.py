@@ -85,7 +85,7 @@ def side(dtype: str, options, mesh, loaded):
     model = models.build(
         backbone=options.backbone, num_classes=steps.NUM_CLASSES, dtype=dtype
     )
-    network = sharding.put_replicated(model.init(jax.random.key(0), options.size), mesh)
+    network = sharding.replicate(model.init(jax.random.key(0), options.size), mesh)
     evaluator = Evaluator(
         model.forward,
         num_classes=steps.NUM_CLASSES,

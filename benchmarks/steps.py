@@ -78,8 +78,8 @@ class Step:
             remat=setting.remat,
         )
         whole, transformation = start(method, model, setting)
-        self.state = sharding.put_replicated(whole, mesh)
-        self.batch = sharding.put_batch(batch(method, setting), mesh)
+        self.state = sharding.replicate(whole, mesh)
+        self.batch = sharding.shard_batch(batch(method, setting), mesh)
         self.metrics = None
 
         def jitted(forward):
@@ -95,7 +95,7 @@ class Step:
                 ),
                 preprocess.pixels("caffe"),
             )
-            return sharding.compile_step(whole, mesh)
+            return sharding.jit_step(whole, mesh)
 
         parts = setting.micro_batches
         program = compile.trace(
@@ -155,7 +155,7 @@ def start(method: Method, model: models.Model, setting: Setting):
         learning_rate=2.5e-4,
         weight_decay=5e-4,
         momentum=0.9,
-        horizon=250_000,
+        decay_steps=250_000,
         power=0.9,
         warmup_steps=0,
     )

@@ -79,7 +79,7 @@ def stage(method="source_only", **overrides):
     c.method = method_keywords(method, overrides)
     c.feature_norm = feature_norm()
     c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
-    c.labeller = (
+    c.pseudo_labeler = (
         "start"  # network of anchors and pseudo-labels: start, else as init_from
     )
     c.weights = ConfigDict()  # how a weight file in init_from is read
@@ -118,11 +118,11 @@ def optimizer():
     c.momentum = 0.9  # weight of the old value
     c.weight_decay = 5e-4  # sgd: added to the gradient; adamw: decoupled
     c.power = 0.9  # of the polynomial decay
-    c.horizon = config_dict.placeholder(
+    c.decay_steps = config_dict.placeholder(
         int
     )  # steps to rate 0; None: those of the stage
     c.warmup_steps = 0
-    c.offset = 0  # steps by which the schedule is ahead; CAG: 1
+    c.schedule_offset = 0  # steps by which the schedule is ahead; CAG: 1
     c.duplicate_updates = "off"  # sequential: the originals' repeated parameters
     c.discriminator_rate = 1e-4  # of Adam on the discriminators, before decay
     c.discriminator_decay = 0.0  # their weight decay, added to the gradient

@@ -37,7 +37,7 @@ FROZEN_AFFINE = {"batch_norm": "frozen_affine", "freeze_stem_affine": False}
 
 
 class Recipe(NamedTuple):
-    """How a method is trained. Keys of stages are flattened, ``optimizer.horizon``.
+    """How a method is trained. Keys of stages are flattened, ``optimizer.decay_steps``.
 
     Attributes:
       stage: keys of its own stages.
@@ -74,11 +74,11 @@ class Recipe(NamedTuple):
         return self.stage if self.source is None else self.source
 
 
-def steps(number, horizon=None, *, warmup=0, **more):
+def steps(number, decay_steps=None, *, warmup=0, **more):
     """Keys of a stage of ``number`` steps in an optimiser of duplicated parameters."""
     return {
         "steps": number,
-        "optimizer.horizon": horizon or number,
+        "optimizer.decay_steps": decay_steps or number,
         "optimizer.warmup_steps": warmup,
         "optimizer.duplicate_updates": "sequential",
         **more,
@@ -126,7 +126,7 @@ CAG = {
     "optimizer.learning_rate": 1e-4,
     "optimizer.head_multiplier": 1.0,
     "optimizer.weight_decay": 2e-4,
-    "optimizer.offset": 1,
+    "optimizer.schedule_offset": 1,
     **crops(512, 896),
 }
 
@@ -147,8 +147,8 @@ RECIPES = {
     "max_square": MAX_SQUARE,
     # The source stage stands for a warm-up whose settings are not published.
     "cag": Recipe(
-        stage={"steps": 62_412, "optimizer.horizon": 90_000, **CAG},
-        source={"steps": 80_000, "optimizer.horizon": 200_000, **CAG},
+        stage={"steps": 62_412, "optimizer.decay_steps": 90_000, **CAG},
+        source={"steps": 80_000, "optimizer.decay_steps": 200_000, **CAG},
         network={
             "architecture": "deeplabv3plus",
             "aspp_dilations": (6, 12, 18),

@@ -13,12 +13,12 @@ class Link(NamedTuple):
     Attributes:
       init_from: the stage whose network it starts from; "source" stands for the initial
         weights where a run has no source stage.
-      labeller: the stage whose network labels for it; "start": the one it starts from.
+      pseudo_labeler: the stage whose network labels for it; "start": the one it starts from.
       keywords: of the method's ``make``, over those of the benchmark.
     """
 
     init_from: str = "source"
-    labeller: str = "start"
+    pseudo_labeler: str = "start"
     keywords: Mapping[str, object] = MappingProxyType({})
 
 
@@ -33,8 +33,8 @@ CHAINS = {
     # Every round starts anew, with labels of the network of the stage before.
     "bdl": {
         "adversarial": Link(keywords={"self_training": 0.0}),
-        "round_1": Link(labeller="adversarial"),
-        "round_2": Link(labeller="round_1"),
+        "round_1": Link(pseudo_labeler="adversarial"),
+        "round_2": Link(pseudo_labeler="round_1"),
     },
 }
 
@@ -90,7 +90,7 @@ def set_stages(
             config[stage] = adapt(name)
             anew = link.init_from == "source" and not source
             config[stage].init_from = initial if anew else link.init_from
-            config[stage].labeller = link.labeller
+            config[stage].pseudo_labeler = link.pseudo_labeler
             config[stage].method.update(link.keywords)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from lsr_jax import command_line, networks, streets
+from lsr_jax import command_line, streets
 from lsr_jax.data import commands, custom, label_spaces, sources
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
@@ -30,7 +30,8 @@ from lsr_jax.evaluation import predict, predictor
 from lsr_jax.evaluation.evaluate import Evaluator
 from lsr_jax.evaluation.predict import KINDS
 from lsr_jax.evaluation.predictor import Averaging, Size
-from lsr_jax.training import sharding
+from lsr_jax.training import sharding, weights
+from lsr_jax.training.weights import Source
 
 MODES = ("resize", "slide")
 
@@ -86,7 +87,7 @@ def carry_out(request: Request) -> list[Path]:
     views = averaging(request)
     if not 0 <= request.overlap < 1:
         raise InputError(f"--overlap: expected 0 to below 1, found {request.overlap:g}")
-    place = networks.find(request.workdir, step=request.step)
+    place = weights.resolve(request.workdir, step=request.step)
     config = place.config or request.config
     if config is None:
         raise InputError(
@@ -145,11 +146,11 @@ def predictions(
 
 
 def load(
-    place: networks.Place, config: Mapping, averaging: Averaging
+    place: Source, config: Mapping, averaging: Averaging
 ) -> predict.Network:
     """The network, on all devices."""
     mesh = sharding.make_mesh(config["num_devices"])
-    trained = networks.load(place, mesh=mesh, config=config)
+    trained = weights.load(place, mesh=mesh, config=config)
     evaluator = Evaluator(
         trained.model.forward,
         num_classes=trained.model.num_classes,

@@ -181,7 +181,7 @@ def test_methods_of_several_stages(method, stages, origins, labellers, load_conf
     config = load_config("streets", f"{method},tiny")
     assert config["stages"] == ("source", *stages)
     assert tuple(config[s]["init_from"] for s in stages) == origins
-    assert tuple(config[s]["labeller"] for s in stages) == labellers
+    assert tuple(config[s]["pseudo_labeler"] for s in stages) == labellers
     prepared = [
         training_stage.build_method(config, s).prepare is not None for s in stages
     ]

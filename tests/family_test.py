@@ -94,7 +94,7 @@ def test_every_stage_trains_and_its_terms_move_the_right_way(
         folders[SOURCE] = source_stage(config)
     own = tuple(stage for stage in folders if stage != SOURCE)
     for stage in own:
-        for key in ("init_from", "labeller"):
+        for key in ("init_from", "pseudo_labeler"):
             if config[stage][key] == SOURCE:
                 config[stage][key] = str(folders[SOURCE])
     if own:

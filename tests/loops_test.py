@@ -52,7 +52,7 @@ def hold_rates(golden, key, rates, **keywords):
 def test_golden_adapt_seg_net(golden, gan):
     golden.only(f"loop__({gan}__.*|(?!vanilla|ls__).*)")
     rate, horizon = float(golden["loop__learning_rate"]), int(golden["loop__num_steps"])
-    keywords = {"horizon": horizon, "power": float(golden["loop__power"])}
+    keywords = {"decay_steps": horizon, "power": float(golden["loop__power"])}
     judge_rate = float(golden["loop__learning_rate_D"])
     method = adapt_seg_net.make(
         adversarial=float(golden["loop__lambda_adv_target2"]),
@@ -101,7 +101,7 @@ def advent(golden, method, judges):
         discriminator_rate=float(golden["loop__LEARNING_RATE_D"]),
         momentum=float(golden["loop__MOMENTUM"]),
         weight_decay=float(golden["loop__WEIGHT_DECAY"]),
-        horizon=int(golden["loop__MAX_ITERS"]),
+        decay_steps=int(golden["loop__MAX_ITERS"]),
         power=float(golden["loop__POWER"]),
         head_multiplier=1.0,
         warmup_steps=0,
@@ -188,7 +188,7 @@ def hold_clan(golden, method, keywords):
         float(golden[f"loop__learning_rate{end}"]) for end in ("", "_D")
     )
     schedule = {
-        "horizon": int(golden["loop__num_steps"]),
+        "decay_steps": int(golden["loop__num_steps"]),
         "power": float(golden["loop__power"]),
         "warmup_steps": int(golden["loop__PREHEAT_STEPS"]),
     }

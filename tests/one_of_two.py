@@ -52,7 +52,7 @@ def preparing(name):
     config = streets.get_config(f"{name},tiny")
     config.stages = (stage,)
     config.model.update({"backbone": "tiny", "aspp_dilations": (2,)})
-    config[stage].update({"init_from": "scratch", "labeller": "start"})
+    config[stage].update({"init_from": "scratch", "pseudo_labeler": "start"})
     config[stage].update({"steps": 1, "log_every": 1, "batch_size": 8})
     config[stage].method.update(keywords)
     return config.to_dict()

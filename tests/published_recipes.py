@@ -15,14 +15,14 @@ class Stage(NamedTuple):
     """Schedule, batch and optimiser of a stage."""
 
     steps: int
-    horizon: int
+    decay_steps: int
     warmup_steps: int = 0
     batch_size: int = 1
     learning_rate: float = 2.5e-4
     head_multiplier: float = 10.0
     duplicate_updates: str = "sequential"
     weight_decay: float = 5e-4
-    offset: int = 0
+    schedule_offset: int = 0
 
 
 class Row(NamedTuple):
@@ -166,7 +166,7 @@ CAG_RATES = {
     "head_multiplier": 1.0,
     "duplicate_updates": "off",
     "weight_decay": 2e-4,
-    "offset": 1,
+    "schedule_offset": 1,
 }
 CAG_STAGE = Stage(62_412, 90_000, **CAG_RATES)
 CAG = Row(  # 1.8, 1.12, 1.14, 2.9; the steps of the warm-up are chosen here

@@ -229,10 +229,10 @@ def test_a_control_differs_in_its_losses_alone(pair, method, load_config):
         assert own[key] == control[key]
     assert own["stages"][-1] == control["stages"][-1]
     for name in control["stages"]:
-        assert {**own[name], "method": 0, "labeller": 0} == {
+        assert {**own[name], "method": 0, "pseudo_labeler": 0} == {
             **control[name],
             "method": 0,
-            "labeller": 0,
+            "pseudo_labeler": 0,
         }
     assert control[control["stages"][-1]]["method"]["name"] == "batchnorm_only"
 

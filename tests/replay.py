@@ -131,7 +131,7 @@ def make_optimizer(arrays, params, frozen):
                 learning_rate=float(arrays["base_lr"]),
                 weight_decay=float(arrays["weight_decay"]),
                 momentum=float(arrays["momentum"]),
-                horizon=int(arrays["iter_max"]),
+                decay_steps=int(arrays["iter_max"]),
                 power=0.9,
                 warmup_steps=0,
             )

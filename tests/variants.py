@@ -82,7 +82,7 @@ def start(method, key, folder):
         learning_rate=1e-3,
         weight_decay=5e-4,
         momentum=0.9,
-        horizon=100,
+        decay_steps=100,
         power=0.9,
         warmup_steps=0,
     )

@@ -367,10 +367,10 @@ class Predictor:
         return [count(size) for size in sizes]
 
     def _replicate(self, tree):
-        return tree if self._mesh is None else sharding.put_replicated(tree, self._mesh)
+        return tree if self._mesh is None else sharding.replicate(tree, self._mesh)
 
     def _split(self, tree):
-        return tree if self._mesh is None else sharding.put_split(tree, self._mesh)
+        return tree if self._mesh is None else sharding.shard_whole_batch(tree, self._mesh)
 
 
 def _add(total, wanted, counts):

@@ -15,7 +15,7 @@ from lsr_jax.report import features, panel
 from lsr_jax.report import figures as report_figures
 from lsr_jax.report.measuring import Evaluation
 from lsr_jax.report.sampling import Sampler
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training.stage import Run
 
 PER_CLASS = 350  # vectors, as in LSR
 PER_CLASS_OF_BOTH = 100  # vectors of each domain where both are shown together
@@ -42,7 +42,7 @@ PANEL = Picture(
 
 
 def curves(
-    experiment: Experiment, stages: Sequence[str], folder: Path
+    experiment: Run, stages: Sequence[str], folder: Path
 ) -> list[Picture]:
     """The training curves; nothing where no stage kept a log."""
     found = {

@@ -9,16 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsr_jax import networks
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor as evaluation_predictor
 from lsr_jax.evaluation.evaluate import Evaluator
 from lsr_jax.evaluation.predictor import PROTOCOLS, Averaging, Predictor, Protocol
-from lsr_jax.networks import Trained
 from lsr_jax.report import panel, results
-from lsr_jax.training import selection
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training.stage import Run
+from lsr_jax.training.weights import Trained
 from lsr_jax.types import PyTree
 
 
@@ -69,7 +67,7 @@ class Entry(NamedTuple):
 class Evaluation:
     """Measures networks on the data of one experiment; each is compiled once."""
 
-    def __init__(self, experiment: Experiment, options: Options = ONE_PASS):
+    def __init__(self, experiment: Run, options: Options = ONE_PASS):
         self.experiment = experiment
         self.options = options
         self.config = experiment.config["evaluation"]
@@ -80,21 +78,7 @@ class Evaluation:
     def network(self, stage: str) -> Trained:
         """The trained network of a stage, restored once for tables and figures."""
         if stage not in self.networks:
-            found = self.experiment.trained(stage)
-            config = self.experiment.config
-            self.networks[stage] = Trained(
-                found.params,
-                found.model_state,
-                found.step,
-                stage,
-                config[stage]["method"]["name"],
-                config["seed"],
-                selection.label(found.facts, config["data"]["target"]["val"]),
-                networks.fingerprint(found.params, found.model_state),
-                self.experiment.model,
-                config["data"]["preprocessing"],
-                found.facts["step"] if found.facts["best"] else None,
-            )
+            self.networks[stage] = self.experiment.trained(stage)
         return self.networks[stage]
 
     def entry(self, stage: str) -> Entry:
@@ -188,15 +172,13 @@ class Evaluation:
         return images, np.stack(truths), predictions
 
     def _of(self, network):
-        return self._evaluator(network.model, network.preprocessing)
-
-    def _evaluator(self, model, preprocessing):
-        key = f"{preprocessing} {sorted(model.arguments.items())}"
+        model = network.model
+        key = f"{network.preprocessing} {sorted(model.arguments.items())}"
         if key not in self._evaluators:
             self._evaluators[key] = Evaluator(
                 model.forward,
                 num_classes=model.num_classes,
-                preprocess=networks.normalise(preprocessing),
+                preprocess=network.normalise,
                 prediction=model.prediction,
                 averaging=self.options.averaging,
                 mesh=self.experiment.mesh,

@@ -15,13 +15,13 @@ from lsr_jax.report import gallery, html, measuring, published, results
 from lsr_jax.report import panel as drawing
 from lsr_jax.report.measuring import Entry, Evaluation, Options
 from lsr_jax.training import distributed, tensorboard
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training.stage import Run
 
 ROOT = Path(__file__).parents[2]  # relative paths of recorded rows start here
 
 
 def write(
-    experiment: Experiment,
+    experiment: Run,
     stages: Iterable[str] | None = None,
     *,
     per_class: bool = False,

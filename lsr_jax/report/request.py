@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from lsr_jax import networks
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
 from lsr_jax.evaluation.predictor import PROTOCOLS, Averaging
 from lsr_jax.report import report
 from lsr_jax.report.measuring import Entry, Options
-from lsr_jax.training import distributed, sharding
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training import distributed, sharding, weights
+from lsr_jax.training.stage import open_run
+from lsr_jax.training.weights import Source
 from lsr_jax.training.workdir import read_config
 
 BOTH = "both"
@@ -53,8 +53,8 @@ def carry_out(request: Request) -> list[dict]:
     """
     check(request)
     averaging = predictor.parse(request.flip, request.scales, request.average)
-    places = [networks.find(name, step=request.step) for name, _ in named(request)]
-    config = networks.finished(data_config(request, places))
+    places = [weights.resolve(name, step=request.step) for name, _ in named(request)]
+    config = data_config(request, places)
     sharding.share_cpu(config["cpu_devices"])
     if request.processes:
         distributed.initialize(**request.processes)
@@ -62,7 +62,7 @@ def carry_out(request: Request) -> list[dict]:
         config = on_split(config, request.split)
     folder = output(request, places, averaging, config["stages"])
     check_writable(folder)
-    experiment = Experiment(config, Path(request.workdir or folder))
+    experiment = open_run(config, Path(request.workdir or folder))
     options = Options(
         PROTOCOLS if request.protocol == BOTH else (request.protocol,),
         averaging,
@@ -135,7 +135,7 @@ def named(request: Request) -> list[tuple[str, float]]:
     return found
 
 
-def data_config(request: Request, places: Sequence[networks.Place]) -> Mapping:
+def data_config(request: Request, places: Sequence[Source]) -> Mapping:
     """The config of the data: --config, else --workdir's, else that of the first run.
 
     Raises:
@@ -162,14 +162,14 @@ def on_split(config: Mapping, split: str) -> dict:
 
 def entries(
     request: Request,
-    places: Sequence[networks.Place],
+    places: Sequence[Source],
     config: Mapping,
     mesh: Mesh,
 ) -> list[Entry]:
     """The networks of ``places``, one line each or one ensemble."""
     split = config["data"]["target"]["val"]
     loaded = [
-        networks.load(place, mesh=mesh, config=config, split=split) for place in places
+        weights.load(place, mesh=mesh, config=config, split=split) for place in places
     ]
     if request.ensemble:
         weights = tuple(weight for _, weight in named(request))
@@ -179,7 +179,7 @@ def entries(
 
 def output(
     request: Request,
-    places: Sequence[networks.Place],
+    places: Sequence[Source],
     averaging: Averaging,
     stages: Sequence[str],
 ) -> Path:

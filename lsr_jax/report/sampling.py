@@ -98,7 +98,7 @@ class Sampler:
                 end = seen + valid.sum() * labels[0].size
                 inside = places[(places >= seen) & (places < end)] - seen
                 if len(inside):
-                    image = sharding.put_batch(images.image, self.experiment.mesh)
+                    image = sharding.shard_batch(images.image, self.experiment.mesh)
                     # Few different lengths, so that few programs are compiled.
                     length = 1 << (len(inside) - 1).bit_length()
                     vectors = self._gather(*model, image, np.resize(inside, length))

@@ -119,8 +119,8 @@ def run(config: Mapping, label: str, seed: int, folder: Path) -> Run:
         first = position == 0 and section["init_from"] == "previous"
         if first or section["init_from"] == SOURCE:
             section["init_from"] = str(pretraining.folder)
-        if section["labeller"] == SOURCE:
-            section["labeller"] = str(pretraining.folder)
+        if section["pseudo_labeler"] == SOURCE:
+            section["pseudo_labeler"] = str(pretraining.folder)
     return Run(folder / f"{label.replace(' ', '-')}-{seed}", adaptation, pretraining)
 
 

@@ -24,24 +24,24 @@ from lsr_jax.types import PyTree
 def poly(
     learning_rate: float,
     *,
-    horizon: int,
+    decay_steps: int,
     power: float = 0.9,
     warmup_steps: int = 0,
-    offset: int = 0,
+    schedule_offset: int = 0,
 ) -> optax.Schedule:
     """Polynomial decay, evaluated before step ``t`` (counted from 0).
 
-    ``lr(t) = learning_rate * (1 - t / horizon) ** power``, and during warm-up
+    ``lr(t) = learning_rate * (1 - t / decay_steps) ** power``, and during warm-up
     ``lr(t) = learning_rate * t / warmup_steps``. As in CLAN the warm-up does not shift
-    the decay: after it the rate jumps onto the polynomial. Past the horizon the rate is
-    0 (the originals turn complex there). ``offset`` steps are skipped: CAG moves its
+    the decay: after it the rate jumps onto the polynomial. Past the decay_steps the rate is
+    0 (the originals turn complex there). ``schedule_offset`` steps are skipped: CAG moves its
     schedule before the first step, not after it, which is 1.
     """
 
     def schedule(count: jax.Array) -> jax.Array:
-        t = jnp.asarray(count, float) + offset
-        # Not 1 - t / horizon: near the horizon float32 would lose most digits.
-        decay = (jnp.maximum(horizon - t, 0.0) / horizon) ** power
+        t = jnp.asarray(count, float) + schedule_offset
+        # Not 1 - t / decay_steps: near the decay_steps float32 would lose most digits.
+        decay = (jnp.maximum(decay_steps - t, 0.0) / decay_steps) ** power
         warmup = t / max(warmup_steps, 1)
         return learning_rate * jnp.where(t < warmup_steps, warmup, decay)
 
@@ -223,10 +223,10 @@ def make(
     learning_rate: float,
     weight_decay: float,
     momentum: float,
-    horizon: int,
+    decay_steps: int,
     power: float,
     warmup_steps: int,
-    offset: int = 0,
+    schedule_offset: int = 0,
     discriminator_rate: float = 1e-4,
     discriminator_decay: float = 0.0,
 ) -> optax.GradientTransformation:
@@ -242,10 +242,10 @@ def make(
       learning_rate: of a group with multiplier 1.
       weight_decay: per step; scaled by the rate as each optimiser defines.
       momentum: weight of the old value.
-      horizon: steps at which the rate reaches 0; may exceed the run.
+      decay_steps: steps at which the rate reaches 0; may exceed the run.
       power: of the polynomial decay.
       warmup_steps: linear warm-up from 0.
-      offset: steps by which the schedule is ahead.
+      schedule_offset: steps by which the schedule is ahead.
       discriminator_rate: learning rate of discriminators.
       discriminator_decay: their weight decay, added to the gradient.
 
@@ -261,10 +261,10 @@ def make(
         rate = discriminator_rate if group.discriminator else learning_rate
         schedule = poly(
             rate * group.multiplier,
-            horizon=horizon,
+            decay_steps=decay_steps,
             power=power,
             warmup_steps=warmup_steps,
-            offset=offset,
+            schedule_offset=schedule_offset,
         )
         if group.discriminator:
             return optax.chain(

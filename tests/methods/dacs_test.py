@@ -214,7 +214,7 @@ def test_an_unknown_share_is_refused():
 def test_golden_rates(golden):
     with jax.enable_x64(True):
         for times in (1, 10):
-            rate = optimizer.poly(times * 2.5e-4, horizon=250_000)
+            rate = optimizer.poly(times * 2.5e-4, decay_steps=250_000)
             ours = jax.vmap(rate)(golden["lr__iters"])
             golden.holds(f"lr__{times}x", ours, 1e-12)
 
@@ -305,7 +305,7 @@ def recorded_run(golden, dtype, patch):
         learning_rate=float(golden["loop__learning_rate"]),
         weight_decay=float(golden["loop__weight_decay"]),
         momentum=float(golden["loop__momentum"]),
-        horizon=int(golden["loop__num_iterations"]),
+        decay_steps=int(golden["loop__num_iterations"]),
         power=float(golden["loop__lr_power"]),
         warmup_steps=0,
     )

@@ -52,7 +52,7 @@ def experiment(tmp_path, key):
     def trained(stage):
         restored.append(stage)
         network = toy.init(jax.random.fold_in(key, len(stage)), "two_heads")
-        network = sharding.put_replicated(network, mesh)
+        network = sharding.replicate(network, mesh)
         return Network(*network, step=1, facts={"best": None})
 
     data = {domain: split(domain) for domain in gallery.DOMAINS}

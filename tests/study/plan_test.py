@@ -12,9 +12,9 @@ from lsr_jax.study.plan import Line
 FOLDER = Path("study")
 
 
-def section(name, init_from="source", labeller="start", **keywords):
+def section(name, init_from="source", pseudo_labeler="start", **keywords):
     method = {"name": name, **keywords}
-    return {"method": method, "init_from": init_from, "labeller": labeller, "steps": 5}
+    return {"method": method, "init_from": init_from, "pseudo_labeler": pseudo_labeler, "steps": 5}
 
 
 SOURCE = section("source_only", "previous")
@@ -23,8 +23,8 @@ CHAINS = {
     "lsr": {"adapt": section("lsr", norm=0.5, entropy=1.0)},
     "bdl": {
         "adversarial": section("bdl", "previous", self_training=0.0),
-        "round_1": section("bdl", labeller="adversarial", self_training=1.0),
-        "round_2": section("bdl", "round_1", labeller="source", self_training=1.0),
+        "round_1": section("bdl", pseudo_labeler="adversarial", self_training=1.0),
+        "round_2": section("bdl", "round_1", pseudo_labeler="source", self_training=1.0),
     },
 }
 
@@ -68,7 +68,7 @@ def test_a_chain_starts_from_the_pretraining_wherever_it_named_the_source_stage(
     assert config["stages"] == ["adversarial", "round_1", "round_2"]
     assert "source" not in config
     assert [
-        (config[stage]["init_from"], config[stage]["labeller"])
+        (config[stage]["init_from"], config[stage]["pseudo_labeler"])
         for stage in config["stages"]
     ] == [
         (pretraining, "start"),

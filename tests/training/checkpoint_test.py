@@ -34,7 +34,7 @@ def state(value, devices=1):
         rng=jax.random.key(value),
         skipped=jnp.int32(0),
     )
-    return sharding.put_replicated(whole, sharding.make_mesh(devices))
+    return sharding.replicate(whole, sharding.make_mesh(devices))
 
 
 def facts(step, best=None):

@@ -12,9 +12,9 @@ from lsr_jax.training.stage import Experiment
 
 def test_cost_of_a_matrix_product_on_two_devices():
     mesh = sharding.make_mesh(2)
-    weights = sharding.put_replicated(jnp.ones((64, 32)), mesh)
-    rows = sharding.put_batch(jnp.ones((128, 64)), mesh)
-    step = sharding.compile_step(lambda w, x: (w + 1, (x @ w).sum()), mesh)
+    weights = sharding.replicate(jnp.ones((64, 32)), mesh)
+    rows = sharding.shard_batch(jnp.ones((128, 64)), mesh)
+    step = sharding.jit_step(lambda w, x: (w + 1, (x @ w).sum()), mesh)
     call, cost = compile.compile_program(compile.trace(step, weights, rows))
     product = 2 * 128 * 64 * 32
     assert product / 2 <= cost.flops < 1.2 * product / 2
@@ -27,7 +27,7 @@ def test_cost_of_a_matrix_product_on_two_devices():
 
 
 def test_arithmetic_of_a_loop_is_that_of_the_whole():
-    rows = sharding.put_replicated(jnp.ones((64, 16, 16)), sharding.make_mesh(1))
+    rows = sharding.replicate(jnp.ones((64, 16, 16)), sharding.make_mesh(1))
     square = jax.jit(lambda x: x @ x)
     loop = jax.jit(lambda x: jax.lax.map(lambda part: part @ part, x))
     _, once = compile.compile_program(compile.trace(loop, rows))
@@ -111,7 +111,7 @@ def test_the_batch_is_that_of_the_pipeline(config, tmp_path):
         batches = experiment.batches(stage, 0)
         found, _ = next(batches)
         batches.close()
-        found = sharding.put_batch(found, experiment.mesh)
+        found = sharding.shard_batch(found, experiment.mesh)
         expected = compile.batch(experiment, stage)
         chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
         placements = [x.sharding for x in jax.tree.leaves(expected)]

@@ -71,7 +71,7 @@ KEYWORDS = {
     "learning_rate": 0.01,
     "weight_decay": 0.5,
     "momentum": 0.9,
-    "horizon": 10,
+    "decay_steps": 10,
     "power": 0.9,
     "warmup_steps": 0,
 }
@@ -163,7 +163,7 @@ def run(transformation, params, grads):
 def test_sgd_equals_the_loop(repeats):
     keywords = {"momentum": 0.9, "weight_decay": 0.1, "repeats": repeats}
     grads = [1.0, -0.5, 2.0, 0.25]
-    transformation = optimizer.sgd(optimizer.poly(0.1, horizon=10), **keywords)
+    transformation = optimizer.sgd(optimizer.poly(0.1, decay_steps=10), **keywords)
     found = run(
         transformation,
         {"w": jnp.asarray(0.7)},
@@ -212,13 +212,13 @@ def schedules():
     "schedule", "(lsr_uda_)?iters", "(clan|f2a)__(iters|lr_.*)", "(lsr|advent).*poly.*"
 )
 def test_golden_poly(golden):
-    for key, steps, (rate, horizon, warmup) in schedules():
-        schedule = optimizer.poly(rate, horizon=horizon, warmup_steps=warmup)
+    for key, steps, (rate, decay_steps, warmup) in schedules():
+        schedule = optimizer.poly(rate, decay_steps=decay_steps, warmup_steps=warmup)
         found = jax.vmap(schedule)(jnp.asarray(golden[steps]))
         np.testing.assert_allclose(found, golden[key], rtol=1e-5, atol=1e-12)
         with jax.enable_x64(True):
             found = np.stack([schedule(jnp.asarray(step)) for step in golden[steps]])
-            # Near the horizon the originals' 1 - t / T has lost digits that ours has.
+            # Near the decay_steps the originals' 1 - t / T has lost digits that ours has.
             golden.holds(key, found, 1e-12, scale="largest")
 
 
@@ -229,9 +229,9 @@ def test_golden_poly_of_cag(golden):
     with jax.enable_x64(True):
         found, ahead = (
             np.stack(
-                [optimizer.poly(1e-4, horizon=20, offset=offset)(t) for t in steps]
+                [optimizer.poly(1e-4, decay_steps=20, schedule_offset=schedule_offset)(t) for t in steps]
             )
-            for offset in (0, 1)
+            for schedule_offset in (0, 1)
         )
     golden.holds("cag_poly__lr", found, 1e-12)
     np.testing.assert_array_equal(ahead[:-1], found[1:])
@@ -254,7 +254,7 @@ def test_parity_of_repeated_sgd_with_torch(repeats):
             weight_decay=0.05,
             foreach=False,
         )
-    schedule = optimizer.poly(0.1, horizon=10)
+    schedule = optimizer.poly(0.1, decay_steps=10)
     for step, grad in enumerate(grads):
         theirs.param_groups[0]["lr"] = float(schedule(step))
         theta.grad = torch.from_numpy(grad)
@@ -266,4 +266,4 @@ def test_parity_of_repeated_sgd_with_torch(repeats):
 
 
 def test_poly_stays_at_zero_past_the_horizon():
-    assert optimizer.poly(1.0, horizon=10)(jnp.asarray(12)) == 0
+    assert optimizer.poly(1.0, decay_steps=10)(jnp.asarray(12)) == 0

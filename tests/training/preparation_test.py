@@ -143,7 +143,7 @@ def test_the_labeller_is_the_start_or_a_stage_and_has_buffers_of_its_own(
 
     # A step donates the state, so no buffer may have two owners.
     assert not is_shared(after.method_state["params"]["w"], before.params["model"]["w"])
-    whole = sharding.put_replicated(after, sharding.make_mesh(4))
+    whole = sharding.replicate(after, sharding.make_mesh(4))
     moved = jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)(whole)
     np.testing.assert_array_equal(moved.method_state["params"]["w"], value + 1)
 

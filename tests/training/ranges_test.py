@@ -104,7 +104,7 @@ WRONG = {
         1.0,
         "expected 0 to below 1 (weight of the old value), found 1.0",
     ),
-    "adapt.optimizer.horizon": (0, "expected at least 1 or None, found 0"),
+    "adapt.optimizer.decay_steps": (0, "expected at least 1 or None, found 0"),
     "adapt.augment.source.crop": ((8,), "(height and width) or None, found (8,)"),
     "adapt.augment.target.crop": ((8.5, 8), "2 whole numbers, each at least 1"),
     "source.augment.target.crop": ((8, 2**31), "numbers, each at most 2147483647"),
