@@ -1,1 +1,1 @@
-"""What this project claims about itself, each claim a command."""
+"""Commands that measure speed, parity with the originals, and behavior on faults."""

@@ -1,10 +1,10 @@
-"""What a user can get wrong, and the one line that each mistake is answered with.
+"""Run commands with mistakes in them and list their one-line error messages.
 
     python -m benchmarks.bad_inputs                            # about a minute
     python -m benchmarks.bad_inputs --write docs/reliability.md
 
-Every row is a real run of a script, forked from one process that has its imports done.
-The exit code is 1 where a script does not end with code 2 and one line.
+Every row is a real run of a script, in a fork of one process that has done the imports. The
+exit code is 1 if a script does not exit with code 2 and a single line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr_jax.report import html
+from benchmarks import pages
 
 ROOT = Path(__file__).parents[1]
 PART = "bad inputs"
@@ -30,7 +30,7 @@ TINY = "--config=configs/streets.py:lsr,tiny"
 
 
 class Case(NamedTuple):
-    """A mistake: what it is, the script, its arguments; ``{}`` stands for a folder."""
+    """A mistake, the script, its arguments; ``{}`` is replaced by a temporary folder."""
 
     mistake: str
     script: str
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 
 def train(mistake: str, *arguments: str, config: str = TINY) -> Case:
-    """A mistake in a command of training."""
+    """A mistake in a ``train.py`` command."""
     workdir = () if any("workdir" in a for a in arguments) else ("--workdir={}/new",)
     return Case(mistake, "train.py", (config, *workdir, *arguments))
 
@@ -55,68 +55,81 @@ CASES = (
     train("a limit of 0", "--max-steps=0"),
     train("0 steps", "--config.adapt.steps=0"),
     train("a checkpoint every 0 steps", "--config.adapt.checkpoint_every=0"),
-    train("no part of a batch", "--config.adapt.micro_batches=0"),
-    train("parts of a batch under one BatchNorm", "--config.adapt.micro_batches=2"),
-    train("no device", "--config.cpu_devices=0"),
-    train("no image for a picture", "--config.evaluation.panel_images=0"),
+    train("0 micro-batches", "--config.adapt.micro_batches=0"),
+    train(
+        "micro-batches with BatchNorm over the whole batch",
+        "--config.adapt.micro_batches=2",
+    ),
+    train("0 devices", "--config.cpu_devices=0"),
+    train("0 images in the panel", "--config.evaluation.panel_images=0"),
     train("a seed beyond 32 bits", "--config.seed=99999999999999999999"),
     train("no stage", "--config.stages=()"),
     train("a weight below 0", "--config.adapt.method.clustering=-1.0"),
     train("a weight that is no number", "--config.adapt.method.entropy=nan"),
     train(
-        "no weight that is not 0",
+        "all loss weights are 0",
         "--config.adapt.method.segmentation=0",
         "--config.adapt.method.entropy=0",
         config="--config=configs/streets.py:max_square,tiny",
     ),
-    train("shares of other classes", "--config.adapt.method.class_frequency=synthia"),
-    train("a crop with one side", "--config.adapt.augment.source.crop=(8,)"),
+    train(
+        "class frequencies of another data set",
+        "--config.adapt.method.class_frequency=synthia",
+    ),
+    train("a crop with one number", "--config.adapt.augment.source.crop=(8,)"),
     train("recorded rows that are not there", "--config.recorded=('nope.json',)"),
     train(
         "anchors that are not there",
         "--config.stage_1.method.anchors=nope.npz",
         config="--config=configs/streets.py:cag,tiny",
     ),
-    train("no such distance", "--config.adapt.method.clustering_distance=l2"),
+    train("unknown distance", "--config.adapt.method.clustering_distance=l2"),
     train(
-        "a method's terms on two sizes of images",
+        "source and target images of different sizes in DACS",
         "--config.adapt.augment.target.crop=(32,64)",
         config="--config=configs/streets.py:dacs,tiny",
     ),
     train("a learning rate of 0", "--config.adapt.optimizer.learning_rate=0.0"),
-    train("no such optimiser", "--config.adapt.optimizer.name=adm"),
-    train("no such backbone", "--config.model.backbone=resnet18"),
-    train("no such dtype", "--config.model.dtype=float16"),
-    train("no such kind of head", "--config.model.head=double"),
-    train("no such initialisation", "--config.model.initialisation=random"),
-    train("no such preprocessing", "--config.data.preprocessing=bgr"),
-    train("a stage that is not there", "--config.stages=('source','adap')"),
+    train("unknown optimizer", "--config.adapt.optimizer.name=adm"),
+    train("unknown backbone", "--config.model.backbone=resnet18"),
+    train("unknown dtype", "--config.model.dtype=float16"),
+    train("unknown head", "--config.model.head=double"),
+    train("unknown initialization", "--config.model.initialisation=random"),
+    train("unknown preprocessing", "--config.data.preprocessing=bgr"),
     train(
-        "a method for two heads on a network with one",
+        "a stage without a section in the config", "--config.stages=('source','adap')"
+    ),
+    train(
+        "a method that needs two heads, with one head",
         "--config.model.head=single",
         config="--config=configs/streets.py:clan,tiny",
     ),
-    train("another number of classes", "--config.model.num_classes=16"),
-    train("a crop that does not fit", "--config.adapt.augment.source.crop=(96,96)"),
-    train("a scale without crop", "--config.adapt.augment.source.scale=(0.5,1.5)"),
+    train("another number of classes than the data", "--config.model.num_classes=16"),
+    train("a crop larger than the image", "--config.adapt.augment.source.crop=(96,96)"),
     train(
-        "a batch that the devices do not divide",
+        "a random scale without a crop", "--config.adapt.augment.source.scale=(0.5,1.5)"
+    ),
+    train(
+        "a batch size that is no multiple of the devices",
         "--config.cpu_devices=2",
         "--config.adapt.batch_size=3",
     ),
-    train("more devices than there are", "--config.num_devices=9"),
-    train("a group that does not divide the batch", "--config.model.bn_group_size=3"),
-    train("no such data set", "--config.data.source.name=gta6"),
-    train("no such preset", "--config.data.source.preset=huge"),
-    train("no such split", "--config.data.target.val=nope"),
-    train("data that are not there", config="--config=configs/gta2cs.py"),
-    train("no such selection", "--config.evaluation.selection=best"),
+    train("more devices than available", "--config.num_devices=9"),
     train(
-        "selection by the labels that are reported",
+        "a BatchNorm group size that does not divide the batch size",
+        "--config.model.bn_group_size=3",
+    ),
+    train("unknown data set", "--config.data.source.name=gta6"),
+    train("unknown preset", "--config.data.source.preset=huge"),
+    train("unknown split", "--config.data.target.val=nope"),
+    train("data that are not there", config="--config=configs/gta2cs.py"),
+    train("unknown selection", "--config.evaluation.selection=best"),
+    train(
+        "selection on the reported split",
         "--config.evaluation.selection=target_heldout",
         "--config.evaluation.heldout=val",
     ),
-    train("no such answer to NaN", "--config.adapt.on_nonfinite=ignore"),
+    train("unknown on_nonfinite", "--config.adapt.on_nonfinite=ignore"),
     train("init_from nothing", "--config.adapt.init_from=lsr_nope"),
     train("init_from a page that says 404", "--config.source.init_from={}/page.pth"),
     train(
@@ -139,8 +152,8 @@ CASES = (
 )
 
 
-class Answer(NamedTuple):
-    """What a script did about a mistake."""
+class Outcome(NamedTuple):
+    """Exit code and output of a script."""
 
     case: Case
     code: int
@@ -148,19 +161,19 @@ class Answer(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """The lines that say what is wrong."""
+        """The error messages."""
         return [x for x in self.text.splitlines() if x.startswith("error: ")]
 
     @property
     def good(self) -> bool:
-        """One line, the right code, no traceback."""
+        """Whether the output is one error message and the exit code is 2."""
         lines = self.text.strip().splitlines()
         return self.code == 2 and len(self.lines) == 1 and lines == self.lines
 
 
 @contextlib.contextmanager
-def scene(folder: Path) -> Iterator[None]:
-    """The folders and files that the cases name; one of them is locked inside."""
+def fixtures(folder: Path) -> Iterator[None]:
+    """Create the files and folders that the cases name, and lock the workdir "busy"."""
     (folder / "file").write_text("")
     (folder / "page.pth").write_text("404")
     for name, config in (("other", '{"seed": 7}'), ("damaged", "{"), ("busy", None)):
@@ -175,8 +188,8 @@ def scene(folder: Path) -> Iterator[None]:
         yield
 
 
-def ask(case: Case, folder: Path) -> Answer:
-    """Runs a case in a fork."""
+def run_case(case: Case, folder: Path) -> Outcome:
+    """Run a case in a fork."""
     output = folder / "output"
     child = os.fork()
     if not child:
@@ -198,58 +211,57 @@ def ask(case: Case, folder: Path) -> Answer:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     text = output.read_text()
-    for path, name in ((data(), "DATA"), (str(folder), "DIR"), (str(ROOT), ".")):
+    for path, name in (
+        (os.environ["LSR_JAX_DATA"], "DATA"),
+        (str(folder), "DIR"),
+        (str(ROOT), "."),
+    ):
         text = text.replace(path, name)
-    return Answer(case, os.waitstatus_to_exitcode(status), text)
+    return Outcome(case, os.waitstatus_to_exitcode(status), text)
 
 
-def data() -> str:
-    """Where the benchmark of the runs lies."""
-    return os.environ["LSR_JAX_DATA"]
-
-
-def answers(folder: Path, cases: Iterable[Case] = CASES) -> list[Answer]:
-    """What the scripts answer; nothing else may be left in ``folder`` by them."""
-    # The parent has no thread and no device: JAX starts in the children.
+def run_cases(folder: Path, cases: Iterable[Case] = CASES) -> list[Outcome]:
+    """Run cases one after another in ``folder``."""
+    # Forking needs a parent without threads: JAX is imported here and starts in the forks.
     import lsr_jax.report.report
     import lsr_jax.training.loop  # noqa: F401
 
     os.environ.setdefault("LSR_JAX_DATA", str(folder / "data"))
-    drawn = ("--prepare", "--preset=tiny", "--workers=1")
-    ask(Case("", "lsr_jax/streets/__main__.py", drawn), folder)
-    with scene(folder):
-        return [ask(case, folder) for case in cases]
+    prepare = ("--prepare", "--preset=tiny", "--workers=1")
+    run_case(Case("", "lsr_jax/streets/__main__.py", prepare), folder)
+    with fixtures(folder):
+        return [run_case(case, folder) for case in cases]
 
 
-def in_a_process_of_its_own(folder: Path) -> list[Answer]:
-    """`answers`, for a caller that has threads or devices, which a fork would lose."""
+def run_in_new_process(folder: Path) -> list[Outcome]:
+    """`run_cases` for callers that already have threads or use JAX."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(answers, folder).result()
+        return pool.submit(run_cases, folder).result()
 
 
-def table(found: Iterable[Answer]) -> str:
-    """The answers in Markdown."""
-    lines = ["| mistake | answer |", "|---|---|"]
-    for answer in found:
-        text = " ".join(answer.lines).removeprefix("error: ").replace("|", "\\|")
-        lines.append(f"| {answer.case.mistake} | {text} |")
+def table(outcomes: Iterable[Outcome]) -> str:
+    """Mistakes and messages as a Markdown table."""
+    lines = ["| mistake | message |", "|---|---|"]
+    for outcome in outcomes:
+        text = " ".join(outcome.lines).removeprefix("error: ").replace("|", "\\|")
+        lines.append(f"| {outcome.case.mistake} | {text} |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Runs, prints, writes; returns the exit code."""
+    """Run, print, write; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bad_inputs")
     parser.add_argument("--write", type=Path, metavar="PAGE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = answers(Path(folder))
-    print(table(found))
-    bad = [answer for answer in found if not answer.good]
-    for answer in bad:
-        print(f"\n{answer.case.mistake}: code {answer.code}\n{answer.text}")
+        outcomes = run_cases(Path(folder))
+    print(table(outcomes))
+    bad = [outcome for outcome in outcomes if not outcome.good]
+    for outcome in bad:
+        print(f"\n{outcome.case.mistake}: exit code {outcome.code}\n{outcome.text}")
     if options.write and not bad:
-        html.replace(options.write, PART, table(found))
+        pages.replace(options.write, PART, table(outcomes))
     return int(bool(bad))
 
 

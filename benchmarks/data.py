@@ -1,13 +1,13 @@
-"""How fast training is fed: each stage alone, and the whole chain.
+"""Speed of the input pipeline: every stage alone, and the whole pipeline.
 
     python -m benchmarks.data                 full size; a few minutes
-    python -m benchmarks.data --json FILE     numbers for a machine too
-    python -m benchmarks.data --quick         small images, to see that it runs
+    python -m benchmarks.data --json FILE     write the numbers to a file too
+    python -m benchmarks.data --quick         small images, to check that it runs
 
 A step is one GTA5 image at 1280x720 and one Cityscapes image at 1024x512 with the source
-label, decoded and batched to uint8. The folders are drawn in the layouts of the
-downloads, then prepared. Targets: 25 steps/s with 2 workers from prepared records on 4
-cores, 2.5 times the rate from full-size files, 400 MB a worker, 5 ms of the main process.
+label, decoded and batched as uint8. The data sets are synthetic, written in the layouts of
+the downloads and then prepared. Targets: 25 steps/s with 2 workers from prepared records on
+4 cores, 2.5 times the rate from full-size files, 400 MB per worker, 5 ms in the main process.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import pathlib
 import tempfile
 import time
 
-from benchmarks import trees
+from benchmarks import dataset_folders
 from lsr_jax.data import image_io, pipeline, prepare, processes, records, sources
 from lsr_jax.data.layouts import LAYOUTS
 
@@ -31,7 +31,7 @@ TARGETS = {
 
 
 def main():
-    """Draws, prepares, measures, prints."""
+    """Draw and prepare the data sets, measure, print."""
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(options.folder or folder)
@@ -41,7 +41,7 @@ def main():
         result = {"cores": processes.cores(), "workers": options.workers}
         result |= prepare_all(folder, sizes)
         result |= stages(folder, sizes)
-        result |= chain(folder, sizes, options)
+        result |= whole_pipeline(folder, sizes, options)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
@@ -49,16 +49,16 @@ def main():
 
 
 def parse():
-    """The command line; `--quick` changes the defaults."""
+    """Parse the command line; `--quick` changes the defaults."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="small images, few steps")
-    parser.add_argument("--images", type=int, help="of each data set (16; quick: 4)")
+    parser.add_argument("--images", type=int, help="per data set (16; quick: 4)")
     parser.add_argument("--steps", type=int, help="measured (150; quick: 4)")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--folder", help="keep the drawn folders here")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers here too")
+    parser.add_argument("--folder", help="keep the data sets here")
+    parser.add_argument("--json", metavar="FILE", help="file for the numbers")
     options = parser.parse_args()
     options.images = options.images or (4 if options.quick else 16)
     options.steps = options.steps or (4 if options.quick else 150)
@@ -66,18 +66,19 @@ def parse():
 
 
 def draw(folder, images, scale):
-    """Both downloads, unless they lie there from an earlier run."""
+    """Write both data sets, unless an earlier run has."""
     small = {
-        name: tuple(n // scale for n in size) for name, size in trees.SIZES.items()
+        name: tuple(n // scale for n in size)
+        for name, size in dataset_folders.SIZES.items()
     }
     if not (folder / "gta5").exists():
-        trees.gta5(folder / "gta5", images, small["gta5"])
+        dataset_folders.gta5(folder / "gta5", images, small["gta5"])
         counts = {"train": images, "val": 1}
-        trees.cityscapes(folder / "cityscapes", counts, small["cityscapes"])
+        dataset_folders.cityscapes(folder / "cityscapes", counts, small["cityscapes"])
 
 
 def prepare_all(folder, sizes):
-    """Images a second, by one process; TFDS's own work included."""
+    """Images per second of `prepare` with one process, including TFDS."""
     result = {}
     for name, size in sizes.items():
         out = tempfile.mkdtemp(dir=folder)
@@ -95,7 +96,7 @@ def prepare_all(folder, sizes):
 
 
 def open_train(folder, name, size, kind):
-    """The training split, from the files ("full") or from prepared records."""
+    """Open the training split: the files ("full") or prepared records ("prepared")."""
     root = folder / (name if kind == "full" else f"prepared_{name}")
     spec = {
         "name": name,
@@ -110,7 +111,7 @@ def open_train(folder, name, size, kind):
 
 
 def stages(folder, sizes):
-    """Milliseconds of one image in one thread, stage by stage."""
+    """Milliseconds per image of every stage, in one thread."""
     result = {}
     for name, size in sizes.items():
         full = open_train(folder, name, size, "full")
@@ -143,7 +144,7 @@ def stages(folder, sizes):
 
 
 def milliseconds(function, times=8):
-    """The least of several runs: other work on the machine can only add."""
+    """Shortest of several runs, which other work on the machine affects least."""
     best = float("inf")
     for _ in range(times):
         start = time.perf_counter()
@@ -152,8 +153,8 @@ def milliseconds(function, times=8):
     return 1000 * best
 
 
-def chain(folder, sizes, options):
-    """Steps a second of the training pipeline, from files and from prepared records."""
+def whole_pipeline(folder, sizes, options):
+    """Steps per second of the pipeline, from files and from prepared records."""
     result = {}
     for kind in ("full", "prepared"):
         opened = {name: open_train(folder, name, sizes[name], kind) for name in sizes}
@@ -165,7 +166,7 @@ def chain(folder, sizes, options):
             seed=0,
             workers=options.workers,
         ) as batches:
-            for _ in range(4 * options.workers + 4):  # start and buffers
+            for _ in range(4 * options.workers + 4):  # startup, full buffers
                 next(batches)
             start, own = time.perf_counter(), time.process_time()
             for _ in range(steps):
@@ -181,14 +182,14 @@ def chain(folder, sizes, options):
 
 
 def peak(pid):
-    """The most memory that a process has held, in MB."""
+    """Peak memory of a process in MB."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def table(result, *, judged):
-    """Every number, and whether it is what it should be."""
+    """Table of all numbers, with targets."""
     lines = []
     for name, value in result.items():
         sign, target = TARGETS.get(name, ("", None))

@@ -1,10 +1,10 @@
-"""Histogram-aware downsampling: two matrix products against one histogram a window.
+"""Histogram-aware label downsampling: ours against a numpy loop over windows.
 
     python -m benchmarks.downsample            a 1280x720 label to 161x91 cells
-    python -m benchmarks.downsample --quick    the same, fewer repeats
+    python -m benchmarks.downsample --quick    the same with fewer repeats
 
-The other side is numpy, a window at a time, as a data loader would do it. Both take
-turns in one process and their labels are compared. On a CPU both use the same cores.
+The numpy loop computes one histogram per window, as a data loader would. The two alternate in
+one process, and their labels have to be equal. On a CPU both use the same cores.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lsr_jax.ops import pseudo_labels
 from lsr_jax.training import sharding
 from lsr_jax.types import IGNORE
 
-HEADER = ("side", "ms [quartiles]", "ratio [quartiles]", "")
+HEADER = ("implementation", "ms [quartiles]", "ratio [quartiles]", "")
 TARGETS = {"cpu": 6.0, "gpu": 100.0}
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Measures, prints."""
+    """Measure and print."""
     parser = timing.parser(__doc__, repeats=30)
     parser.prog = "python -m benchmarks.downsample"
     parser.add_argument("--size", type=timing.size, default=(720, 1280))
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> dict:
     on_device = jax.device_put(label)
     found, expected = np.asarray(ours(on_device))[0], by_window(label[0], size)
     if (found != expected).any():
-        raise SystemExit("downsample: the two sides give different labels")
+        raise SystemExit("downsample: the two implementations give different labels")
 
     samples = timing.alternate(
         {"ours": lambda: ours(on_device), "numpy": lambda: by_window(label[0], size)},
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> dict:
 def by_window(
     label: np.ndarray, size: tuple[int, int], *, threshold: float = 0.5
 ) -> np.ndarray:
-    """The same labels, one cell after the other: ``[H, W]`` uint8 to ``[h, w]``."""
+    """Downsample with a loop over cells: ``[H, W]`` uint8 to ``[h, w]``."""
     result = np.full(size, IGNORE, np.int32)
     steps_ = [side / cells for side, cells in zip(label.shape, size, strict=True)]
     reach = [int(np.ceil(step / 2)) for step in steps_]

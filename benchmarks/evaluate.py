@@ -1,11 +1,11 @@
-"""How many images a second are evaluated: prediction, enlargement, confusion matrix.
+"""Evaluation speed in images per second: prediction, upsampling, confusion matrix.
 
     python -m benchmarks.evaluate                    ResNet-101, 1024x512 to 2048x1024
-    python -m benchmarks.evaluate --dtype float32 bfloat16 --batch-size 10
+    python -m benchmarks.evaluate --dtype float32 bfloat16 --batch_size 10
     python -m benchmarks.evaluate --quick            small, on a CPU
 
-Images are random and lie on the host, so their transfer counts. The last batch is filled
-up to half: masked images count in the time, not in the rate.
+Images are random and start on the host, so the transfer is measured too. Half of the last
+batch is padding, which counts in the time and not in the number of images.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from lsr_jax.evaluation.evaluate import Evaluator
 from lsr_jax.training import sharding
 from lsr_jax.types import Images
 
-HEADER = ("evaluation", "ms a set [quartiles]", "images/s")
+HEADER = ("evaluation", "ms per set [quartiles]", "images/s")
 BATCHES = 3
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Measures, prints."""
+    """Measure and print."""
     options = parse(arguments)
     sharding.share_cpu(options.cpu_devices)
     mesh = sharding.make_mesh(options.devices)
     sharding.check_batch_size(options.batch_size, mesh)
     loaded, count = batches(options)
-    sides = {dtype: side(dtype, options, mesh, loaded) for dtype in options.dtype}
+    sides = {dtype: evaluation(dtype, options, mesh, loaded) for dtype in options.dtype}
     samples = timing.alternate(sides, repeats=options.repeats, warmup=options.warmup)
     result, rows = {}, [HEADER]
     for dtype, times in samples.items():
@@ -51,13 +51,15 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def parse(arguments):
-    """The command line; `--quick` changes the defaults."""
+    """Parse the command line; `--quick` changes the defaults."""
     parser = timing.parser(__doc__, repeats=10)
     parser.prog = "python -m benchmarks.evaluate"
     parser.add_argument("--dtype", nargs="+", default=["float32"])
-    parser.add_argument("--batch-size", type=int, default=10)
-    parser.add_argument("--size", type=timing.size, help="of the images, 1024x512")
-    parser.add_argument("--label-size", type=timing.size, help="2048x1024")
+    parser.add_argument("--batch_size", type=int, default=10)
+    parser.add_argument(
+        "--size", type=timing.size, help="network input; default 1024x512"
+    )
+    parser.add_argument("--label_size", type=timing.size, help="default 2048x1024")
     parser.add_argument("--backbone", help="resnet101; quick: mini")
     parser.add_argument("--devices", type=int, default=1)
     options = parser.parse_args(arguments)
@@ -68,7 +70,7 @@ def parse(arguments):
 
 
 def batches(options) -> tuple[list, int]:
-    """The set as the pipeline would deliver it, and how many images of it count."""
+    """Batches as the pipeline delivers them, and the number of images without padding."""
     draw = np.random.default_rng(0)
     image = steps.images(draw, options.batch_size, options.size, False).image
     label = steps.images(draw, options.batch_size, options.label_size, True).label
@@ -80,8 +82,8 @@ def batches(options) -> tuple[list, int]:
     return [(images, mask, None) for mask in masks], sum(int(m.sum()) for m in masks)
 
 
-def side(dtype: str, options, mesh, loaded):
-    """One call evaluates the set once."""
+def evaluation(dtype: str, options, mesh, loaded):
+    """A function that evaluates the set once."""
     model = models.build(
         backbone=options.backbone, num_classes=steps.NUM_CLASSES, dtype=dtype
     )

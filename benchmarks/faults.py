@@ -1,18 +1,17 @@
-"""Runs that are killed at random moments, held against one that was not.
+"""Kill training runs at random times and compare their results with a run that was not.
 
-    python -m benchmarks.faults --kills 25        # what the tests do
-    python -m benchmarks.faults --kills 100       # the long version
+    python -m benchmarks.faults --kills 25        # what `pytest -m long` runs
+    python -m benchmarks.faults --kills 100
     python -m benchmarks.faults --config configs/streets.py:cag,tiny --stages source stage_1
     python -m benchmarks.faults --config configs/streets.py:bdl,tiny \\
         --stages source adversarial round_1
 
-Every kill is a SIGKILL to a real ``train.py``, drawn from a seed: soon after its start,
-at a step, inside a save, at the beginning of a stage (where CAG computes its anchors),
-while pseudo-labels or the report are written. Some
-of the processes read with a worker process, some without. The same command then goes on
-in the same folder, until a chain of kills is through and the run may end. Its arrays
-(by their hashes), its metrics and its report are compared with those of the unbroken
-run bit by bit. The exit code is 1 where one differs.
+Each kill is a SIGKILL to a ``train.py`` process, at a time drawn from a seed: soon after
+the start, at a step, while a checkpoint, pseudo-labels or the report are written, or at the
+start of a stage (where CAG computes anchors). Some processes load data in a worker process.
+After each kill the same command continues in the same workdir, until the run finishes. Its
+arrays (compared by hash), metrics and report have to be identical to those of the reference
+run. The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.laboratory import (
+from benchmarks.sandbox import (
     CONFIG,
     STAGES,
-    Laboratory,
+    Sandbox,
     compare,
-    events,
+    count_events,
     kill,
     wait_for,
 )
 
-WHERE = ("start", "stage", "step", "step", "step", "save", "save", "save")
-PREPARED = (*WHERE, "prepare", "prepare")  # where pseudo-labels are written
-JITTER = {
+EVENTS = ("start", "stage", "step", "step", "step", "save", "save", "save")
+EVENTS_WITH_LABELS = (*EVENTS, "prepare", "prepare")
+MAX_DELAY = {
     "start": 6.0,
     "stage": 4.0,
     "step": 0.3,
@@ -52,50 +51,57 @@ JITTER = {
 
 
 class Kill(NamedTuple):
-    """What a process is to be killed at.
+    """When to kill a process.
 
     Attributes:
-      where: the event that is waited for, see `laboratory.events`, or "start".
-      count: how many of them; of "end": all stages, so that the report is next.
-      delay: seconds after it.
-      workers: processes that decode for it.
+      event: event to wait for, see `sandbox.count_events`, or "start".
+      count: number of these events; for "end" all stages, so that the report is next.
+      delay: seconds after the last of them.
+      workers: worker processes that load data.
     """
 
-    where: str
+    event: str
     count: int
     delay: float
     workers: int
 
 
+class Result(NamedTuple):
+    """Number of kills by event, and the results that differ from the reference run."""
+
+    kills: collections.Counter
+    differences: list[str]
+
+
 def plan(
-    generator: random.Random, kills: int, stages: int, places: Sequence[str] = WHERE
+    generator: random.Random, kills: int, stages: int, events: Sequence[str] = EVENTS
 ) -> Iterator[Kill]:
-    """The kills of a chain at some of ``places``; the last one falls into the report."""
+    """Draw kills; the last one is during the report."""
     for number in range(kills):
         last = number == kills - 1
-        where = "end" if last else generator.choice(places)
+        event = "end" if last else generator.choice(events)
         count = {"step": generator.randint(1, 3), "end": stages}
         yield Kill(
-            where,
-            count.get(where, 1),
-            generator.uniform(0, JITTER[where]),
+            event,
+            count.get(event, 1),
+            generator.uniform(0, MAX_DELAY[event]),
             int(generator.random() < 0.15),
         )
 
 
-def strike(laboratory: Laboratory, workdir: Path, planned: Kill) -> int | None:
-    """Starts the run and kills it; the exit code where it ended before."""
-    where = planned.where
-    # A killed save leaves its folder, which only counts until the next process is up.
-    counted = where in ("step", "stage")
-    before = events(workdir, where) if counted else 0
-    if where == "stage" and before == len(laboratory.stages):
-        where = "start"  # no other begins
-    process = laboratory.start(workdir, f"--config.data.workers={planned.workers}")
-    if where in ("save", "prepare"):
-        wait_for(lambda: not events(workdir, where), process)
-    if where == "start" or wait_for(
-        lambda: events(workdir, where) >= before + planned.count, process
+def start_and_kill(sandbox: Sandbox, workdir: Path, planned: Kill) -> int | None:
+    """Start a run and kill it; returns the exit code if it ended before."""
+    event = planned.event
+    # An interrupted save leaves its folder until the next process starts, so "save" and
+    # "prepare" are not counted from earlier ones.
+    before = count_events(workdir, event) if event in ("step", "stage") else 0
+    if event == "stage" and before == len(sandbox.stages):
+        event = "start"  # no other stage will start
+    process = sandbox.start(workdir, f"--config.data.workers={planned.workers}")
+    if event in ("save", "prepare"):
+        wait_for(lambda: not count_events(workdir, event), process)
+    if event == "start" or wait_for(
+        lambda: count_events(workdir, event) >= before + planned.count, process
     ):
         time.sleep(planned.delay)
     code = process.poll()
@@ -103,59 +109,52 @@ def strike(laboratory: Laboratory, workdir: Path, planned: Kill) -> int | None:
     return code
 
 
-class Chain(NamedTuple):
-    """What became of a folder: kills by kind, and what differs from the unbroken run."""
-
-    kills: collections.Counter
-    differences: list[str]
-
-
-def chain(
-    laboratory: Laboratory, workdir: Path, wanted: Path, kills: int, seed: int
-) -> Chain:
-    """Kills a run so often, lets it end, compares."""
+def run_chain(
+    sandbox: Sandbox, workdir: Path, reference: Path, kills: int, seed: int
+) -> Result:
+    """Kill runs in one workdir ``kills`` times, let them finish, compare the results."""
     generator = random.Random(seed)
     counted: collections.Counter = collections.Counter()
     differences = []
+    events = EVENTS_WITH_LABELS if sandbox.relabels else EVENTS
     while counted.total() < kills:
         shutil.rmtree(workdir, ignore_errors=True)
-        left, stages = kills - counted.total(), len(laboratory.stages)
-        places = PREPARED if laboratory.relabels else WHERE
-        for planned in plan(generator, left, stages, places):
-            code = strike(laboratory, workdir, planned)
+        left = kills - counted.total()
+        for planned in plan(generator, left, len(sandbox.stages), events):
+            code = start_and_kill(sandbox, workdir, planned)
             if code:
-                return Chain(counted, [f"{workdir.name}: exit code {code}"])
+                return Result(counted, [f"{workdir.name}: exit code {code}"])
             if code == 0:
                 break
-            counted[planned.where] += 1
-        code = laboratory.run(workdir)
+            counted[planned.event] += 1
+        code = sandbox.run(workdir)
         if code:
-            return Chain(counted, [f"{workdir.name}: exit code {code}"])
-        differences += compare(workdir, wanted)
-    return Chain(counted, differences)
+            return Result(counted, [f"{workdir.name}: exit code {code}"])
+        differences += compare(workdir, reference)
+    return Result(counted, differences)
 
 
-def unbroken(laboratory: Laboratory) -> Path:
-    """The folder of the run that nothing disturbs; its programs are kept for the rest."""
-    workdir = laboratory.folder / "unbroken"
-    if code := laboratory.run(workdir):
-        raise RuntimeError(f"exit code {code}: {laboratory.output(workdir)[-2000:]}")
-    # From here on programs are only read: no kill can damage one.
-    laboratory.environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
+def reference_run(sandbox: Sandbox) -> Path:
+    """Train without interruption; its compiled programs serve all later runs."""
+    workdir = sandbox.folder / "reference"
+    if code := sandbox.run(workdir):
+        raise RuntimeError(f"exit code {code}: {sandbox.output(workdir)[-2000:]}")
+    # From here on the cache is only read, so that no kill can damage an entry.
+    sandbox.environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
     return workdir
 
 
-def experiment(laboratory: Laboratory, *, kills: int, chains: int, seed: int) -> Chain:
-    """All chains, two at a time, held against the unbroken run; their sum."""
-    wanted = laboratory.folder / "unbroken"
+def run_chains(sandbox: Sandbox, *, kills: int, chains: int, seed: int) -> Result:
+    """Divide the kills over chains, run two chains at a time, add their results."""
+    reference = sandbox.folder / "reference"
     shares = [kills // chains + (i < kills % chains) for i in range(chains)]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         parts = list(
             pool.map(
-                lambda i: chain(
-                    laboratory,
-                    laboratory.folder / f"chain{i}",
-                    wanted,
+                lambda i: run_chain(
+                    sandbox,
+                    sandbox.folder / f"chain{i}",
+                    reference,
                     shares[i],
                     seed + i,
                 ),
@@ -163,14 +162,14 @@ def experiment(laboratory: Laboratory, *, kills: int, chains: int, seed: int) ->
             )
         )
     counted = sum((part.kills for part in parts), collections.Counter())
-    return Chain(counted, [line for part in parts for line in part.differences])
+    return Result(counted, [line for part in parts for line in part.differences])
 
 
 def main() -> int:
-    """Runs, prints; returns the exit code."""
+    """Run, print; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults")
     parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--chains", type=int, help="default: one for 6 kills")
+    parser.add_argument("--chains", type=int, help="default: one for every 6 kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--stages", nargs="+", default=STAGES)
@@ -178,16 +177,16 @@ def main() -> int:
     chains = options.chains or max(1, options.kills // 6)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        laboratory = Laboratory(Path(folder), options.config, tuple(options.stages))
-        unbroken(laboratory)
-        found = experiment(
-            laboratory, kills=options.kills, chains=chains, seed=options.seed
+        sandbox = Sandbox(Path(folder), options.config, tuple(options.stages))
+        reference_run(sandbox)
+        result = run_chains(
+            sandbox, kills=options.kills, chains=chains, seed=options.seed
         )
-    kinds = ", ".join(f"{count} {where}" for where, count in found.kills.items())
-    print(f"{found.kills.total()} kills ({kinds}) in {chains} chains")
+    by_event = ", ".join(f"{count} {event}" for event, count in result.kills.items())
+    print(f"{result.kills.total()} kills ({by_event}) in {chains} chains")
     print(f"{time.monotonic() - begin:.0f} seconds")
-    print(*found.differences, f"{len(found.differences)} divergences", sep="\n")
-    return int(bool(found.differences))
+    print(*result.differences, f"{len(result.differences)} differences", sep="\n")
+    return int(bool(result.differences))
 
 
 if __name__ == "__main__":

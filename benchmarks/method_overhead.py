@@ -1,13 +1,13 @@
-"""What the terms of a method cost over cross-entropy on the same two images.
+"""Step time of every method relative to cross-entropy on the same two images.
 
     python -m benchmarks.method_overhead            all methods, 1280x720 + 1024x512
-    python -m benchmarks.method_overhead --quick    LSR at 512x256: the target of 10 %
+    python -m benchmarks.method_overhead --quick    LSR at 512x256; target: at most 10 %
     python -m benchmarks.method_overhead --method lsr max_square --dtype bfloat16
 
-The baseline pays for both images forwards and backwards: labelled cross-entropy on
-source and target. It and each method take turns in one process; the figure is the median
-of the ratios of neighbouring steps. Below 1 are methods that do not differentiate
-through the target. Methods that prepare anchors or labels before a stage are left out.
+The baseline runs forward and backward on both images: cross-entropy with labels on source and
+target. It alternates with each method in one process; the result is the median ratio of
+consecutive steps. Methods without a gradient through the target are below 1. Methods that
+prepare anchors or pseudo-labels before a stage are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TARGET = {"lsr": 1.10}
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Measures, prints."""
+    """Measure and print."""
     options = parse(arguments)
     sharding.share_cpu(options.cpu_devices)
     common = {
@@ -51,17 +51,17 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def parse(arguments):
-    """The command line; `--quick` changes the defaults."""
+    """Parse the command line; `--quick` changes the defaults."""
     parser = timing.parser(__doc__, repeats=10)
     parser.prog = "python -m benchmarks.method_overhead"
     parser.add_argument("--method", nargs="+", choices=steps.plain_methods())
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument(
-        "--source-size", type=timing.size, help="1280x720; quick: 512x256"
+        "--source_size", type=timing.size, help="1280x720; quick: 512x256"
     )
     parser.add_argument(
-        "--target-size", type=timing.size, help="1024x512; quick: 512x256"
+        "--target_size", type=timing.size, help="1024x512; quick: 512x256"
     )
     parser.add_argument("--backbone", default="resnet101")
     options = parser.parse_args(arguments)
@@ -75,7 +75,7 @@ def parse(arguments):
 
 
 def row(method: str, numbers: dict) -> tuple:
-    """The cells of a method, judged where there is a target."""
+    """Cells of a method."""
     target, ratio = TARGET.get(method), numbers["ratio"]
     verdict = ""
     if target:

@@ -1,12 +1,11 @@
-"""Every recorded number of the PyTorch originals against ours, as one table.
+"""Compare with every recorded number of the PyTorch originals, as one table.
 
     python -m benchmarks.parity                                   # a few minutes
     python -m benchmarks.parity --write docs/reproducibility.md
     python -m benchmarks.parity --files lsr eval
 
-Runs the tests that are marked ``golden`` and tabulates every comparison they make, so
-the table says what the tests hold and nothing else. The exit code is 1 where a number
-is out of its tolerance or a test fails.
+Runs the tests marked ``golden`` and lists every comparison they make. The exit code is 1 if a
+number is out of tolerance or a test fails.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks import pages
 from benchmarks.parity_rows import FAMILIES, Family
 from lsr_jax import commands
 from lsr_jax.errors import InputError
-from lsr_jax.report import html
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted({family.file for family in FAMILIES})
@@ -43,7 +42,7 @@ HEADER = (
 
 
 class Row(NamedTuple):
-    """The comparisons of one family with one tolerance."""
+    """Comparisons of one family with one tolerance."""
 
     quantity: str
     original: str
@@ -54,11 +53,11 @@ class Row(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the worst error is allowed."""
+        """Whether the worst error is within the tolerance."""
         return self.error <= self.tolerance
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text; of exact comparisons the number of values that differ."""
+        """The row as text; exact comparisons give the number of values that differ."""
         exact = self.tolerance == 0
         return (
             self.quantity,
@@ -72,14 +71,14 @@ class Row(NamedTuple):
 
 
 class Collector:
-    """A pytest plugin: runs only the golden tests of ``files``, keeps what they compare."""
+    """Pytest plugin that runs only the golden tests of ``files`` and collects comparisons."""
 
     def __init__(self, files: Iterable[str]):
         self.files = set(files)
         self.checks = []
 
     def pytest_collection_modifyitems(self, config, items):
-        """Deselects every other test."""
+        """Deselect all other tests."""
         chosen, others = [], []
         for item in items:
             marker = item.get_closest_marker("golden")
@@ -89,17 +88,17 @@ class Collector:
         items[:] = chosen
 
     def pytest_runtest_logreport(self, report):
-        """Takes the comparisons of a test that ran, passed or not."""
+        """Collect the comparisons of a test, passed or failed."""
         if report.when == "call":
             properties = report.user_properties
             self.checks += [check for name, check in properties if name == "golden"]
 
 
 def family_of(file: str, key: str) -> Family:
-    """The first family that a key belongs to.
+    """The first family whose pattern matches a key.
 
     Raises:
-      InputError: it belongs to none.
+      InputError: no pattern matches.
     """
     for family in FAMILIES:
         if family.file == file and re.fullmatch(family.pattern, key):
@@ -110,11 +109,11 @@ def family_of(file: str, key: str) -> Family:
 
 
 def rows_of(checks: Iterable[Mapping]) -> list[Row]:
-    """One row for every family, scale and tolerance, in the order of `FAMILIES`.
+    """One row per family, scale and tolerance, in the order of `FAMILIES`.
 
     Args:
       checks: ``{file, key, count, tolerance, error, scale}`` of each comparison. A key
-        that is compared more than once counts once, with its worst error.
+        that is compared several times counts once, with its worst error.
     """
     worst = {}
     for check in checks:
@@ -136,7 +135,7 @@ def rows_of(checks: Iterable[Mapping]) -> list[Row]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows in Markdown, aligned."""
+    """Rows as an aligned Markdown table."""
     cells = [HEADER, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, tuple("-" * width for width in widths))
@@ -146,7 +145,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def machine() -> str:
-    """What the numbers were computed with."""
+    """Machine and versions."""
     versions = ", ".join(
         f"{name} {metadata.version(name)}"
         for name in ("jax", "jaxlib", "flax", "numpy")
@@ -158,7 +157,7 @@ def machine() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs, prints, writes; returns the exit code."""
+    """Run, print, write; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity")
     parser.add_argument("--files", nargs="+", choices=FILES, default=FILES)
     parser.add_argument("--write", type=pathlib.Path, metavar="PAGE")
@@ -168,13 +167,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     collector = Collector(options.files)
     quiet = ["-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    quiet += ["-n", "0"]  # the collector lives in this process
+    quiet += ["-n", "0"]  # the plugin collects in this process
     code = pytest.main([str(ROOT / "tests"), *quiet], plugins=[collector])
     rows = rows_of(collector.checks)
     text = f"{table(rows)}\n\n{machine()}"
     print(text)
     if options.write:
-        html.replace(options.write, PART, text)
+        pages.replace(options.write, PART, text)
     return int(code != 0 or not rows or not all(row.passed for row in rows))
 
 

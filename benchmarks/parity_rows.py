@@ -1,4 +1,4 @@
-"""The rows of the parity table: which recorded keys are which quantity of whom."""
+"""Rows of the parity table: quantity and original of every recorded key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Family(NamedTuple):
 
     Attributes:
       file: the golden file.
-      pattern: regular expression that matches its keys in full.
-      quantity: what they are.
-      original: repository and file whose numbers were recorded.
+      pattern: regular expression that fully matches the keys.
+      quantity: first column of the table.
+      original: repository and file that computed the recorded numbers.
     """
 
     file: str
@@ -54,7 +54,7 @@ METHOD_LOSSES = {
     ("swd", "apple/ml-cvpr2019-swd swd.py"): {r".*": "sliced Wasserstein, MCD"},
 }
 
-# The first match counts.
+# The first match applies.
 FAMILIES = (
     Family("lsr", r"hist__.*__fullwin", "label downsampling, whole window", FORMULA),
     Family(
@@ -155,7 +155,7 @@ FAMILIES = (
         Family(
             file,
             r"(.*__)?(optim_multiplicity|param_.*)",
-            f"{network}: names, test weights, optimiser multiplicity",
+            f"{network}: names, test weights, optimizer multiplicity",
             original,
         )
         for file, network, original in (
@@ -173,7 +173,7 @@ FAMILIES = (
     Family(
         "trajectory_ce",
         r".*__lr|multiplicity|group_10x|param_names",
-        "six source-only steps: optimiser groups and rates",
+        "six source-only steps: optimizer groups and rates",
         f"{LSR} tools/train_source.py",
     ),
     Family(
@@ -197,7 +197,7 @@ FAMILIES = (
     Family(
         "trajectory_lsr",
         r".*__(lr|perm_orders)|multiplicity|group_10x|param_names",
-        "four LSR steps: optimiser groups, rates, orders",
+        "four LSR steps: optimizer groups, rates, orders",
         TRAINERS,
     ),
     Family(

@@ -1,11 +1,11 @@
-"""The same step on more and more devices, each with the same number of images.
+"""Weak scaling of a training step: the same number of images per device.
 
-    python -m benchmarks.scaling                     1, 2, 4, ... of the devices here
-    python -m benchmarks.scaling --quick --cpu-devices 4
+    python -m benchmarks.scaling                     1, 2, 4, ... of the available devices
+    python -m benchmarks.scaling --quick --cpu_devices 4
 
-The device counts take turns in one process. Efficiency is images a second and device over
-that of one device. Virtual devices of a CPU share its cores, so there only the sum says
-something: whether a split batch costs more than a whole one.
+Device counts alternate in one process. Efficiency is images per second and device, relative to
+one device. Virtual CPU devices share the same cores, so on a CPU efficiency only shows the cost
+of splitting a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEADER = ("devices", "images", "ms [quartiles]", "images/s", "efficiency")
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Measures, prints."""
+    """Measure and print."""
     options = parse(arguments)
     sharding.share_cpu(options.cpu_devices)
     available = len(jax.devices())
@@ -47,15 +47,15 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def parse(arguments):
-    """The command line; `--quick` changes the defaults."""
+    """Parse the command line; `--quick` changes the defaults."""
     parser = timing.parser(__doc__, repeats=10)
     parser.prog = "python -m benchmarks.scaling"
-    parser.add_argument("--devices", nargs="+", type=int, help="counts to compare")
+    parser.add_argument("--devices", nargs="+", type=int, help="device counts")
     parser.add_argument("--method", default="lsr", choices=steps.plain_methods())
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--batch-size", type=int, default=1, help="of each device")
-    parser.add_argument("--source-size", type=timing.size, help="1280x720")
-    parser.add_argument("--target-size", type=timing.size, help="1024x512")
+    parser.add_argument("--batch_size", type=int, default=1, help="per device")
+    parser.add_argument("--source_size", type=timing.size, help="1280x720")
+    parser.add_argument("--target_size", type=timing.size, help="1024x512")
     parser.add_argument("--backbone", help="resnet101; quick: mini")
     return timing.defaults(parser.parse_args(arguments))
 

@@ -1,4 +1,4 @@
-"""Train steps to measure: any method, on random images, as the loop compiles them."""
+"""Training steps to measure: any method, random images, compiled as in training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lsr_jax.types import Aux, Batch, BatchSpec, Images, Method
 
 BASELINE = "two_domains"
 NUM_CLASSES = 19
-BLOCK = 32  # pixels to a side of one label, so that feature cells have a class
+BLOCK = 32  # pixels; labels are constant in blocks, so that feature cells have a class
 
 
 class Setting(NamedTuple):
-    """What determines a step.
+    """Settings of a step.
 
     Attributes:
       method: a key of METHODS, or `BASELINE`.
@@ -28,7 +28,7 @@ class Setting(NamedTuple):
       target_size: ``(H, W)``.
       batch_size: images of each domain, over all devices.
       dtype: as ``model.dtype``.
-      devices: how many.
+      devices: number of devices.
       backbone: as ``model.backbone``.
       remat: as ``model.remat``.
       micro_batches: as in a stage.
@@ -45,7 +45,7 @@ class Setting(NamedTuple):
     micro_batches: int = 1
 
     def name(self) -> str:
-        """All of it in a few words."""
+        """Short description for tables."""
         sizes = "+".join(
             f"{width}x{height}"
             for height, width in (self.source_size, self.target_size)
@@ -57,12 +57,12 @@ class Setting(NamedTuple):
         if self.remat:
             words.append("remat")
         if self.micro_batches > 1:
-            words.append(f"{self.micro_batches} parts")
+            words.append(f"{self.micro_batches} micro-batches")
         return " ".join(words)
 
 
 class Step:
-    """A compiled step with its state: every call is one step of training."""
+    """A compiled step with its state; each call trains one step."""
 
     def __init__(self, setting: Setting):
         mesh = sharding.make_mesh(setting.devices)
@@ -107,24 +107,24 @@ class Step:
         self._call, self.cost = compile.compile_program(program)
 
     def __call__(self):
-        """One step; returns its metrics, on the device."""
+        """Train one step; returns its metrics, on the device."""
         self.state, self.metrics = self._call(self.state, self.batch)
         return self.metrics
 
 
 def plain_methods() -> list[str]:
-    """The methods whose step needs nothing that is prepared on the host before."""
+    """Methods whose stages need no preparation on the host."""
     return [name for name, module in METHODS.items() if not module.make().prepare]
 
 
 def make_method(name: str) -> tuple[Method, tuple[str, ...]]:
-    """A method with its defaults, and the heads it can use."""
+    """A method with default keywords, and the heads it supports."""
     method = two_domains() if name == BASELINE else METHODS[name].make()
     return method, method.heads
 
 
 def two_domains() -> Method:
-    """Cross-entropy on both domains: what any method on two images has to pay for."""
+    """Cross-entropy on both domains: the baseline of `benchmarks.method_overhead`."""
 
     def loss(params, method_state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
@@ -138,7 +138,7 @@ def two_domains() -> Method:
 
 
 def start(method: Method, model: models.Model, setting: Setting):
-    """The state before step 0 and its optimiser, with the optimiser of the originals."""
+    """State before step 0 and optimizer, with the hyperparameters of the originals."""
     model_key, method_key, rng = jax.random.split(jax.random.key(0), 3)
     params, model_state = model.init(model_key, setting.source_size)
     spec = BatchSpec(
@@ -164,7 +164,7 @@ def start(method: Method, model: models.Model, setting: Setting):
 
 
 def batch(method: Method, setting: Setting) -> Batch:
-    """Random uint8 images with blocks of labels where the method reads them."""
+    """Random uint8 images, with block-wise labels where the method reads labels."""
     draw = np.random.default_rng(0)
     sizes = {"source": setting.source_size, "target": setting.target_size}
     labelled = method.labelled + ("target",) * method.pseudo_labelled
@@ -179,7 +179,7 @@ def batch(method: Method, setting: Setting) -> Batch:
 
 
 def images(draw, count: int, size: tuple[int, int], labelled: bool) -> Images:
-    """``count`` images of noise; labels in squares of `BLOCK` pixels."""
+    """``count`` noise images, and labels that are constant in blocks of `BLOCK` pixels."""
     height, width = size
     rows, columns = -(-height // BLOCK), -(-width // BLOCK)
     label = draw.integers(0, NUM_CLASSES, (count, rows, columns), dtype=np.uint8)

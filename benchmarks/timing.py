@@ -1,8 +1,7 @@
-"""Alternating measurements, and how they are printed: shared by the commands here.
+"""Alternating measurements and their output, shared by the speed benchmarks.
 
-Two sides of a comparison take turns in one process, so that whatever else the machine
-does falls on both. A figure is a median; its spread is the range of the middle half of
-the measurements.
+The sides of a comparison alternate in one process, so that other work on the machine affects
+all of them. Results are medians with the first and third quartile.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Spread(NamedTuple):
-    """Median, quartiles and count of some measurements, in their unit."""
+    """Median, first and third quartile, and number of measurements."""
 
     median: float
     low: float
@@ -37,7 +36,7 @@ class Spread(NamedTuple):
 
 
 def spread(samples: Iterable[float]) -> Spread:
-    """Median and quartiles; of a single measurement all three are that."""
+    """Median and quartiles; all equal for a single measurement."""
     samples = sorted(samples)
     if len(samples) == 1:
         return Spread(samples[0], samples[0], samples[0], 1)
@@ -48,12 +47,12 @@ def spread(samples: Iterable[float]) -> Spread:
 def alternate(
     sides: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of every call, the sides taking turns.
+    """Seconds of every call, alternating between the sides.
 
     Args:
-      sides: name -> a call that returns arrays, waited for, or returns when it is done.
-      repeats: measured calls of each side.
-      warmup: calls of each side before.
+      sides: name -> function; JAX arrays that it returns are waited for.
+      repeats: measured calls per side.
+      warmup: unmeasured calls per side before them.
     """
     samples = {name: [] for name in sides}
     for turn in range(warmup + repeats):
@@ -66,27 +65,29 @@ def alternate(
 
 
 def ratios(above: Iterable[float], below: Iterable[float]) -> Spread:
-    """Spread of the ratios of neighbouring measurements."""
+    """Spread of the ratios of consecutive measurements."""
     return spread(a / b for a, b in zip(above, below, strict=True))
 
 
 def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
-    """The options that all commands share."""
+    """Parser with the flags that all speed benchmarks share."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     result.add_argument("--quick", action="store_true", help="small sizes, few repeats")
     result.add_argument("--repeats", type=int, default=repeats, help="measured calls")
-    result.add_argument("--warmup", type=int, default=1, help="calls before them")
-    result.add_argument("--json", metavar="FILE", help="write the numbers here too")
     result.add_argument(
-        "--cpu-devices", type=int, default=1, help="devices as which JAX shows a CPU"
+        "--warmup", type=int, default=1, help="unmeasured calls before them"
+    )
+    result.add_argument("--json", metavar="FILE", help="file for the numbers")
+    result.add_argument(
+        "--cpu_devices", type=int, default=1, help="virtual devices of the CPU"
     )
     return result
 
 
 def size(text: str) -> tuple[int, int]:
-    """``WIDTHxHEIGHT``, as cards and papers write it, to ``(H, W)``."""
+    """Parse ``WIDTHxHEIGHT``; returns ``(H, W)``."""
     width, _, height = text.partition("x")
     try:
         return int(height), int(width)
@@ -97,7 +98,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def defaults(options: argparse.Namespace) -> argparse.Namespace:
-    """Sizes, network and repeats that were not given: of a real step, or `--quick`."""
+    """Fill in sizes, network and repeats: those of a real step, or of `--quick`."""
     quick = options.quick
     options.source_size = options.source_size or ((72, 128) if quick else (720, 1280))
     options.target_size = options.target_size or ((64, 128) if quick else (512, 1024))
@@ -105,7 +106,7 @@ def defaults(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def network_defaults(options: argparse.Namespace) -> argparse.Namespace:
-    """Network and repeats that were not given: the large ones, or those of `--quick`."""
+    """Fill in network and repeats."""
     options.backbone = options.backbone or ("mini" if options.quick else "resnet101")
     if options.quick:
         options.repeats = min(options.repeats, 3)
@@ -118,7 +119,7 @@ def ms(seconds: Spread) -> str:
 
 
 def environment() -> dict:
-    """Command, device, cores and versions: what every figure belongs to."""
+    """Command, device, cores and versions."""
     device = jax.devices()[0]
     return {
         "command": commands.line(),
@@ -130,11 +131,11 @@ def environment() -> dict:
 
 
 def finish(result: Mapping, rows: list[tuple], *, file: str | None) -> dict:
-    """Print the numbers as one line of JSON and as a table; write them to ``file``.
+    """Print results as one line of JSON and as a table, and write them to ``file``.
 
     Args:
-      result: what was measured; Spreads become dicts.
-      rows: cells of a table, its header first.
+      result: measurements; Spreads become dicts.
+      rows: cells of the table, header first.
       file: for the JSON, or None.
     """
     whole = plain({**environment(), **result})
@@ -147,7 +148,7 @@ def finish(result: Mapping, rows: list[tuple], *, file: str | None) -> dict:
 
 
 def plain(value):
-    """``value`` with Spreads as dicts, for JSON."""
+    """``value`` for JSON, with Spreads as dicts."""
     if isinstance(value, Spread):
         return value._asdict()
     if isinstance(value, Mapping):
@@ -158,7 +159,7 @@ def plain(value):
 
 
 def table(rows: list[tuple]) -> str:
-    """Cells in Markdown, aligned."""
+    """Cells as an aligned Markdown table."""
     cells = [tuple(map(str, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, tuple("-" * width for width in widths))

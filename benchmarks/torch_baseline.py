@@ -1,14 +1,14 @@
-"""The LSR step written plainly in PyTorch, by us, to be timed against ours.
+"""The LSR training step in plain PyTorch, as a baseline for speed.
 
     python -m benchmarks.torch_baseline                      every mode
     python -m benchmarks.torch_baseline --mode default bfloat16
     python -m benchmarks.torch_baseline --quick              small, on a CPU
-    python -m benchmarks.train_step --vs-torch               both, taking turns
+    python -m benchmarks.train_step --vs_torch               alternating with ours
 
-Modes: "float32"; "default", float32 with PyTorch's own flags (TF32 in convolutions);
-"tf32", in matrix products too; "bfloat16", autocast with channels last; "compiled",
-bfloat16 under torch.compile. The same loss as the method ``lsr`` with its defaults, on
-the same images; a test holds the values of both against each other.
+Modes: "float32"; "default", float32 with PyTorch's default flags (TF32 in convolutions);
+"tf32", TF32 in matrix products too; "bfloat16", autocast with channels last; "compiled",
+bfloat16 with torch.compile. Written by us. The loss is that of the method ``lsr`` with default
+keywords on the same images; a test compares the values.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ C = steps.NUM_CLASSES
 
 
 class Step:
-    """One LSR step on fixed images; every call trains and waits for the device."""
+    """LSR on fixed images; each call trains one step and waits for the device."""
 
     def __init__(self, setting: steps.Setting, mode: str = "float32"):
         self.mode = mode
@@ -44,7 +44,7 @@ class Step:
         model = models.build(
             backbone=setting.backbone, num_classes=C, initialisation="released"
         )
-        key = jax.random.split(jax.random.key(0), 3)[0]  # as `steps.start`
+        key = jax.random.split(jax.random.key(0), 3)[0]  # as in `steps.start`
         weights = jax.device_get(model.init(key, setting.source_size))
         self.network = torch_network.of(model, *weights).to(self.device)
         head = list(self.network.clas.parameters())
@@ -73,7 +73,7 @@ class Step:
         self.total = torch.compile(total) if compiled else total
 
     def __call__(self) -> None:
-        """Forwards, backwards, update."""
+        """Train one step."""
         flags(self.mode)
         self.optimizer.zero_grad(set_to_none=True)
         source, target = (self.outputs(image) for image in (self.source, self.target))
@@ -102,14 +102,14 @@ class Step:
 
 
 def flags(mode: str) -> None:
-    """PyTorch's switches for TF32."""
+    """Set PyTorch's TF32 flags."""
     torch.backends.cuda.matmul.allow_tf32 = mode == "tf32"
     torch.backends.cudnn.allow_tf32 = mode != "float32"
     torch.backends.cudnn.benchmark = True
 
 
 def total(source, target, label, target_size, prototypes, seen, norm):
-    """The loss of LSR and the next prototypes, seen classes and source norm."""
+    """LSR's loss and the next state: prototypes, seen classes, source norm."""
     features, logits = source
     full = F.interpolate(logits, label.shape[1:], mode="bilinear", align_corners=True)
     loss = F.cross_entropy(full, label, ignore_index=255)
@@ -148,7 +148,7 @@ def total(source, target, label, target_size, prototypes, seen, norm):
 
 
 def downsample(label, size, threshold: float = 0.5):
-    """Histogram-aware: ``[B, H, W]`` to ``[B, h, w]``."""
+    """Histogram-aware label downsampling, ``[B, H, W]`` to ``[B, h, w]``."""
     rows, columns = (
         band(*sides, label.device) for sides in zip(label.shape[1:], size, strict=True)
     )
@@ -160,7 +160,7 @@ def downsample(label, size, threshold: float = 0.5):
 
 
 def band(side: int, cells: int, device):
-    """1 where a pixel lies in the window of a cell, ``[cells, side]``."""
+    """``[cells, side]``: 1 where a pixel is in the window of a cell."""
     step = side / cells
     centres = np.floor(step * np.arange(cells)).astype(int)[:, None]
     near = np.abs(np.arange(side) - centres) <= np.ceil(step / 2)
@@ -176,12 +176,12 @@ def class_means(features, cells):
 
 
 def members(cells, like):
-    """One-hot classes of all cells, ``[N, C]``; 255 is none."""
+    """One-hot classes of all cells, ``[N, C]``; zeros for 255."""
     return F.one_hot(cells.flatten().clamp(max=C), C + 1)[:, :C].to(like.dtype)
 
 
 def clustering(features, cells, prototypes, seen):
-    """Mean over all classes of the mean squared distance to their prototype."""
+    """Mean over all classes of the mean squared distance to the prototype."""
     flat = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
     chosen = members(cells, flat)
     counts = chosen.sum(0)
@@ -191,7 +191,7 @@ def clustering(features, cells, prototypes, seen):
 
 
 def perpendicularity(means, present):
-    """Mean cosine of two different classes that are present."""
+    """Mean cosine between the means of different classes."""
     unit = F.normalize(means, dim=1)
     pairs = torch.triu(present[:, None] & present, diagonal=1)
     return ((unit @ unit.T) * pairs).sum() / pairs.sum().clamp(min=1)
@@ -208,19 +208,19 @@ def max_squares(probability, prediction, ratio: float = 0.2):
 
 
 def sides(setting: steps.Setting, modes: list[str]) -> dict[str, Step]:
-    """A step in each of the modes."""
+    """A step for every mode."""
     return {f"torch {mode}": Step(setting, mode) for mode in modes}
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Measures, prints."""
+    """Measure and print."""
     parser = timing.parser(__doc__, repeats=20)
     parser.prog = "python -m benchmarks.torch_baseline"
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--source-size", type=timing.size, help="1280x720")
-    parser.add_argument("--target-size", type=timing.size, help="1024x512")
+    parser.add_argument("--source_size", type=timing.size, help="1280x720")
+    parser.add_argument("--target_size", type=timing.size, help="1024x512")
     parser.add_argument("--backbone", help="resnet101; quick: mini")
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--batch_size", type=int, default=1)
     options = timing.defaults(parser.parse_args(arguments))
     setting = steps.Setting(
         *("lsr", options.source_size, options.target_size, options.batch_size),

@@ -1,7 +1,6 @@
-"""DeepLabV2 on a ResNet in plain PyTorch, to be timed against ours.
+"""DeepLabV2 with a ResNet in plain PyTorch, for `benchmarks.torch_baseline`.
 
-Modules are named as the weight files of the PyTorch networks name them, so
-`lsr_jax.convert` knows how to fill them with our weights.
+Modules have the names of LSR's weight files, so that `lsr_jax.convert` maps our weights to them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ DILATIONS = (1, 1, 2, 4)
 
 
 class Bottleneck(nn.Module):
-    """1x1 with the stride, 3x3 with the dilation, 1x1, and the shortcut."""
+    """Residual block: strided 1x1, dilated 3x3, 1x1."""
 
     def __init__(self, channels: int, width: int, stride: int, dilation: int):
         super().__init__()
@@ -63,7 +62,7 @@ class ASPP(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """Images to features and logits, both at an eighth of the size."""
+    """Features and logits at an eighth of the image size."""
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class DeepLab(nn.Module):
 
 
 def of(model: models.Model, params, model_state) -> DeepLab:
-    """The same network with the same weights."""
+    """The PyTorch network with the weights of ours."""
     arguments = model.arguments
     name = arguments["backbone"]
     architecture = resnet.ARCHITECTURES.get(name, name)

@@ -1,15 +1,15 @@
-"""How long a training step takes, and what it needs.
+"""Time, arithmetic and memory of a training step.
 
     python -m benchmarks.train_step                            ResNet-101, 1280x720 + 1024x512
-    python -m benchmarks.train_step --dtype float32 tf32 bfloat16 --batch-size 1 4
-    python -m benchmarks.train_step --dtype bfloat16 --vs-torch
+    python -m benchmarks.train_step --dtype float32 tf32 bfloat16 --batch_size 1 4
+    python -m benchmarks.train_step --dtype bfloat16 --vs_torch
     python -m benchmarks.train_step --quick                    small, on a CPU
-    python -m benchmarks.train_step --profile FOLDER           and a trace for TensorBoard
+    python -m benchmarks.train_step --profile FOLDER           write a trace for TensorBoard
 
-All combinations of methods, dtypes and batch sizes take turns in one process. TFLOP/s is
-the arithmetic of the step as it is written, by XLA's count, over the median time; its
-share is of ``--peak`` if given, else of a large matrix product measured in the same run.
-Memory is that of the compiled step. ``--vs-torch`` adds `benchmarks.torch_baseline`.
+All combinations of methods, dtypes and batch sizes alternate in one process. TFLOP/s is XLA's
+operation count of the unoptimized step over the median time, given as a share of ``--peak`` or
+else of a large matrix product measured in the same run. Memory is that of the compiled step.
+``--vs_torch`` adds `benchmarks.torch_baseline`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ HEADER = (
 
 
 def main(arguments: list[str] | None = None) -> dict:
-    """Measures, prints."""
+    """Measure and print."""
     options = parse(arguments)
     sharding.share_cpu(options.cpu_devices)
     built = {setting: steps.Step(setting) for setting in settings(options)}
     sides = {setting.name(): step for setting, step in built.items()}
     if options.vs_torch:
-        from benchmarks import torch_baseline  # optional, and slow to import
+        from benchmarks import torch_baseline  # PyTorch is optional
 
         sides |= torch_baseline.sides(next(iter(built)), options.vs_torch)
     samples = timing.alternate(sides, repeats=options.repeats, warmup=options.warmup)
@@ -71,38 +71,40 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def parse(arguments):
-    """The command line; `--quick` changes the defaults."""
+    """Parse the command line; `--quick` changes the defaults."""
     parser = timing.parser(__doc__, repeats=20)
     parser.prog = "python -m benchmarks.train_step"
     known = (steps.BASELINE, *steps.plain_methods())
     parser.add_argument("--method", nargs="+", default=["lsr"], choices=known)
     parser.add_argument("--dtype", nargs="+", default=["float32"])
-    parser.add_argument("--batch-size", nargs="+", type=int, default=[1])
-    parser.add_argument("--source-size", type=timing.size, help="1280x720")
-    parser.add_argument("--target-size", type=timing.size, help="1024x512")
+    parser.add_argument("--batch_size", nargs="+", type=int, default=[1])
+    parser.add_argument("--source_size", type=timing.size, help="1280x720")
+    parser.add_argument("--target_size", type=timing.size, help="1024x512")
     parser.add_argument("--backbone", help="resnet101; quick: mini")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--micro_batches", type=int, default=1)
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, if known")
     parser.add_argument(
-        "--vs-torch",
+        "--vs_torch",
         nargs="*",
         metavar="MODE",
-        help="and PyTorch's step; default and bfloat16 unless modes are named",
+        help="measure PyTorch too; modes, by default: default bfloat16",
     )
-    parser.add_argument("--profile", metavar="FOLDER", help="trace one step of each")
+    parser.add_argument(
+        "--profile", metavar="FOLDER", help="trace one step of each combination"
+    )
     options = timing.defaults(parser.parse_args(arguments))
     if options.vs_torch == []:
         options.vs_torch = ["default", "bfloat16"]
     if options.vs_torch:
-        # Two frameworks in one process: JAX may not take the memory for itself.
+        # Two frameworks share the memory of the device.
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     return options
 
 
 def settings(options) -> list[steps.Setting]:
-    """Every combination that was asked for."""
+    """All combinations of methods, dtypes and batch sizes."""
     return [
         steps.Setting(
             method=method,
@@ -122,7 +124,7 @@ def settings(options) -> list[steps.Setting]:
 
 
 def measured(setting, cost: compile.Cost, samples, peak: float) -> dict:
-    """The figures of one step."""
+    """Results of one step."""
     seconds = timing.spread(samples)
     rate = cost.flops / seconds.median
     return {
@@ -140,7 +142,7 @@ def measured(setting, cost: compile.Cost, samples, peak: float) -> dict:
 
 
 def row(numbers: dict) -> tuple:
-    """The same as cells."""
+    """Table cells of one step."""
     return (
         numbers["step"],
         timing.ms(numbers["seconds"]),
@@ -153,7 +155,7 @@ def row(numbers: dict) -> tuple:
 
 
 def torch_row(name: str, samples, images: int) -> tuple:
-    """A step of PyTorch, of which we know the time only."""
+    """Table cells of a PyTorch step, which has a time only."""
     seconds = timing.spread(samples)
     return (
         *(name, timing.ms(seconds), f"{images / seconds.median:.3g}"),

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 from PIL import Image
 
-from benchmarks import trees
+from benchmarks import dataset_folders
 
 
 def gta5(downloads, root):
@@ -14,11 +14,11 @@ def gta5(downloads, root):
     images, labels = root / "images", root / "labels"
     image = images / "00001.png"
     image.write_bytes(image.read_bytes()[:1000])
-    trees.save_grey(labels / "00002.png", np.full((60, 120), 7, np.uint8))
-    trees.save_palette(labels / "00003.png", np.full((60, 110), 7, np.uint8))
-    trees.save_palette(labels / "00004.png", np.full((60, 120), 99, np.uint8))
+    dataset_folders.save_grey(labels / "00002.png", np.full((60, 120), 7, np.uint8))
+    dataset_folders.save_palette(labels / "00003.png", np.full((60, 110), 7, np.uint8))
+    dataset_folders.save_palette(labels / "00004.png", np.full((60, 120), 99, np.uint8))
     pixels = np.asarray(Image.open(images / "00005.png")).astype(np.uint16)
-    trees.cv2.imwrite(str(images / "00005.png"), 257 * pixels)
+    dataset_folders.cv2.imwrite(str(images / "00005.png"), 257 * pixels)
     (labels / "00007.png").unlink()
     shutil.copy(labels / "00006.png", labels / "00009.png")
     return root

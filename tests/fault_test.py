@@ -18,25 +18,24 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bad_inputs, faults
-from benchmarks import laboratory as processes
+from benchmarks import bad_inputs, faults, sandbox
 
 ROOT = Path(__file__).parents[1]
 SOON = 60  # seconds; most of it is the end of a compilation on a busy machine
 
 
 @pytest.fixture(scope="module")
-def laboratory(tmp_path_factory):
-    """With the unbroken run."""
-    laboratory = processes.Laboratory(tmp_path_factory.mktemp("faults"))
-    faults.unbroken(laboratory)
-    return laboratory
+def runs(tmp_path_factory):
+    """A sandbox with the reference run."""
+    runs = sandbox.Sandbox(tmp_path_factory.mktemp("faults"))
+    faults.reference_run(runs)
+    return runs
 
 
 @pytest.mark.slow
-def test_training_prints_the_table_and_writes_the_report(laboratory):
-    workdir = laboratory.folder / "unbroken"
-    output = laboratory.output(workdir)
+def test_training_prints_the_table_and_writes_the_report(runs):
+    workdir = runs.folder / "reference"
+    output = runs.output(workdir)
     assert "source (source_only)" in output
     assert "adapt (lsr)" in output
     rows = json.loads((workdir / "report" / "metrics.json").read_text())
@@ -53,12 +52,12 @@ def test_training_prints_the_table_and_writes_the_report(laboratory):
 
 
 @pytest.mark.slow
-def test_evaluation_repeats_the_rows_of_training(laboratory):
-    workdir = laboratory.folder / "unbroken"
+def test_evaluation_repeats_the_rows_of_training(runs):
+    workdir = runs.folder / "reference"
     before = (workdir / "report" / "metrics.json").read_text()
     process = subprocess.run(
         [sys.executable, ROOT / "evaluate.py", f"--workdir={workdir}"],
-        env=laboratory.environment,
+        env=runs.environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -69,8 +68,8 @@ def test_evaluation_repeats_the_rows_of_training(laboratory):
 
 
 @pytest.mark.long
-def test_25_kills_leave_no_trace(laboratory):
-    found = faults.experiment(laboratory, kills=25, chains=3, seed=0)
+def test_25_kills_leave_no_trace(runs):
+    found = faults.run_chains(runs, kills=25, chains=3, seed=0)
     assert found.kills.total() == 25
     assert found.kills["save"] >= 3
     assert found.kills["end"] >= 1
@@ -80,7 +79,7 @@ def test_25_kills_leave_no_trace(laboratory):
 def shared_memory(group):
     """Names in /dev/shm that processes of a group have mapped."""
     found = set()
-    for number in processes.alive(group):
+    for number in sandbox.alive(group):
         try:
             maps = Path(f"/proc/{number}/maps").read_text()
         except OSError:
@@ -89,12 +88,12 @@ def shared_memory(group):
     return found
 
 
-def at_step(laboratory, workdir, *flags):
+def at_step(runs, workdir, *flags):
     """A process that has logged a step."""
-    before = processes.events(workdir, "step")
-    process = laboratory.start(workdir, *flags)
-    assert processes.wait_for(
-        lambda: processes.events(workdir, "step") > before, process
+    before = sandbox.count_events(workdir, "step")
+    process = runs.start(workdir, *flags)
+    assert sandbox.wait_for(
+        lambda: sandbox.count_events(workdir, "step") > before, process
     )
     return process
 
@@ -107,43 +106,43 @@ def newest(workdir):
 
 
 @pytest.mark.slow
-def test_a_run_survives_everything_one_after_the_other(laboratory):
-    workdir = laboratory.folder / "incidents"
+def test_a_run_survives_everything_one_after_the_other(runs):
+    workdir = runs.folder / "incidents"
 
     # SIGKILL after a step, and inside a save.
-    for where, count in (("step", 3), ("save", 1)):
-        planned = faults.Kill(where, count, delay=0.0, workers=0)
-        assert faults.strike(laboratory, workdir, planned) is None
+    for event, count in (("step", 3), ("save", 1)):
+        planned = faults.Kill(event, count, delay=0.0, workers=0)
+        assert faults.start_and_kill(runs, workdir, planned) is None
 
     # Two runs in one folder; then SIGTERM to the whole group, as schedulers send it.
-    process = at_step(laboratory, workdir, "--config.data.workers=1")
+    process = at_step(runs, workdir, "--config.data.workers=1")
     os.killpg(process.pid, signal.SIGSTOP)
     mapped = shared_memory(process.pid)
     assert mapped
-    assert laboratory.run(workdir) == 2
-    assert "another process trains in it" in laboratory.output(workdir)
+    assert runs.run(workdir) == 2
+    assert "another process trains in it" in runs.output(workdir)
     begin = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)
     os.killpg(process.pid, signal.SIGCONT)
     assert process.wait(SOON) == 3
     assert time.monotonic() - begin < SOON
-    assert "continue with: python train.py --config=" in laboratory.output(workdir)
+    assert "continue with: python train.py --config=" in runs.output(workdir)
     assert not (workdir / "report").exists()
-    processes.kill(process)  # only asks whether a worker outlived it
+    sandbox.kill(process)  # only asks whether a worker outlived it
     assert [name for name in mapped if Path(name).exists()] == []
 
     # A disk that takes no file of more than a megabyte: a checkpoint has larger ones.
     limit = (2**20, resource.RLIM_INFINITY)
     before = newest(workdir).name
-    process = laboratory.start(workdir)
+    process = runs.start(workdir)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
-    assert process.wait(processes.LIMIT) == 1
+    assert process.wait(sandbox.TIMEOUT) == 1
     told = r"\nerror: checkpoint in .*: cannot be written: .*; the last one is kept"
-    assert len(re.findall(told, laboratory.output(workdir))) == 1
+    assert len(re.findall(told, runs.output(workdir))) == 1
     assert newest(workdir).name == before
 
     # A stop after one step, a flipped bit in what it saved, and on to the end.
-    assert laboratory.run(workdir, "--max-steps=1") == 3
+    assert runs.run(workdir, "--max-steps=1") == 3
     checkpoint = newest(workdir)
     assert int(checkpoint.name) == int(before) + 1
     files = [path for path in (checkpoint / "state").rglob("*") if path.is_file()]
@@ -151,26 +150,26 @@ def test_a_run_survives_everything_one_after_the_other(laboratory):
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
-    assert laboratory.run(workdir) == 0
-    assert f"passed over for {before}" in laboratory.output(workdir)
+    assert runs.run(workdir) == 0
+    assert f"passed over for {before}" in runs.output(workdir)
     assert (workdir / "source" / "damaged" / checkpoint.name).is_dir()
 
-    assert processes.compare(workdir, laboratory.folder / "unbroken") == []
-    assert "Traceback" not in laboratory.output(workdir)
+    assert sandbox.compare(workdir, runs.folder / "reference") == []
+    assert "Traceback" not in runs.output(workdir)
 
 
-def test_a_comparison_finds_a_difference(laboratory, tmp_path):
+def test_a_comparison_finds_a_difference(runs, tmp_path):
     """The long tests could not fail without this."""
-    unbroken = laboratory.folder / "unbroken"
-    other = shutil.copytree(unbroken, tmp_path / "other")
-    assert processes.compare(other, unbroken) == []
+    reference = runs.folder / "reference"
+    other = shutil.copytree(reference, tmp_path / "other")
+    assert sandbox.compare(other, reference) == []
     log = other / "adapt" / "metrics.jsonl"
     lines = log.read_text().splitlines(True)
     log.write_text("".join([*lines[:3], *lines[2:]]))
     facts = other / "source" / "checkpoints" / "8" / "facts" / "metadata"
     digest = re.search(r'"rng": "(\w+)"', facts.read_text())[1]
     facts.write_text(facts.read_text().replace(digest, digest[::-1]))
-    assert processes.compare(other, unbroken) == [
+    assert sandbox.compare(other, reference) == [
         "other: source, rng",
         "other: adapt, metrics.jsonl",
     ]
@@ -179,9 +178,9 @@ def test_a_comparison_finds_a_difference(laboratory, tmp_path):
 def test_kills_are_drawn_from_the_seed():
     plans = [list(faults.plan(random.Random(seed), 9, 2)) for seed in (0, 0, 1)]
     assert plans[0] == plans[1] != plans[2]
-    assert plans[0][-1].where == "end"
-    labels = faults.plan(random.Random(0), 40, 3, faults.PREPARED)
-    assert {"prepare", "save"} < {planned.where for planned in labels}
+    assert plans[0][-1].event == "end"
+    labels = faults.plan(random.Random(0), 40, 3, faults.EVENTS_WITH_LABELS)
+    assert {"prepare", "save"} < {planned.event for planned in labels}
 
 
 # Words that some of the lines have to say.
@@ -208,9 +207,9 @@ MISTAKES = {
 
 def test_bad_inputs_are_one_line_and_the_page_lists_them(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    found = bad_inputs.in_a_process_of_its_own(tmp_path)
-    assert [answer for answer in found if not answer.good] == []
-    texts = {answer.case.mistake: answer.text for answer in found}
+    found = bad_inputs.run_in_new_process(tmp_path)
+    assert [outcome for outcome in found if not outcome.good] == []
+    texts = {outcome.case.mistake: outcome.text for outcome in found}
     for mistake, words in MISTAKES.items():
         assert words in texts[mistake], mistake
     assert not (tmp_path / "new").exists()

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from benchmarks import parity
+from benchmarks import pages, parity
 from lsr_jax.errors import InputError
-from lsr_jax.report import html
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -60,7 +59,7 @@ def test_a_key_without_a_row_is_named():
 
 def test_the_page_of_this_repository_can_be_written():
     page = (ROOT / "docs" / "reproducibility.md").read_text()
-    begin, end = html.markers(parity.PART)
+    begin, end = pages.markers(parity.PART)
     assert page.index(begin) < page.index(end)
     assert "OUT" not in page.split(begin)[1].split(end)[0]
 

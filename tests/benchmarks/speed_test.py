@@ -1,4 +1,4 @@
-"""Every command about speed runs, at a size where nothing can be concluded from it."""
+"""Every speed benchmark runs, at a size too small for conclusions."""
 
 import json
 
@@ -17,9 +17,9 @@ from benchmarks import (
 from lsr_jax.models import resnet
 from lsr_jax.ops import pseudo_labels
 
-SMALL = ["--quick", "--repeats=2", "--cpu-devices=8"]
+SMALL = ["--quick", "--repeats=2", "--cpu_devices=8"]
 NETWORK = [*SMALL, "--backbone=tiny"]
-SIZES = ["--source-size=96x64", "--target-size=64x48"]
+SIZES = ["--source_size=96x64", "--target_size=64x48"]
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +32,14 @@ def _tiny(monkeypatch):
 def test_train_step(capsys, tmp_path):
     """Also of parts and several devices; the JSON says what was measured."""
     file = tmp_path / "numbers.json"
-    extra = ["--batch-size=4", "--devices=2", "--micro-batches=2", f"--json={file}"]
+    extra = ["--batch_size=4", "--devices=2", "--micro_batches=2", f"--json={file}"]
     result = train_step.main([*NETWORK, *SIZES, *extra, "--dtype=bfloat16"])
     printed = capsys.readouterr().out
     assert json.loads(printed.splitlines()[0]) == json.loads(file.read_text())
     (step,) = result["steps"]
-    assert step["step"] == ("lsr tiny bfloat16 96x64+64x48 batch 4+4 2 devices 2 parts")
+    assert step["step"] == (
+        "lsr tiny bfloat16 96x64+64x48 batch 4+4 2 devices 2 micro-batches"
+    )
     assert step["seconds"]["low"] <= step["seconds"]["median"]
     rate = 8 / step["seconds"]["median"]
     assert step["images_per_second"] == pytest.approx(rate)
@@ -63,7 +65,7 @@ def test_scaling():
 
 
 def test_evaluate():
-    result = evaluate.main([*NETWORK, "--batch-size=4", "--devices=2"])
+    result = evaluate.main([*NETWORK, "--batch_size=4", "--devices=2"])
     numbers = result["evaluation"]["float32"]
     seconds = numbers["seconds"]["median"]
     assert numbers["images_per_second"] == pytest.approx(10 / seconds)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import trees
+from benchmarks import dataset_folders
 from lsr_jax.data import check
 from lsr_jax.data.layouts import LAYOUTS
 
@@ -53,8 +53,8 @@ def test_shares_are_those_of_the_pixels(tmp_path, capsys):
     label = np.full((10, 20), 7, np.uint8)
     label[:5] = 26
     label[0] = 0
-    trees.save_image(root / "images" / "1.png", image)
-    trees.save_palette(root / "labels" / "1.png", label)
+    dataset_folders.save_image(root / "images" / "1.png", image)
+    dataset_folders.save_palette(root / "labels" / "1.png", label)
     _, out, _ = run(capsys, "gta5", root)
     assert re.search(r"^road +50\.00 %$", out, re.M)
     assert re.search(r"^car +40\.00 %$", out, re.M)

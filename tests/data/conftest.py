@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import trees
+from benchmarks import dataset_folders
 
 SIZE = (64, 128)
 
@@ -11,11 +11,13 @@ SIZE = (64, 128)
 def downloads(tmp_path_factory):
     """Folder with gta5, synthia_rand_cityscapes, cityscapes, zips and cross_city."""
     root = tmp_path_factory.mktemp("downloads")
-    trees.gta5(root / "gta5", 8, size=(60, 120))
-    trees.synthia_rand_cityscapes(root / "synthia_rand_cityscapes", 8, size=SIZE)
-    trees.cityscapes(root / "cityscapes", {"train": 7, "val": 3}, size=SIZE)
-    trees.cityscapes_zips(root / "cityscapes", root / "zips")
-    trees.cross_city(
+    dataset_folders.gta5(root / "gta5", 8, size=(60, 120))
+    dataset_folders.synthia_rand_cityscapes(
+        root / "synthia_rand_cityscapes", 8, size=SIZE
+    )
+    dataset_folders.cityscapes(root / "cityscapes", {"train": 7, "val": 3}, size=SIZE)
+    dataset_folders.cityscapes_zips(root / "cityscapes", root / "zips")
+    dataset_folders.cross_city(
         root / "cross_city", {"train": 4, "test": 3}, ("Rome", "Rio"), size=SIZE
     )
     return root

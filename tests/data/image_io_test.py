@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import trees
+from benchmarks import dataset_folders
 from lsr_jax.data import archives, image_io
 from lsr_jax.data.layouts import LAYOUTS
 
@@ -27,24 +27,26 @@ def save(tmp_path):
 
 
 def rgb(path, label):
-    trees.save_image(path, np.repeat(label[..., None], 3, 2))
+    dataset_folders.save_image(path, np.repeat(label[..., None], 3, 2))
 
 
 def test_every_label_format_is_read_as_ids(save):
-    np.testing.assert_array_equal(save(trees.save_palette, "gta5")(), LABEL)
-    np.testing.assert_array_equal(save(trees.save_grey, "cityscapes")(), LABEL)
+    np.testing.assert_array_equal(save(dataset_folders.save_palette, "gta5")(), LABEL)
+    np.testing.assert_array_equal(
+        save(dataset_folders.save_grey, "cityscapes")(), LABEL
+    )
     ids = np.array([[1, 22, 0], [14, 3, 21]], np.uint8)
-    read = save(trees.save_red16, "synthia_rand_cityscapes", ids)
+    read = save(dataset_folders.save_red16, "synthia_rand_cityscapes", ids)
     np.testing.assert_array_equal(read(), ids)
 
 
 @pytest.mark.parametrize(
     ("write", "name", "found"),
     [
-        (trees.save_grey, "gta5", "8-bit grey"),
+        (dataset_folders.save_grey, "gta5", "8-bit grey"),
         (rgb, "gta5", "8-bit RGB"),
-        (trees.save_palette, "cityscapes", "8-bit palette"),
-        (trees.save_grey, "synthia_rand_cityscapes", "8-bit grey"),
+        (dataset_folders.save_palette, "cityscapes", "8-bit palette"),
+        (dataset_folders.save_grey, "synthia_rand_cityscapes", "8-bit grey"),
         (rgb, "synthia_rand_cityscapes", "8-bit RGB"),
     ],
 )
@@ -61,7 +63,7 @@ def test_an_unknown_id_is_named(save):
     label = LABEL.copy()
     label[0, 0] = 77
     with pytest.raises(image_io.BadExample, match=r"among 0-34, found 77") as bad:
-        save(trees.save_palette, "gta5", label)()
+        save(dataset_folders.save_palette, "gta5", label)()
     assert bad.value.kind == "unknown id"
 
     def large(path, label):
@@ -115,7 +117,7 @@ def test_a_flipped_bit_is_found(image):
 
 def test_a_flipped_bit_never_changes_the_ids_of_a_palette(tmp_path):
     """PIL looks at no sum of the pixels."""
-    trees.save_palette(tmp_path / "label.png", np.tile(LABEL, (4, 4)))
+    dataset_folders.save_palette(tmp_path / "label.png", np.tile(LABEL, (4, 4)))
     whole = (tmp_path / "label.png").read_bytes()
     pixels = whole.index(b"IDAT") - 4
     for bit in range(8 * pixels, 8 * len(whole)):

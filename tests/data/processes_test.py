@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from benchmarks import laboratory
+from benchmarks import sandbox
 from lsr_jax.data import processes
 from lsr_jax.errors import TrainingError
 
@@ -98,6 +98,6 @@ def test_signals_to_all_while_workers_start_are_for_the_parent_alone(tmp_path):
         assert process.stdout.read() == b"0 -1 -2 -3 -4 -5 2\n"
         assert process.stderr.read() == b""
     end = time.monotonic() + 10  # Python's own tracker is the last
-    while left := laboratory.alive(process.pid):
+    while left := sandbox.alive(process.pid):
         assert time.monotonic() < end, left
         time.sleep(0.1)

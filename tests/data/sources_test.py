@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import trees
+from benchmarks import dataset_folders
 from configs import default
 from lsr_jax.data import label_spaces, pipeline, prepare, records, sources
 from lsr_jax.data.layouts import LAYOUTS
@@ -79,7 +79,7 @@ def test_an_example_is_what_was_drawn(downloads):
         domain = sources.open_domain({**description, "space": space, "train": "train"})
         assert domain.space.classes == classes
         (_, _, example, *_) = examples(domain.open("train"))
-        image, truth = trees.draw(102, domain="rendered", size=(64, 128))
+        image, truth = dataset_folders.draw(102, domain="rendered", size=(64, 128))
         resized = Image.fromarray(image).resize(SIZE[::-1], Image.BICUBIC)
         np.testing.assert_array_equal(example["image"], resized)
         truth = np.asarray(Image.fromarray(truth).resize(SIZE[::-1], Image.NEAREST))

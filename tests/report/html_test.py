@@ -2,10 +2,8 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from lsr_jax.errors import InputError
 from lsr_jax.report import html
 from lsr_jax.report.html import Section
 from lsr_jax.report.results import Column, Table
@@ -88,23 +86,3 @@ def test_table_has_its_groups_cells_and_rules(tmp_path):
     assert "<td>2.0</td><td>-</td>" in text
     assert text.count('<tr class="rule">') == 2
     assert ">empty<" not in text
-
-
-BEGIN, END = html.markers("numbers")
-
-
-def test_the_part_is_replaced_and_the_prose_left(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nProse.\n")
-    for text in ("| new |", "| newer |"):
-        html.replace(page, "numbers", text)
-        assert page.read_text() == (f"# Title\n\n{BEGIN}\n{text}\n{END}\n\nProse.\n")
-
-
-@pytest.mark.parametrize("page", ["no markers", f"{END}{BEGIN}", BEGIN * 2 + END])
-def test_a_page_needs_its_markers(tmp_path, page):
-    path = tmp_path / "page.md"
-    path.write_text(page)
-    with pytest.raises(InputError, match="expected the lines"):
-        html.replace(path, "numbers", "| new |")
-    assert path.read_text() == page

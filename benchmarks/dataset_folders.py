@@ -1,6 +1,6 @@
-"""Folders in exactly the layouts of the real data sets, drawn by `streets`.
+"""Write folders in the layouts of the real data sets, with images drawn by `streets`.
 
-Names, modes and bit depths are those of the downloads; sizes can be chosen.
+File names, PNG modes and bit depths are those of the downloads; sizes are arguments.
 """
 
 import zipfile
@@ -23,12 +23,12 @@ CITIES = {"train": "aachen", "val": "frankfurt"}
 
 
 def draw(index, *, domain, size):
-    """Image, and label of trainIds."""
+    """Image, and label as trainIds."""
     return streets.draw(index, domain=domain, split="train", size=size)
 
 
 def ids(label, names):
-    """TrainIds as the ids of a data set (id -> class name); 0 where it has none."""
+    """Map trainIds to the ids of a data set (id -> class name); 0 for other classes."""
     table = np.zeros(256, np.uint8)
     for raw, name in names.items():
         table[label_spaces.TRAIN_ID[name]] = raw
@@ -36,19 +36,19 @@ def ids(label, names):
 
 
 def save_image(path, image):
-    """An 8-bit RGB PNG, compressed as downloads are."""
+    """Write an 8-bit RGB PNG, compressed as the downloads are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 6])
 
 
 def save_grey(path, label):
-    """An 8-bit grey PNG of ids: Cityscapes and Cross-City."""
+    """Write an 8-bit gray PNG of ids (Cityscapes, Cross-City)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(label).save(path)
 
 
 def save_palette(path, label):
-    """An 8-bit palette PNG of ids with Cityscapes' colours: GTA5."""
+    """Write an 8-bit palette PNG of ids with Cityscapes' colors (GTA5)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     palette = np.zeros((256, 3), np.uint8)
     for row in label_spaces.CLASSES:
@@ -59,7 +59,7 @@ def save_palette(path, label):
 
 
 def save_red16(path, label):
-    """A 16-bit RGB PNG: ids in red, numbers of instances in green: SYNTHIA."""
+    """Write a 16-bit RGB PNG with ids in red and instance numbers in green (SYNTHIA)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     instances = np.cumsum(np.ones_like(label, np.uint16), axis=1, dtype=np.uint16)
     pixels = np.stack([np.zeros_like(instances), instances, label.astype(np.uint16)], 2)
@@ -67,7 +67,7 @@ def save_red16(path, label):
 
 
 def gta5(root, count, size=SIZES["gta5"]):
-    """images/00001.png and labels/00001.png."""
+    """Write images/00001.png and labels/00001.png, ..."""
     for index in range(count):
         image, label = draw(index, domain="rendered", size=size)
         name = f"{index + 1:05d}.png"
@@ -78,7 +78,7 @@ def gta5(root, count, size=SIZES["gta5"]):
 
 
 def synthia_rand_cityscapes(root, count, size=SIZES["synthia_rand_cityscapes"]):
-    """RAND_CITYSCAPES/RGB/0000000.png and RAND_CITYSCAPES/GT/LABELS/0000000.png."""
+    """Write RAND_CITYSCAPES/RGB/0000000.png and RAND_CITYSCAPES/GT/LABELS/0000000.png, ..."""
     root = Path(root) / "RAND_CITYSCAPES"
     for index in range(count):
         image, label = draw(100 + index, domain="rendered", size=size)
@@ -88,7 +88,7 @@ def synthia_rand_cityscapes(root, count, size=SIZES["synthia_rand_cityscapes"]):
 
 
 def cityscapes(root, counts, size=SIZES["cityscapes"]):
-    """leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY; `counts` is split -> images."""
+    """Write leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY; `counts` is split -> images."""
     for split, count in counts.items():
         city = CITIES[split]
         for index in range(count):
@@ -105,7 +105,7 @@ def cityscapes(root, counts, size=SIZES["cityscapes"]):
 
 
 def cityscapes_zips(unpacked, root):
-    """The two official archives of an unpacked folder."""
+    """Write the two official archives from an unpacked folder."""
     Path(root).mkdir(parents=True, exist_ok=True)
     for folder in ("leftImg8bit", "gtFine"):
         path = Path(root) / f"{folder}_trainvaltest.zip"
@@ -115,7 +115,7 @@ def cityscapes_zips(unpacked, root):
 
 
 def cross_city(root, counts, cities=("Rome",), size=SIZES["cross_city"]):
-    """CITY/Images/{Train,Test} and CITY/Labels/Test; `counts` is split -> images."""
+    """Write CITY/Images/{Train,Test} and CITY/Labels/Test; `counts` is split -> images."""
     for city in cities:
         for split, count in counts.items():
             for index in range(count):

@@ -1,4 +1,4 @@
-"""Real ``train.py`` processes in folders of their own, for tests that disturb them."""
+"""Run `train.py` in real processes, in a temporary folder, for tests that interrupt it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ from lsr_jax.data import pseudo_label_store
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/streets.py:lsr,tiny"
 STAGES = ("source", "adapt")
-STEPS = 8  # of a stage
+STEPS = 8  # per stage
 TABLES = ("metrics.json", "metrics.csv", "table.md", "table.tex")
-LIMIT = 300  # seconds of one process; more is a hang
-ORPHANED = 30  # seconds in which workers notice that their parent is gone
+TIMEOUT = 300  # seconds for one process
+ORPHAN_TIMEOUT = 30  # seconds for workers to exit after their parent
 STAGE = {"steps": STEPS, "log_every": 1, "checkpoint_every": 2}
 EVALUATION = {"selection": "source_val", "every": 4, "batchnorm_images": 8}
 
 
-class Laboratory:
-    """A folder with the data, the compiled programs and the runs."""
+class Sandbox:
+    """A folder for data, compiled programs and workdirs.
+
+    Attributes:
+      folder: where everything is written.
+      config: value of ``--config``.
+      stages: names of the stages to train.
+      relabels: whether a stage writes pseudo-labels (BDL).
+      environment: environment variables of the processes.
+    """
 
     def __init__(
         self, folder: Path, config: str = CONFIG, stages: tuple[str, ...] = STAGES
@@ -33,19 +41,19 @@ class Laboratory:
         self.folder = folder
         self.config = config
         self.stages = stages
-        self.relabels = ":bdl" in config  # the one method that writes labels
+        self.relabels = ":bdl" in config
         self.environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "LSR_JAX_DATA": os.environ.get("LSR_JAX_DATA", str(folder / "data")),
-            # Their own: a killed process may leave half a program in it.
+            # A cache of their own: a killed process may leave an incomplete entry.
             "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
 
     def command(self, workdir: Path, *flags: str) -> list[str]:
-        """A run of ``STEPS`` steps a stage that does all that a long one does."""
+        """Command line of a run with checkpoints, evaluations and selection."""
         script = [sys.executable, str(ROOT / "train.py"), f"--config={self.config}"]
         overrides = {f"evaluation.{key}": value for key, value in EVALUATION.items()}
         for stage in self.stages:
@@ -55,7 +63,7 @@ class Laboratory:
         return [*script, f"--workdir={workdir}", *chosen, *flags]
 
     def start(self, workdir: Path, *flags: str, **options) -> subprocess.Popen:
-        """Starts it in a process group of its own, with its output in a file."""
+        """Start a run in its own process group; output is appended to a file."""
         with (self.folder / f"{workdir.name}.txt").open("a") as output:
             return subprocess.Popen(
                 self.command(workdir, *flags),
@@ -68,27 +76,27 @@ class Laboratory:
             )
 
     def run(self, workdir: Path, *flags: str, **options) -> int:
-        """Runs it to its end; the exit code."""
+        """Run to the end; returns the exit code."""
         process = self.start(workdir, *flags, **options)
         try:
-            return process.wait(LIMIT)
+            return process.wait(TIMEOUT)
         finally:
             kill(process)
 
     def output(self, workdir: Path) -> str:
-        """What all processes of a folder have printed."""
+        """Output of all processes that ran in a workdir."""
         return (self.folder / f"{workdir.name}.txt").read_text()
 
 
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to a process of ours; its workers have to notice by themselves.
+    """Send SIGKILL to a process, and wait until its workers have exited by themselves.
 
     Raises:
-      RuntimeError: some of its workers outlived it; they are killed too.
+      RuntimeError: a worker is still running after `ORPHAN_TIMEOUT`; it is killed too.
     """
     process.kill()
     process.wait()
-    end = time.monotonic() + ORPHANED
+    end = time.monotonic() + ORPHAN_TIMEOUT
     while left := alive(process.pid):
         if time.monotonic() > end:
             os.killpg(process.pid, signal.SIGKILL)
@@ -97,64 +105,65 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def alive(group: int) -> list[int]:
-    """Processes of a group that still run, where the system has ``/proc``."""
+    """Running processes of a process group; empty on systems without ``/proc``."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, number = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:  # ended meanwhile
+        except OSError:  # exited meanwhile
             continue
         if int(number) == group and state != "Z":
             found.append(int(path.parent.name))
     return found
 
 
-def events(workdir: Path, where: str) -> int:
-    """How often something has happened so far in a folder.
+def count_events(workdir: Path, event: str) -> int:
+    """How often an event has happened in a workdir.
 
     Args:
       workdir: of a run.
-      where: "stage": begun; "step": logged; "save": going on, or killed and left;
-        "prepare": pseudo-labels being written, or left; "end": of a stage.
+      event: "stage": a stage started; "step": a step was logged; "save": a checkpoint is
+        being written, or was left incomplete; "prepare": the same for pseudo-labels;
+        "end": a stage finished.
     """
-    if where == "step":
+    if event == "step":
         logs = workdir.glob("*/metrics.jsonl")
         return sum(log.read_bytes().count(b"\n") for log in logs)
     patterns = {
         "stage": "*/checkpoints",
         "save": "*/checkpoints/*orbax*",
         "prepare": f"*/{pseudo_label_store.FOLDER}.unfinished/*",
+        "end": f"*/checkpoints/{STEPS}",
     }
-    pattern = patterns.get(where, f"*/checkpoints/{STEPS}")
-    return len(list(workdir.glob(pattern)))
+    return len(list(workdir.glob(patterns[event])))
 
 
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen) -> bool:
-    """Whether it happened before the process ended."""
-    end = time.monotonic() + LIMIT
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> bool:
+    """Wait for a condition; False if the process ended first."""
+    end = time.monotonic() + TIMEOUT
     while process.poll() is None:
-        if happened():
+        if condition():
             return True
         if time.monotonic() > end:
             kill(process)
-            raise TimeoutError(f"process {process.pid} did nothing for {LIMIT} seconds")
+            raise TimeoutError(f"process {process.pid}: no event in {TIMEOUT} seconds")
         time.sleep(0.004)
     return False
 
 
 def compare(workdir: Path, other: Path) -> list[str]:
-    """What differs between two finished runs."""
-    found, wanted = results(workdir), results(other)
-    names = sorted(found.keys() | wanted.keys(), reverse=True)
+    """Names of the results in which two finished runs differ."""
+    found, expected = results(workdir), results(other)
+    names = sorted(found.keys() | expected.keys(), reverse=True)
     return [
         f"{workdir.name}: {name}"
         for name in names
-        if found.get(name) != wanted.get(name)
+        if found.get(name) != expected.get(name)
     ]
 
 
 def results(workdir: Path) -> dict:
-    """Everything that a run leaves: arrays by hash, metrics and scores as they stand."""
+    """All results of a run: hashes of arrays; metrics, reports and labels as bytes."""
     found = {
         f"report, {name}": (workdir / "report" / name).read_bytes() for name in TABLES
     }
