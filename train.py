@@ -53,10 +53,10 @@ def main() -> None:
         sharding.share_cpu(config.cpu_devices)
         if processes := read_processes():
             distributed.initialize(**processes)
-        compile.keep_programs()
+        compile.use_persistent_cache()
         report.check_recorded(config)
 
-        def finish(run: loop.Experiment) -> None:
+        def finish(run: loop.Run) -> None:
             json = SHOW.value == "json"
             with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
                 report.write(run)

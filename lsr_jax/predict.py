@@ -145,9 +145,7 @@ def predictions(
         yield (*waiting.pop(0), label)
 
 
-def load(
-    place: Source, config: Mapping, averaging: Averaging
-) -> predict.Network:
+def load(place: Source, config: Mapping, averaging: Averaging) -> predict.Network:
     """The network, on all devices."""
     mesh = sharding.make_mesh(config["num_devices"])
     trained = weights.load(place, mesh=mesh, config=config)

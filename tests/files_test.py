@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lsr_jax import errors, files, networks
+from lsr_jax import errors, files
 from lsr_jax.data import custom
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
+from lsr_jax.training import weights
 
 FOREIGN = os.fsdecode(b"caf\xe9")  # Latin-1
 
@@ -37,7 +38,7 @@ def test_a_path_that_is_none_is_one_line(path, message):
 @pytest.mark.parametrize(
     "read",
     [
-        networks.find,
+        weights.resolve,
         custom.read,
         custom.read_list,
         lambda path: custom.open_files(LAYOUTS["gta5"], path),

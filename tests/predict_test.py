@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import saved
 
-from lsr_jax import networks, predict, streets
+from lsr_jax import predict, streets
 from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation.evaluate import Evaluator
 from lsr_jax.predict import Request
+from lsr_jax.training import weights
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,9 @@ def test_every_kind_of_every_image(run, images, tmp_path, capsys):
 
 
 def test_the_network_of_the_run_has_spoken(run, images, tmp_path):
-    place = networks.find(str(run))
+    place = weights.resolve(str(run))
     mesh = predict.sharding.make_mesh(1)
-    trained = networks.load(place, mesh=mesh)
+    trained = weights.load(place, mesh=mesh)
     evaluator = Evaluator(
         trained.model.forward, num_classes=19, preprocess=trained.normalise
     )

@@ -72,7 +72,10 @@ def hold_rates(golden, key, steps):
     base, horizon = 2.5e-4, 20
     with jax.enable_x64(True):
         rates = [
-            [optimizer.poly(rate, decay_steps=horizon)(step) for rate in (base, 10 * base)]
+            [
+                optimizer.poly(rate, decay_steps=horizon)(step)
+                for rate in (base, 10 * base)
+            ]
             for step in range(steps)
         ]
     golden.holds(key, np.array(rates), 1e-12)

@@ -370,7 +370,9 @@ class Predictor:
         return tree if self._mesh is None else sharding.replicate(tree, self._mesh)
 
     def _split(self, tree):
-        return tree if self._mesh is None else sharding.shard_whole_batch(tree, self._mesh)
+        return (
+            tree if self._mesh is None else sharding.shard_whole_batch(tree, self._mesh)
+        )
 
 
 def _add(total, wanted, counts):

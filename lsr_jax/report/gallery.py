@@ -41,9 +41,7 @@ PANEL = Picture(
 )
 
 
-def curves(
-    experiment: Run, stages: Sequence[str], folder: Path
-) -> list[Picture]:
+def curves(experiment: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
     """The training curves; nothing where no stage kept a log."""
     found = {
         stage: report_figures.read_curves(experiment.folder(stage) / "metrics.jsonl")

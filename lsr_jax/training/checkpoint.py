@@ -9,6 +9,7 @@ leaves nothing that counts as a checkpoint.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -132,7 +133,7 @@ class Checkpointer:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state),
-                    facts=ocp.args.JsonSave((dict(facts), host_copy(state))),
+                    facts=SaveFacts((dict(facts), host_copy(state))),
                 ),
             )
         if not started:
@@ -156,7 +157,7 @@ class Checkpointer:
         """
         path = self.folder / str(step)
         with reading(path):
-            args = ocp.args.Composite(facts=ocp.args.JsonRestore())
+            args = ocp.args.Composite(facts=RestoreFacts())
             facts = self._manager.restore(step, args=args).facts
             check_seal(facts)
             if facts["step"] != step:
@@ -292,6 +293,18 @@ class FactsHandler(ocp.JsonCheckpointHandler):
         if distributed.is_main():
             facts, arrays = item
             await super()._save_fn(seal(facts, arrays), directory)
+
+
+@ocp.args.register_with_handler(FactsHandler, for_save=True)
+@dataclasses.dataclass
+class SaveFacts(ocp.args.JsonSave):
+    """What `FactsHandler` saves."""
+
+
+@ocp.args.register_with_handler(FactsHandler, for_restore=True)
+@dataclasses.dataclass
+class RestoreFacts(ocp.args.JsonRestore):
+    """What `FactsHandler` restores: JSON."""
 
 
 class BestOfNewest(policies.PreservationPolicy):
@@ -459,23 +472,24 @@ def reading(path: Path) -> Iterator[None]:
     """Turn decoding errors into DamagedCheckpointError, those of a disk into TrainingError."""
     try:
         yield
-    except DECODE_ERRORS as error:
-        if any(text in str(error) for text in MACHINE_ERRORS):
-            raise unreadable(path, error) from error
-        raise DamagedCheckpointError(
-            f"checkpoint {path}: cannot be restored into this network and method: "
-            f"{reason(error)}; remove the folder to train the stage again"
+    except Exception as error:
+        # Orbax wraps the errors of TensorStore in plain exceptions.
+        if (
+            not isinstance(error, (*DECODE_ERRORS, OSError))
+            and type(error) is not Exception
+        ):
+            raise
+        text = f"{error} {error.__cause__}"
+        decoding = not isinstance(error, OSError) or isinstance(error, DECODE_ERRORS)
+        if decoding and not any(machine in text for machine in MACHINE_ERRORS):
+            raise DamagedCheckpointError(
+                f"checkpoint {path}: cannot be restored into this network and method: "
+                f"{reason(error)}; remove the folder to train the stage again"
+            ) from error
+        raise TrainingError(
+            f"checkpoint {path}: cannot be read now: {reason(error)}; it was left in "
+            "place; repeat the command when the disk works"
         ) from error
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: Exception) -> TrainingError:
-    """The error for a checkpoint that the machine failed to read."""
-    return TrainingError(
-        f"checkpoint {path}: cannot be read now: {reason(error)}; it was left in place; "
-        "repeat the command when the disk works"
-    )
 
 
 @contextlib.contextmanager

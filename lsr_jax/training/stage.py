@@ -27,7 +27,6 @@ from lsr_jax.methods import METHODS, cag, feature_norm
 from lsr_jax.training import (
     checkpoint,
     microbatch,
-    ranges,
     sharding,
     weights,
 )

@@ -53,7 +53,9 @@ class Source(NamedTuple):
             return self.step
         steps = checkpoint.checkpoint_steps(self.path)
         if not steps:
-            raise InputError(f"{self.path}: no finished checkpoint; train the stage first")
+            raise InputError(
+                f"{self.path}: no finished checkpoint; train the stage first"
+            )
         return steps[-1]
 
 
@@ -132,7 +134,9 @@ def resolve(name: str, *, step: int | None = None, key: str = "") -> Source:
         raise InputError(f"{what}: no config.json in {path}; name a workdir before ':'")
     if checkpoint.is_step(path) and (path / "state").is_dir():
         if step not in (None, int(path.name)):
-            raise InputError(f"{what}: is one checkpoint, but step {step} was asked for")
+            raise InputError(
+                f"{what}: is one checkpoint, but step {step} was asked for"
+            )
         return _of_folder(path.parent, int(path.name), what)
     for folder in (path / CHECKPOINTS, path):
         if checkpoint.checkpoint_steps(folder):

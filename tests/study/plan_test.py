@@ -14,7 +14,12 @@ FOLDER = Path("study")
 
 def section(name, init_from="source", pseudo_labeler="start", **keywords):
     method = {"name": name, **keywords}
-    return {"method": method, "init_from": init_from, "pseudo_labeler": pseudo_labeler, "steps": 5}
+    return {
+        "method": method,
+        "init_from": init_from,
+        "pseudo_labeler": pseudo_labeler,
+        "steps": 5,
+    }
 
 
 SOURCE = section("source_only", "previous")
@@ -24,7 +29,9 @@ CHAINS = {
     "bdl": {
         "adversarial": section("bdl", "previous", self_training=0.0),
         "round_1": section("bdl", pseudo_labeler="adversarial", self_training=1.0),
-        "round_2": section("bdl", "round_1", pseudo_labeler="source", self_training=1.0),
+        "round_2": section(
+            "bdl", "round_1", pseudo_labeler="source", self_training=1.0
+        ),
     },
 }
 

@@ -229,7 +229,12 @@ def test_golden_poly_of_cag(golden):
     with jax.enable_x64(True):
         found, ahead = (
             np.stack(
-                [optimizer.poly(1e-4, decay_steps=20, schedule_offset=schedule_offset)(t) for t in steps]
+                [
+                    optimizer.poly(
+                        1e-4, decay_steps=20, schedule_offset=schedule_offset
+                    )(t)
+                    for t in steps
+                ]
             )
             for schedule_offset in (0, 1)
         )
