@@ -52,7 +52,7 @@ CASES = (
     train("a word for a number", "--config.adapt.steps=many"),
     train("a fraction for a whole number", "--config.adapt.batch_size=1.5"),
     train("a flag without dashes", "surplus"),
-    train("a limit of 0", "--max-steps=0"),
+    train("a limit of 0", "--max_steps=0"),
     train("0 steps", "--config.adapt.steps=0"),
     train("a checkpoint every 0 steps", "--config.adapt.checkpoint_every=0"),
     train("0 micro-batches", "--config.adapt.micro_batches=0"),

@@ -116,7 +116,7 @@ def stages(folder, sizes):
     for name, size in sizes.items():
         full = open_train(folder, name, size, "full")
         stored = open_train(folder, name, size, "prepared")
-        reader = full._reader
+        reader = full.reader
         pair = full.pairs[0]
         data, image = reader.data(pair.image), reader.image(pair.image)
         label, record = reader.label(pair.label), stored[0]

@@ -24,7 +24,6 @@ import pytest
 
 from benchmarks import pages
 from benchmarks.parity_rows import FAMILIES, Family
-from lsr_jax import commands
 from lsr_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -178,4 +177,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(commands.guarded(main))
+    sys.exit(main())

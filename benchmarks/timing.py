@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import commands
+from lsr_jax import cli
 from lsr_jax.data import processes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -146,7 +146,7 @@ def environment() -> dict:
     """Command, device, cores and versions."""
     device = jax.devices()[0]
     return {
-        "command": commands.line(),
+        "command": cli.command_line(),
         "device": f"{len(jax.devices())} x {device.device_kind}",
         "platform": device.platform,
         "cores": processes.cores(),

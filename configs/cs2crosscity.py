@@ -18,7 +18,7 @@ weighting 54.5 / 53.3 / 50.5 / 50.6 (README of MaxSquareLoss, at 1024x512). LSR 
 for this pair, but no scores.
 """
 
-from configs import common, default, gta2cs, real
+from lsr_jax.configs import common, default, gta2cs, real
 
 CITIES = ("rome", "rio", "tokyo", "taipei")
 # The weights of MaxSquare's paper and of LSR's README are those of GTA5. The others are

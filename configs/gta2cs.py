@@ -47,7 +47,7 @@ With VGG16: AdaptSegNet 35.0. BDL and SWD publish FCN8s networks, which are not 
 with a VGG they are refused.
 """
 
-from configs import common, default, real
+from lsr_jax.configs import common, default, real
 
 OCE = {
     "clustering": 0.02,

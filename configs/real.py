@@ -1,7 +1,7 @@
 """What the pairs of real data sets share: from their tables and a recipe to all stages."""
 
-from configs import common, default, recipes, stages
 from lsr_jax.augment.preprocess import AUGMENTATION
+from lsr_jax.configs import common, default, recipes, stages
 from lsr_jax.data.layouts import LAYOUTS
 
 DEFAULT = "lsr"  # what is trained if no method is named, and like what a control is

@@ -162,7 +162,7 @@ RECIPES = {
         preset="released",
     ),
     "feature_to_adapt": FEATURE_TO_ADAPT,
-    # Up to 100,000 steps; warm-up and horizon of the code.
+    # Up to 100,000 steps; warm-up and decay of the code.
     "feature_to_adapt,paper": FEATURE_TO_ADAPT._replace(
         stage=steps(
             100_000,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from configs import common
+from lsr_jax.configs import common
 
 
 class Link(NamedTuple):

@@ -21,8 +21,8 @@ Results, with command, machine and spread: docs/results/streets.md.
 
 from typing import NamedTuple
 
-from configs import common, default, recipes, stages
 from lsr_jax.augment.preprocess import AUGMENTATION
+from lsr_jax.configs import common, default, recipes, stages
 from lsr_jax.streets import PRESETS
 
 OCE = {

@@ -27,7 +27,7 @@ Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes:
     lsr                 41.7 / not readable (Table 1)
 """
 
-from configs import common, default, real
+from lsr_jax.configs import common, default, real
 
 OCE = {
     "clustering": 0.02,

@@ -1,25 +1,39 @@
-"""What a user reads when a run cannot go on, always one line."""
+"""Exceptions that a command reports as one line, and errno values with an exit code."""
+
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FAILURE = (*DISK_FULL, errno.EIO)
+BAD_PATH = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EROFS,
+)
 
 
 class InputError(Exception):
-    """Bad input: a file, a config key, a flag or a checkpoint that cannot be used.
+    """Bad input: a file, config key, flag or checkpoint that cannot be used.
 
-    The message is one line that names the file or key, what was expected, what was
-    found and what to do. The scripts print it after ``error:`` and exit with code 2.
+    The message is one line: ``what: problem (found X, expected Y); what to do``. Commands
+    print it after ``error:`` and exit with code 2.
     """
 
 
 class TrainingError(Exception):
-    """Work cannot go on, though the input was usable: NaN, full disk, a dead process.
+    """Work failed on usable input: NaN, a full disk, a dead process.
 
-    The message is one line; the scripts print it after ``error:`` and exit with code 1.
+    Commands print the message after ``error:`` and exit with code 1.
     """
 
 
-class Stopped(BaseException):  # no `except Exception` on its way may take it
-    """The run was told to stop; what it did so far is kept.
+class Stopped(BaseException):  # not an Exception, so that no handler swallows it
+    """The run was told to stop, and its state is saved.
 
-    The message is one line; the scripts print it and how to go on, and exit with code 3.
+    Commands print the message and how to continue, and exit with code 3.
     """
 
 

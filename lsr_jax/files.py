@@ -1,75 +1,49 @@
-"""Paths as users write them, in flags, configs and lists.
-
-Files that are whole or not there, whatever happens while they are written.
-
-Reading what others wrote: whatever its decoder raises becomes one `InputError`.
-"""
+"""Paths as users write them, atomic writes, and readers for untrusted or corrupt bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lsr_jax.errors import InputError, one_line
 
+LONGEST = 160  # characters of what an error message quotes
+
 
 def expanded(path: str | os.PathLike, *, key: str = "") -> Path:
-    """A path with its ``~`` or ``~name`` replaced by that home folder.
+    """A path with ``~`` or ``~name`` replaced by that home folder.
 
     Args:
-      path: see `checked`.
-      key: the flag or the key that has it, for messages.
+      path: as the user wrote it.
+      key: the flag or config key that has it, for messages.
 
     Raises:
-      InputError: no such home folder, or see `checked`.
-    """
-    try:
-        return checked(path, key=key).expanduser()
-    except RuntimeError:
-        user = Path(path).parts[0]
-        raise InputError(
-            f"{_where(path, key)}: expected the home folder of {user}, found none; "
-            "write the whole path"
-        ) from None
-
-
-def checked(path: str | os.PathLike, *, key: str = "") -> Path:
-    """The path itself.
-
-    Raises:
-      InputError: it is empty, or its bytes are no UTF-8, which Orbax and OpenCV want.
+      InputError: the path is empty, or there is no such home folder.
     """
     text = os.fspath(path)
     if not text:
-        raise InputError(f"{_where(path, key)}: expected a path, found nothing")
+        raise InputError(f"{key or 'path'}: is empty")
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        return Path(text).expanduser()
+    except RuntimeError:
+        where = f"{key} {text}".strip()
         raise InputError(
-            f"{_where(path, key)}: expected a name in UTF-8, found other bytes; choose "
-            "another name"
+            f"{where}: no such home folder; write the whole path"
         ) from None
-    return Path(path)
-
-
-def _where(path: str | os.PathLike, key: str) -> str:
-    shown = os.fspath(path).encode(errors="backslashreplace").decode()
-    return " ".join(filter(None, [key, shown])) or "path"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; in the end it takes its place in one move.
+    """A temporary path beside ``path`` to write to, which then replaces it atomically.
 
-    A reader sees the old file or the new one; so does whoever starts the machine again
-    after a power cut. Where the body fails, the old file stays.
+    Readers see the old file or the new one, also after a power cut. If the body raises,
+    the old file stays.
 
     Raises:
-      OSError: with the name of the file, which the system leaves out of a failed write.
+      OSError: with the name of the file.
     """
     temporary = path.with_name(f".new-{path.name}")
     try:
@@ -90,19 +64,12 @@ def text(path: Path, content: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Puts ``path`` into every OSError without a file name.
-
-    Raises:
-      OSError: as it came, with the name.
-    """
+    """Add ``path`` to every OSError without a file name: the OS omits it when writing."""
     try:
         yield
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
-
-LONGEST = 160  # characters of what is quoted
 
 
 @contextlib.contextmanager
@@ -113,21 +80,21 @@ def reading(
     *,
     error: Callable[[str], InputError] = InputError,
 ) -> Iterator[None]:
-    """Runs a decoder over bytes that may be damaged, or made by an enemy.
+    """Run a decoder over untrusted or corrupt bytes.
 
-    json, zipfile, pickle, Riegeli and OpenCV raise on such bytes what no manual of theirs
-    names, so every `Exception` counts. Only the decoder and the checks of what it found
+    Decoders (json, zipfile, pickle, Riegeli, OpenCV) raise undocumented exceptions on
+    such bytes, so every `Exception` counts. Only the decoder and the checks of its result
     belong in the block.
 
     Args:
-      where: the file, or the record, at the head of the message.
+      where: the file, or the record in it.
       expected: what it should have been.
-      remedy: what its owner can do.
-      error: what is raised, from the message.
+      remedy: what the user can do.
+      error: the exception to raise.
 
     Raises:
-      InputError: of one line, ``where: expected …, found: …; remedy``; one that is
-        raised inside passes as it is.
+      InputError: ``where: expected …, found: …; remedy``. One that is raised inside
+        passes unchanged.
     """
     try:
         yield
@@ -139,16 +106,15 @@ def reading(
 
 
 def read_json(path: str | os.PathLike, expected: str, remedy: str) -> dict:
-    """The object that a JSON file holds.
+    """The object in a JSON file.
 
     Raises:
-      InputError: it cannot be read, is no JSON, or holds something else.
+      InputError: it cannot be read, is not JSON, or holds something else.
     """
-    path = pathlib.Path(path)
     with reading(path, expected, remedy):
         content = json.loads(expanded(path).read_text())
         if not isinstance(content, dict):
-            raise ValueError(f"{quoted(content)}, no object")
+            raise ValueError(f"{quoted(content)}, not an object")
         return content
 
 
@@ -163,5 +129,5 @@ def reason(error: Exception) -> str:
 
 
 def quoted(found: object) -> str:
-    """``repr``, no longer than a line can hold."""
+    """``repr``, shortened to `LONGEST` characters."""
     return f"{found!r:.{LONGEST}}"

@@ -12,18 +12,17 @@ Exit codes: 0 done, 2 bad input.
 
 from __future__ import annotations
 
-import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
-from lsr_jax import command_line, streets
-from lsr_jax.data import commands, custom, label_spaces, sources
+from lsr_jax import cli, streets
+from lsr_jax.data import custom, image_io, label_spaces, sources
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predict, predictor
@@ -46,35 +45,33 @@ class Request(NamedTuple):
     step: int | None = None
     kinds: Sequence[str] = ()
     mode: str = "resize"
-    size: str | None = None
+    size: tuple[int, int] | None = None
     overlap: float = 0.5
     flip: bool = False
     scales: Sequence[str] = ("1",)
     batch_size: int = 4
 
 
-def define() -> None:
+def define(flags: cli.Flags) -> None:
     """Define the flags."""
-    command_line.define_path(
+    flags.string(
         "workdir",
+        None,
         "Workdir, WORKDIR:STAGE, folder of checkpoints or one of them, or a weight file "
         "(with --config).",
         required=True,
     )
-    flags.DEFINE_string("images", None, "Pattern, quoted: 'a/**/*.png'.", required=True)
-    command_line.define_path("out", "Folder to write.", required=True)
-    flags.DEFINE_integer("step", None, "A kept step; default: the newest.")
-    flags.DEFINE_list("kinds", [], f"Some of {','.join(KINDS)}; default: all.")
-    flags.DEFINE_enum(
-        "mode", "resize", MODES, "Resize images, or slide a window over them."
-    )
-    flags.DEFINE_string(
-        "size", None, "WIDTHxHEIGHT of network input or window; default: as trained."
-    )
-    flags.DEFINE_float("overlap", 0.5, "Share of a window that the next covers.")
-    flags.DEFINE_boolean("flip", False, "Average with the mirrored image.")
-    flags.DEFINE_list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
-    flags.DEFINE_integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
+    flags.config()
+    flags.string("images", None, "Pattern, quoted: 'a/**/*.png'.", required=True)
+    flags.path("out", "Folder to write.", required=True)
+    flags.integer("step", None, "A kept step; default: the newest.")
+    flags.list("kinds", [], f"Some of {','.join(KINDS)}; default: all.")
+    flags.enum("mode", "resize", MODES, "Resize images, or slide a window over them.")
+    flags.size("size", "Network input or window; default: as trained.")
+    flags.float("overlap", 0.5, "Share of a window that the next covers.")
+    flags.boolean("flip", False, "Average with the mirrored image.")
+    flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
+    flags.integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
 
 
 def carry_out(request: Request) -> list[Path]:
@@ -178,7 +175,7 @@ def label_space(config: Mapping) -> LabelSpace:
     return sources.label_space(spec, custom.find_layout(spec["name"]))
 
 
-def network_size(config: Mapping, given: str | None) -> Size:
+def network_size(config: Mapping, given: tuple[int, int] | None) -> Size:
     """``(H, W)`` of the network's input: --size, or that of the target images.
 
     Raises:
@@ -186,15 +183,14 @@ def network_size(config: Mapping, given: str | None) -> Size:
     """
     spec = config["data"]["target"]
     if given:
-        try:
-            size = commands.size(given)
-        except (argparse.ArgumentTypeError, ValueError) as error:
-            raise InputError(f"--size: {error}") from None
-        if size is not None:
-            return size
-    elif any(spec["size"]):
+        if math.prod(given) > image_io.LARGEST_IMAGE:
+            raise InputError(
+                f"--size: expected at most {image_io.LARGEST_IMAGE} pixels"
+            )
+        return given
+    if any(spec["size"]):
         return tuple(spec["size"])
-    elif spec["preset"] in streets.PRESETS:
+    if spec["preset"] in streets.PRESETS:
         return streets.PRESETS[spec["preset"]].size
     raise InputError("--size: expected WIDTHxHEIGHT; the config names no size")
 
@@ -217,15 +213,19 @@ def check_kinds(kinds: Sequence[str], space: LabelSpace) -> tuple[str, ...]:
     return chosen
 
 
-def main() -> None:
-    """Read the flags, predict."""
-    fields = [name for name in Request._fields if name != "config"]
-    given = {name: flags.FLAGS[name].value for name in fields}
-    written = carry_out(Request(**given, config=read_config()))
-    print(f"{len(written)} files in {given['out']}", file=sys.stderr)
+def command(options) -> None:
+    """Predict what the flags say."""
+    given = {name: getattr(options, name) for name in Request._fields}
+    if options.config:
+        given["config"] = cli.read_config(options.config, options.overrides)
+    written = carry_out(Request(**given))
+    print(f"{len(written)} files in {options.out}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, command, argv)
 
 
 if __name__ == "__main__":
-    define()
-    read_config = command_line.define_data_config()
-    command_line.run(main)
+    sys.exit(main())

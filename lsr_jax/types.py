@@ -121,7 +121,7 @@ class Preparation(NamedTuple):
 
     Attributes:
       forward: the network.
-      params: of the stage's labeller, the network of an earlier stage, replicated.
+      params: of the stage's pseudo_labeler, the network of an earlier stage, replicated.
       model_state: its BatchNorm running statistics.
       num_classes: ``C``.
       batches: ``(domain, labelled) -> iterator``: the training split once, in order and

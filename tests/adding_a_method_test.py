@@ -13,8 +13,8 @@ import toy
 import variants
 import weighing
 
-from configs import streets
 from lsr_jax import methods
+from lsr_jax.configs import streets
 from lsr_jax.methods import listing
 from lsr_jax.training import stage
 

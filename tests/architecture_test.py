@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 # A room imports its own level only inside itself, and any level above.
 LEVELS = [
     {"errors", "types"},
-    {"console", "files"},
-    {"commands"},
+    {"files"},
+    {"cli"},
     {"ops"},
     {"losses", "models", "data", "augment"},
     {"methods"},
@@ -34,8 +34,7 @@ LEVELS = [
     {"training.preparation", "training.selection"},
     {"training.loop"},
     {"report"},
-    {"command_line"},
-    {"predict", "study"},
+    {"predict", "study", "train", "evaluate"},
 ]
 # Libraries that live in one room only.
 KEEPERS = {
@@ -44,7 +43,7 @@ KEEPERS = {
     "tensorflow_datasets": ("data",),
     "orbax": ("training.checkpoint",),
     "torch": ("convert",),
-    "ml_collections": ("command_line",),
+    "ml_collections": ("cli",),
     "tensorflow": (),
 }
 FILES = sorted((ROOT / "lsr_jax").rglob("*.py"))

@@ -161,7 +161,7 @@ def test_bad_arguments_are_named(name, argument, message, load_config):
 
 
 @pytest.mark.parametrize(
-    ("method", "stages", "origins", "labellers"),
+    ("method", "stages", "origins", "pseudo_labelers"),
     [
         (
             "cag",
@@ -177,11 +177,13 @@ def test_bad_arguments_are_named(name, argument, message, load_config):
         ),
     ],
 )
-def test_methods_of_several_stages(method, stages, origins, labellers, load_config):
+def test_methods_of_several_stages(
+    method, stages, origins, pseudo_labelers, load_config
+):
     config = load_config("streets", f"{method},tiny")
     assert config["stages"] == ("source", *stages)
     assert tuple(config[s]["init_from"] for s in stages) == origins
-    assert tuple(config[s]["pseudo_labeler"] for s in stages) == labellers
+    assert tuple(config[s]["pseudo_labeler"] for s in stages) == pseudo_labelers
     prepared = [
         training_stage.build_method(config, s).prepare is not None for s in stages
     ]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import quick
 
-from configs import streets
 from lsr_jax.augment.preprocess import AUGMENTATION
+from lsr_jax.configs import streets
 from lsr_jax.methods import METHODS
 from lsr_jax.models import resnet
 from lsr_jax.ops import diagnostics

@@ -142,7 +142,7 @@ def test_a_run_survives_everything_one_after_the_other(runs):
     assert newest(workdir).name == before
 
     # A stop after one step, a flipped bit in what it saved, and on to the end.
-    assert runs.run(workdir, "--max-steps=1") == 3
+    assert runs.run(workdir, "--max_steps=1") == 3
     checkpoint = newest(workdir)
     assert int(checkpoint.name) == int(before) + 1
     files = [path for path in (checkpoint / "state").rglob("*") if path.is_file()]

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsr_jax.convert import files as weight_files
-from lsr_jax.data import custom, image_io, prepared, records
+from lsr_jax.data import image_io, listing, prepared, records
 from lsr_jax.data.archives import Folder, Zips
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
@@ -170,7 +170,7 @@ WORDS = st.text(st.sampled_from("ab/.\\ \t\n\r\x00~é\u2028"), max_size=24)
 def test_lists_stay_in_their_folder(content, tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(content)
-    for pair in read(custom.read_list, path) or ():
+    for pair in read(listing.read_list, path) or ():
         for name in filter(None, pair):
             inside = (tmp_path / name).resolve()
             assert inside.is_relative_to(tmp_path.resolve())
@@ -278,7 +278,7 @@ def shard(tmp_path_factory):
     """A prepared folder, its shard and a copy of that."""
     folder = tmp_path_factory.mktemp("prepared") / "1.0.0"
     pixels = np.bincount(LABEL.ravel(), minlength=256)
-    one = image_io.Record("one", *WHOLE.values(), image_io.digest(IMAGE, LABEL), pixels)
+    one = prepared.Record("one", *WHOLE.values(), prepared.digest(IMAGE, LABEL), pixels)
     prepared.write_once(
         folder,
         name="set",

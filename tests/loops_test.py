@@ -51,8 +51,11 @@ def hold_rates(golden, key, rates, **keywords):
 @pytest.mark.golden("adaptsegnet", "loop__.*")
 def test_golden_adapt_seg_net(golden, gan):
     golden.only(f"loop__({gan}__.*|(?!vanilla|ls__).*)")
-    rate, horizon = float(golden["loop__learning_rate"]), int(golden["loop__num_steps"])
-    keywords = {"decay_steps": horizon, "power": float(golden["loop__power"])}
+    rate, decay_steps = (
+        float(golden["loop__learning_rate"]),
+        int(golden["loop__num_steps"]),
+    )
+    keywords = {"decay_steps": decay_steps, "power": float(golden["loop__power"])}
     judge_rate = float(golden["loop__learning_rate_D"])
     method = adapt_seg_net.make(
         adversarial=float(golden["loop__lambda_adv_target2"]),

@@ -6,7 +6,7 @@ Started by `training/distributed_test.py` with the flags of train.py.
 import shutil
 import sys
 
-from lsr_jax import command_line
+from lsr_jax import cli
 
 LAST = "4"
 # Methods that prepare themselves: stage, and keywords that suit a fresh network.
@@ -16,14 +16,23 @@ PREPARING = {
 }
 
 
-def main():
+def define(flags):
+    flags.config(required=True)
+    flags.path("workdir", "Folder.")
+    flags.distributed()
+
+
+def main(options):
     from lsr_jax.training import distributed, loop, sharding
 
     add_tiny()
-    config, workdir = read()
-    sharding.share_cpu(config.cpu_devices)
-    distributed.initialize(**read_processes())
-    loop.train(config.to_dict(), workdir / "unbroken")
+    config, workdir = (
+        cli.read_config(options.config, options.overrides),
+        options.workdir,
+    )
+    sharding.share_cpu(config["cpu_devices"])
+    distributed.initialize(**cli.processes(options))
+    loop.train(config, workdir / "unbroken")
     distributed.wait("trained")
     if distributed.is_main():
         shutil.copytree(workdir / "unbroken", workdir / "continued")
@@ -32,7 +41,7 @@ def main():
     second = not distributed.is_main()
     assert distributed.any_process(second)
     assert not distributed.any_process(False)
-    loop.train(config.to_dict(), workdir / "continued")
+    loop.train(config, workdir / "continued")
     for name in PREPARING:
         loop.train(preparing(name), workdir / name)
 
@@ -46,7 +55,7 @@ def add_tiny():
 
 def preparing(name):
     """The config of one stage of a method that prepares itself."""
-    from configs import streets
+    from lsr_jax.configs import streets
 
     stage, keywords = PREPARING[name]
     config = streets.get_config(f"{name},tiny")
@@ -60,6 +69,4 @@ def preparing(name):
 
 if __name__ == "__main__":
     sys.path.insert(0, "")
-    read = command_line.define_config()
-    read_processes = command_line.define_processes()
-    command_line.run(main)
+    sys.exit(cli.run(define, main))

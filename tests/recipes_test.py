@@ -3,7 +3,7 @@
 import published_recipes as published
 import pytest
 
-from configs import common
+from lsr_jax.configs import common
 from lsr_jax.methods import METHODS
 
 PAIRS = ("gta2cs", "synthia2cs", "cs2crosscity")

@@ -69,11 +69,11 @@ def hold_values(golden, found, prefix):
 
 def hold_rates(golden, key, steps):
     """Rates of backbone and head before every step."""
-    base, horizon = 2.5e-4, 20
+    base, decay_steps = 2.5e-4, 20
     with jax.enable_x64(True):
         rates = [
             [
-                optimizer.poly(rate, decay_steps=horizon)(step)
+                optimizer.poly(rate, decay_steps=decay_steps)(step)
                 for rate in (base, 10 * base)
             ]
             for step in range(steps)

@@ -1,10 +1,19 @@
-"""``python -m lsr_jax.convert from-torch FILE --model deeplabv2_resnet101 --out DIR``."""
+"""Convert PyTorch weight files to lsr_jax weight folders and back.
+
+python -m lsr_jax.convert from-torch FILE --model deeplabv2_resnet101 --out DIR
+python -m lsr_jax.convert to-torch DIR --layout lsr --out FILE
+python -m lsr_jax.convert anchors FILE --out FILE.npz        CAG's, for method.anchors
+
+PyTorch files are .pth (needs PyTorch) or .safetensors.
+"""
 
 import collections
 import sys
+from collections.abc import Sequence
 
-from lsr_jax import commands
+from lsr_jax import cli
 from lsr_jax.convert import anchors, exporting, folder, importing, layouts
+from lsr_jax.errors import InputError
 
 MODELS = {
     f"{architecture}_{name}": (architecture, name)
@@ -16,51 +25,35 @@ MODELS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-
-    def command() -> int:
-        options = _parser().parse_args(arguments)
-        options.run(options)
-        return 0
-
-    return commands.guarded(command)
-
-
-def _parser():
-    parser = commands.Parser(
-        prog="python -m lsr_jax.convert",
-        description="PyTorch weight files to lsr_jax weight folders and back.",
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.path("out", "File or folder to create.", required=True)
+    flags.enum("model", None, sorted(MODELS), "from-torch: the network, required.")
+    flags.enum(
+        "layout",
+        None,
+        sorted(layouts.LAYOUTS),
+        "Whose names the PyTorch file has. to-torch: required; from-torch: as found.",
     )
-    kinds = parser.add_subparsers(required=True)
-    reader = kinds.add_parser("from-torch", help="FILE to a weight folder")
-    reader.add_argument("file", help=".pth (needs PyTorch) or .safetensors")
-    reader.add_argument("--model", required=True, choices=sorted(MODELS))
-    reader.add_argument("--out", required=True, help="folder to create")
-    reader.add_argument("--num-classes", type=int, default=19)
-    reader.add_argument("--layout", choices=sorted(layouts.LAYOUTS))
-    reader.add_argument("--skip-head", action="store_true", help="leave the heads out")
-    reader.add_argument(
-        "--all-branches", action="store_true", help="keep the ASPP branches 18 and 24"
-    )
-    reader.add_argument("--verbose", action="store_true", help="print every name")
-    reader.set_defaults(run=_from_torch)
-    writer = kinds.add_parser("to-torch", help="a weight folder to FILE")
-    writer.add_argument("folder", help="as written by from-torch")
-    writer.add_argument("--layout", required=True, choices=sorted(layouts.LAYOUTS))
-    writer.add_argument("--out", required=True, help=".pth or .safetensors to create")
-    writer.set_defaults(run=_to_torch)
-    taker = kinds.add_parser("anchors", help="CAG's anchors for method.anchors")
-    taker.add_argument("file", help="as CAG saved them; needs PyTorch")
-    taker.add_argument("--out", required=True, help=".npz to create")
-    taker.set_defaults(run=_anchors)
-    return parser
+    flags.integer("num_classes", 19, "from-torch: classes of the network.")
+    flags.boolean("skip_head", False, "from-torch: leave the heads out.")
+    flags.boolean("all_branches", False, "from-torch: keep ASPP branches 18 and 24.")
+    flags.boolean("verbose", False, "from-torch: print every name.")
 
 
-def _from_torch(options):
+def convert(options, command: str, source: str) -> None:
+    """Carry out one of the three commands."""
+    if command not in COMMANDS:
+        raise InputError(f"expected one of {', '.join(COMMANDS)} (found {command!r})")
+    COMMANDS[command](options, source)
+
+
+def _from_torch(options, file: str) -> None:
+    if options.model is None:
+        raise InputError("--model: required by from-torch; see --help")
     architecture, backbone = MODELS[options.model]
     imported = importing.load(
-        options.file,
+        file,
         layout=options.layout,
         architecture=architecture,
         backbone=backbone,
@@ -70,38 +63,42 @@ def _from_torch(options):
     if not options.all_branches:
         imported = importing.running_branches(imported)
     folder.save(options.out, imported)
-    _report(imported.info, options)
-
-
-def _to_torch(options):
-    imported = importing.load(options.folder)
-    exporting.export(imported, options.out, layout=options.layout)
-    print(f"{options.folder}: written to {options.out} in the layout {options.layout}")
-
-
-def _anchors(options):
-    vectors, count = anchors.convert(options.file, options.out)
-    found = f"{(count > 0).sum()} of {len(count)} classes, {vectors.shape[1]} channels"
-    print(f"{options.file}: anchors of {found}; written to {options.out}")
-
-
-def _report(info, options):
+    info = imported.info
     print(f"{info['file']}: layout {info['layout']}, sha256 {info['sha256']}")
     print(f"loaded and renamed: {len(info['loaded'])} arrays")
     for name, path in info["loaded"].items():
         if options.verbose:
             print(f"  {name} -> {path}")
-    reasons = collections.Counter(info["ignored"].values())
-    for reason, count in reasons.items():
+    for reason, count in collections.Counter(info["ignored"].values()).items():
         print(f"ignored: {count} arrays, {reason}")
         for name, why in info["ignored"].items():
             if why == reason and (options.verbose or count <= 8):
                 print(f"  {name}")
     if info["fresh"]:
-        print(
-            f"not in such a file, initialised by the run: {len(info['fresh'])} arrays"
-        )
+        print(f"not in the file, initialised by the run: {len(info['fresh'])} arrays")
     print(f"expects {info['preprocessing']} input; written to {options.out}")
+
+
+def _to_torch(options, directory: str) -> None:
+    if options.layout is None:
+        raise InputError("--layout: required by to-torch; see --help")
+    imported = importing.load(directory)
+    exporting.export(imported, options.out, layout=options.layout)
+    print(f"{directory}: written to {options.out} in the layout {options.layout}")
+
+
+def _anchors(options, file: str) -> None:
+    vectors, count = anchors.convert(file, options.out)
+    found = f"{(count > 0).sum()} of {len(count)} classes, {vectors.shape[1]} channels"
+    print(f"{file}: anchors of {found}; written to {options.out}")
+
+
+COMMANDS = {"from-torch": _from_torch, "to-torch": _to_torch, "anchors": _anchors}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, convert, argv, arguments=["COMMAND", "FILE"])
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def running_branches(imported: folder.Imported) -> folder.Imported:
         choices = [f"{name} runs {found}" for name, found in dilations.items()]
         raise errors.InputError(
             f"{info['file']}: fits several layouts ({'; '.join(choices)}); name one with "
-            "--layout, or keep every branch with --all-branches"
+            "--layout, or keep every branch with --all_branches"
         )
     running = dilations[fitting[0]]
     flat = names.flatten(imported.params, imported.model_state)

@@ -1,7 +1,7 @@
-"""Label spaces: which classes there are, their colours, and what raw ids mean.
+"""Classes, their colours, and the raw ids of label files.
 
-A label file holds raw ids of its data set. A :class:`LabelSpace` maps them to the
-indices that a network is trained with, ``0 .. C-1``, and everything else to 255.
+A label file holds raw ids of its data set. A `LabelSpace` maps them to the indices that
+a network is trained with, ``0 .. C-1``, and everything else to 255.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The value of `lsr_jax.types.IGNORE`; repeated, because processes that only draw or
-# convert images must start without importing JAX.
+# The value of `lsr_jax.types.IGNORE`; repeated, so that worker processes start without
+# importing JAX.
 IGNORE = 255
 
 Color = tuple[int, int, int]
 
 
 class ClassRow(NamedTuple):
-    """One of the 19 classes: Cityscapes id (GTA5 has the same ids) and trainId."""
+    """One of the 19 classes; GTA5 files have the ids of Cityscapes."""
 
     name: str
     cityscapes_id: int
@@ -53,59 +53,30 @@ NAMES = tuple(row.name for row in CLASSES)
 TRAIN_ID = {row.name: row.train_id for row in CLASSES}
 _COLOR = {row.name: row.color for row in CLASSES}
 
-LARGE = (
-    "road",
-    "sidewalk",
-    "building",
-    "vegetation",
-    "terrain",
-    "sky",
-    "car",
-    "truck",
-    "bus",
-    "train",
-)
+# road, sidewalk, building; vegetation, terrain, sky; car, truck, bus, train
+LARGE = (*NAMES[:3], *NAMES[8:11], *NAMES[13:17])
 SMALL = tuple(name for name in NAMES if name not in LARGE)
-
 # The subsets in which SYNTHIA and Cross-City are evaluated.
 NAMES_16 = tuple(n for n in NAMES if n not in ("terrain", "truck", "train"))
 NAMES_13 = tuple(n for n in NAMES_16 if n not in ("wall", "fence", "pole"))
 
 # Raw id -> class name of each kind of label file.
 CITYSCAPES_IDS = {row.cityscapes_id: row.name for row in CLASSES}
-SYNTHIA_IDS = {
-    1: "sky",
-    2: "building",
-    3: "road",
-    4: "sidewalk",
-    5: "fence",
-    6: "vegetation",
-    7: "pole",
-    8: "car",
-    9: "sign",
-    10: "person",
-    11: "bicycle",
-    12: "motorcycle",
-    15: "light",
-    16: "terrain",
-    17: "rider",
-    18: "truck",
-    19: "bus",
-    20: "train",
-    21: "wall",
-}
+_SYNTHIA = """sky building road sidewalk fence vegetation pole car sign person bicycle
+    motorcycle - - light terrain rider truck bus train wall"""
+SYNTHIA_IDS = {i: name for i, name in enumerate(_SYNTHIA.split(), 1) if name != "-"}
 TRAIN_IDS = {row.train_id: row.name for row in CLASSES}
 
 
 @dataclass(frozen=True, eq=False)
 class LabelSpace:
-    """The classes of a network's output and what the ids of a label file mean in it.
+    """The classes of a network's output, and how the ids of a label file map to them.
 
     Attributes:
-      name: key in :data:`SPACES`.
+      name: key in `SPACES`.
       classes: the ``C`` class names in the order of the network's outputs.
       colors: one RGB triple a class.
-      lut: ``[256]`` uint8, raw id -> index of the class, 255 where the space has none.
+      lut: ``[256]`` uint8, raw id -> index of the class, 255 where there is none.
     """
 
     name: str
@@ -119,32 +90,29 @@ class LabelSpace:
         return len(self.classes)
 
     def encode(self, ids: np.ndarray) -> np.ndarray:
-        """Maps raw uint8 ids of any shape to indices of this space, 255 = ignore."""
+        """Maps raw uint8 ids of any shape to indices of the classes, 255 = ignore."""
         return self.lut[ids]
 
     def indices(self, names: Iterable[str]) -> tuple[int, ...]:
-        """Indices of those of `names` that this space has, in the order of the space.
-
-        `indices(LARGE)` splits any space into large and small classes; in the space of
-        16 classes, `indices(NAMES_13)` are the 13 that both benchmarks report.
-        """
+        """Returns the indices of those of `names` that are classes of this space."""
         return indices(self.classes, names)
 
     def subsets(self) -> dict[str, tuple[int, ...]]:
-        """`subsets` of its classes."""
+        """Returns `subsets` of its classes."""
         return subsets(self.classes)
 
 
 def indices(classes: Sequence[str], names: Iterable[str]) -> tuple[int, ...]:
-    """Indices of those of ``names`` that are among the classes, in their order."""
-    wanted = set(names)
-    return tuple(i for i, name in enumerate(classes) if name in wanted)
+    """Returns the indices of those of `names` that are among `classes`, ascending."""
+    names = set(names)
+    return tuple(i for i, name in enumerate(classes) if name in names)
 
 
 def subsets(classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Name -> indices of the groups of classes that tables report beside them all.
+    """Returns name -> indices of the groups of classes that have rows in result tables.
 
-    ``large`` and ``small``; ``16`` and ``13`` where the classes are all of these and more.
+    They are ``large`` and ``small``, and ``16`` and ``13`` where the classes are all of
+    these and more.
     """
     groups = {"large": indices(classes, LARGE), "small": indices(classes, SMALL)}
     for names in (NAMES_16, NAMES_13):
@@ -159,10 +127,10 @@ def make_space(
     classes: tuple[str, ...],
     colors: tuple[Color, ...] = (),
 ) -> LabelSpace:
-    """The space of `classes` for label files with `ids` (raw id -> class name).
+    """Makes the space of `classes` for label files with `ids` (raw id -> class name).
 
-    Ids of classes that the space has not are ignored. Without `colors` the classes are
-    among the 19 and keep theirs.
+    Ids of other classes are ignored. Without `colors`, the classes are among the 19 and
+    have their colours.
     """
     lut = np.full(256, IGNORE, np.uint8)
     for raw, class_name in ids.items():
@@ -185,9 +153,9 @@ SPACES = {
         ("synthia13", SYNTHIA_IDS, NAMES_13),
     )
 }
-"""Named by label file and, where it is not 19, number of classes.
+"""By label file and, where it is not 19, number of classes.
 
-GTA5 and Cross-City files carry Cityscapes ids. `streets` files hold trainIds.
+GTA5 and Cross-City files have Cityscapes ids, `streets` files trainIds.
 """
 
 
@@ -196,13 +164,13 @@ def colorize(labels: np.ndarray, space: LabelSpace) -> np.ndarray:
 
     Args:
       labels: integers of any shape, ``0 .. C-1`` or 255.
-      space: whose colours to use.
+      space: has the colours.
 
     Returns:
       uint8 RGB of shape ``labels.shape + (3,)``.
 
     Raises:
-      ValueError: where a label is neither a class of the space nor 255.
+      ValueError: a label is neither a class of the space nor 255.
     """
     labels = np.asarray(labels)
     unknown = (labels != IGNORE) & ((labels < 0) | (labels >= space.num_classes))

@@ -1,7 +1,7 @@
-"""Data sets as downloaded: where files lie, how labels are stored, which splits exist.
+"""Data sets as downloaded: where the files are, how labels are stored, which splits exist.
 
-A row of `LAYOUTS` is all that the code knows of a data set. Other data sets are rows of
-the same kind, read from a JSON file; see docs/your_data.md.
+All facts about a data set are in its row of `LAYOUTS`; a user's own data set has a row of
+the same kind, read from a JSON file, see docs/your_data.md.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Part:
     """A split as it lies on the disk.
 
     Attributes:
-      images: pattern of the image files, see `archives.Files.match`.
-      labels: pattern of the label files; the label of an image is the one whose stars
-        stand for the same. None: there are none.
+      images: pattern of the image files, see `archives.Folder.match`.
+      labels: pattern of the label files; the stars of an image's label stand for the same
+        as those of the image. None: there are no labels.
       count: official number of images.
-      required: whether a folder without it is unusable.
-      native_labels: labels keep their size where images are resized: what benchmarks
-        report is measured on them.
+      required: whether a folder without this part is unusable.
+      native_labels: whether labels keep their size where images are resized: benchmarks
+        report on them.
     """
 
     images: str
@@ -41,10 +41,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Subset:
-    """A split by rule: `held` of every `total` images of a part, or the others.
+    """A split by rule: `held` of every `total` images of a part, or all others.
 
-    Image ``i`` of the part, in the order of the names, is held out where
-    ``(i + 1) * held // total > i * held // total``: evenly spaced, exactly `held` where
+    Image ``i`` of the part, in the order of the names, is held out if
+    ``(i + 1) * held // total > i * held // total``: evenly spaced, exactly `held` if
     there are `total` images.
     """
 
@@ -66,10 +66,10 @@ class Layout:
       ids: id in a label file -> class name.
       ignored: further ids that may occur.
       subsets: splits by rule.
-      spaces: keys of `label_spaces.SPACES` that read these ids; the first is the default.
+      spaces: keys of `label_spaces.SPACES` for these ids; the first is the default.
       folders: where below the root the patterns may begin.
       zips: archives that may lie in the root instead of folders.
-      palette: id -> colour that a palette must have, where it is known.
+      palette: id -> colour in the palettes of the published files, if they have palettes.
       classes: the classes of a data set with a space of its own.
       colors: their colours.
     """
@@ -90,12 +90,12 @@ class Layout:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Every name that can be opened."""
+        """Names of all splits."""
         return (*self.parts, *self.subsets)
 
     @property
     def expected(self) -> str:
-        """The files it is made of, for messages."""
+        """Patterns of its files, for messages."""
         part = next(iter(self.parts.values()))
         return f"{part.images} and {part.labels or 'no labels'}"
 
@@ -106,7 +106,7 @@ _CITYSCAPES_VOID = frozenset(range(35)) - label_spaces.CITYSCAPES_IDS.keys()
 
 
 def _held_out(part: str, total: int, **held: int) -> dict[str, Subset]:
-    """``train_NAME`` and ``val_NAME`` for every ``NAME=images held out of total``."""
+    """Makes ``train_NAME`` and ``val_NAME`` from ``NAME=images held out of total``."""
     return {
         f"{kind}_{name}": Subset(part, count, total, held_out=kind == "val")
         for name, count in held.items()
@@ -135,7 +135,7 @@ LAYOUTS = {
             ignored=_CITYSCAPES_VOID,
             # LSR trains on 21,346 and holds out 3,558; OCE on 23,966 of 24,966 and
             # evaluates 508 of the rest; MaxSquare on the official 12,403 and evaluates
-            # 6,382 of the rest. Which ones, only their own lists say.
+            # 6,382 of the rest. The images are known from their own lists only.
             subsets={
                 **_held_out("train", 24_904, lsr=3_558),
                 **_held_out("train", 24_966, oce=1_000, max_square=12_563),
@@ -171,8 +171,8 @@ LAYOUTS = {
             spaces=_CITYSCAPES_SPACES,
             zips=("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"),
         ),
-        # Of 3,200 images a city, training labels do not exist. Copies differ in whether
-        # the folders are in the plural.
+        # The 3,200 training images of a city have no labels. Copies of the data set
+        # differ in whether the names of the folders are in the plural.
         Layout(
             name="cross_city",
             title="Cross-City (NTHU)",

@@ -1,8 +1,4 @@
-"""Turning the pairs of a data set into records, and noting what they were.
-
-Nothing here imports JAX or TFDS, so that worker processes start quickly.
-
-Store a data set at training size, once, so that no step waits for a large image.
+"""Store a data set at training size, once, so that no step waits for a large image.
 
 python -m lsr_jax.data.prepare gta5 --root data/gta5 --size 1280x720 --out data/prepared
 python -m lsr_jax.data.prepare cityscapes --root data/cityscapes --size full --out DIR
@@ -12,138 +8,32 @@ A run that was killed is started again by the same command. Exit codes: 0 done, 
 
 from __future__ import annotations
 
-import argparse
-import contextlib
+import hashlib
+import math
 import pathlib
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import PIL
 import tqdm
 
-from lsr_jax import files as files_lib
-from lsr_jax.data import commands, custom, image_io, processes
-from lsr_jax.data.image_io import BadExample, Pair, Reader, Record, Size, Tally
+from lsr_jax import cli, files
+from lsr_jax.data import custom, image_io, listing, prepared, processes
+from lsr_jax.data.image_io import BadExample, Pair, Reader, Size
 from lsr_jax.data.layouts import Layout
+from lsr_jax.data.prepared import Record
 from lsr_jax.data.sources import ON_BAD_EXAMPLE
 from lsr_jax.errors import InputError
 
 MOST_SKIPPED = 16  # at least one pair in so many must be usable
-_NO_LABEL = np.full((1, 1), 255, np.uint8)  # records of a split have one shape
-
-
-class Converted(NamedTuple):
-    """A record and the ``(H, W)`` of the image as it was downloaded."""
-
-    record: Record
-    size: tuple[int, int]
-
-
-def convert(
-    pair: Pair, *, reader: Reader, size: Size, native_labels: bool
-) -> Converted | BadExample:
-    """Reads, checks, resizes and encodes one pair; says what is wrong with a bad one."""
-    try:
-        image, label = reader.pair(pair)
-        data = reader.data(pair.image)
-    except BadExample as error:
-        return error
-    original = image.shape[:2]
-    if size is not None:
-        image = image_io.resize_image(image, size)
-        data = image_io.png(image)
-    pixels = np.zeros(256, np.int64)
-    if label is not None:
-        label = image_io.resize_label(label, None if native_labels else size)
-        pixels = np.bincount(label.ravel(), minlength=256)
-    label = _NO_LABEL if label is None else label
-    record = Record(
-        id=pair.image,
-        image=data,
-        label=image_io.png(label),
-        sha256=image_io.digest(image, label),
-        pixels=pixels,
-    )
-    return Converted(record, original)
-
-
-class Split:
-    """The conversion of one split, and what is to be said about it afterwards."""
-
-    def __init__(self, name: str, layout: Layout, found: custom.Listing):
-        self.name, self.layout, self.found = name, layout, found
-        self.labelled = any(pair.label for pair in found.pairs)
-        self.skipped: dict[str, str] = {}
-        self.sizes: Counter = Counter()
-        self.tally = Tally()
-
-    def convert(self, reader: Reader, size: Size):
-        """What converts a pair of this split."""
-        native = self.layout.parts[self.name].native_labels
-        return partial(convert, reader=reader, size=size, native_labels=native)
-
-    def records(self, reader, size, pool, *, skip, bar):
-        """All good records in order.
-
-        Raises:
-          InputError: a pair cannot be used and is not to be skipped.
-        """
-        good = []
-        for pair in self.found.pairs:
-            if self.labelled and pair.label is None:
-                self._drop(pair, self.found.problems[pair.image], skip)
-            else:
-                good.append(pair)
-        results = processes.ordered(pool, self.convert(reader, size), good)
-        for pair, result in zip(good, results, strict=True):
-            bar.update()
-            if isinstance(result, BadExample):
-                self._drop(pair, result, skip)
-                continue
-            self.sizes["{1}x{0}".format(*result.size)] += 1
-            yield from self.tally.watch([result.record])
-        if self.tally.count * MOST_SKIPPED < len(self.found.pairs):
-            raise InputError(
-                f"{self.layout.name} {self.name}: expected pairs that can be used, found "
-                f"{self.tally.count} of {len(self.found.pairs)}; run python -m "
-                f"lsr_jax.data.check {self.layout.name}"
-            )
-
-    def _drop(self, pair, error, skip):
-        if not skip:
-            raise InputError(f"{error}; or prepare with --on-bad-example skip")
-        self.skipped[pair.image] = str(error)
-
-    def names(self) -> str:
-        """All images in order, skipped or not, a line each."""
-        return "".join(f"{pair.image}\n" for pair in self.found.pairs)
-
-    def facts(self) -> dict:
-        """Its entry in the manifest."""
-        pixels = Counter()
-        for raw, name in self.layout.ids.items():
-            pixels[name] += int(self.tally.pixels[raw])
-        ignored = int(self.tally.pixels.sum()) - sum(pixels.values())
-        return {
-            "count": self.tally.count,
-            "official_count": self.layout.parts[self.name].count,
-            "sha256": self.tally.sha256,
-            "names_sha256": image_io.sha256(self.names().encode()),
-            "labelled": self.labelled,
-            "native_labels": self.layout.parts[self.name].native_labels,
-            "sizes": dict(self.sizes),
-            "pixels": {**pixels, "ignored": ignored},
-            "skipped": self.skipped,
-        }
-
-
-SAMPLE = 4  # pairs of a split that are converted to foresee the size on the disk
+SAMPLE = 4  # pairs of a split that are converted to estimate the size on the disk
+_NO_LABEL = np.full((1, 1), 255, np.uint8)  # stored for images without label
 
 
 def prepare(
@@ -167,58 +57,48 @@ def prepare(
       splits: parts to convert; by default all that are there.
       workers: processes that convert; 1 converts in this process.
       on_bad_example: "stop" at the first pair that cannot be used, or "skip" it.
-      progress: tells what is done.
+      progress: shows a progress bar.
 
     Returns:
       The folder with the records and `manifest.json`.
 
     Raises:
       InputError: unusable files, or no room.
-      TrainingError: one of the processes died.
+      TrainingError: a worker process died.
     """
-    # Imported here: worker processes import this module, and need no TFDS.
-    from lsr_jax.data import prepared
-
-    target = files_lib.expanded(out).absolute() / layout.name
+    target = files.expanded(out).absolute() / layout.name
     target = target / prepared.folder_name(size) / prepared.VERSION
     if (target / prepared.MANIFEST).is_file():
-        _check_finished(target, splits, prepared.read_prepared_manifest(target, layout))
+        _check_finished(target, splits, layout)
         return target
-    files = custom.open_files(layout, root)
-    listings = {
-        name: custom.list_part(files, part) for name, part in layout.parts.items()
-    }
+    reader = Reader(listing.open_files(layout, root), layout)
+    listings = listing.list_parts(reader.files, layout)
     present = [name for name, found in listings.items() if found.pairs]
-    work = {
-        name: Split(name, layout, listings[name])
-        for name in commands.choose_splits(present, splits, layout.name)
-    }
-    reader = Reader(files, layout)
+    chosen = listing.choose_splits(present, splits, layout.name)
+    skip = on_bad_example == "skip"
+    work = [Split(name, layout, listings[name], reader, size, skip) for name in chosen]
+    pairs = [len(split.found.pairs) for split in work]
+    title = f"{layout.name} {prepared.folder_name(size)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(work.values(), reader, size, target.parent, tell=progress)
-        with contextlib.ExitStack() as stack:
-            total = sum(len(split.found.pairs) for split in work.values())
-            name = f"{layout.name} {prepared.folder_name(size)}"
-            bar = stack.enter_context(
-                tqdm.tqdm(total=total, desc=name, unit="image", disable=not progress)
-            )
-            pool = stack.enter_context(processes.make_pool(workers))
-            options = {"skip": on_bad_example == "skip", "bar": bar}
+        _check_room(work, target.parent, tell=progress)
+        with (
+            tqdm.tqdm(
+                total=sum(pairs), desc=title, unit="image", disable=not progress
+            ) as bar,
+            processes.make_pool(workers) as pool,
+        ):
             prepared.write_once(
                 target,
                 name=layout.name,
                 splits={
-                    name: partial(split.records, reader, size, pool, **options)
-                    for name, split in work.items()
+                    split.name: partial(split.records, pool, bar) for split in work
                 },
                 size=size or (None, None),
                 manifest=lambda: _manifest(layout, size, work),
-                texts=lambda: {
-                    prepared.names_file(name): split.names()
-                    for name, split in work.items()
-                },
-                shards=_shards(min(len(split.found.pairs) for split in work.values())),
+                texts=lambda: {prepared.names_file(s.name): s.names() for s in work},
+                # TFDS wants a record for each shard, and some pairs may be skipped.
+                shards=max(1, min(64, min(pairs) // MOST_SKIPPED)),
             )
     except OSError as error:
         raise InputError(
@@ -228,23 +108,139 @@ def prepare(
     return target
 
 
-def _shards(pairs: int) -> int:
-    """Files a split; TFDS wants a record for each, and some pairs may be skipped."""
-    return max(1, min(64, pairs // MOST_SKIPPED))
+def convert(
+    pair: Pair, *, reader: Reader, size: Size, label_size: Size
+) -> tuple[Record, tuple[int, int]] | BadExample:
+    """Reads, checks, resizes and encodes one pair.
+
+    Returns:
+      The record and the ``(H, W)`` of the image as downloaded, or what is wrong with it.
+    """
+    try:
+        image, label = reader.pair(pair)
+        data = reader.data(pair.image)
+    except BadExample as error:
+        return error
+    original = image.shape[:2]
+    if size is not None:
+        image = image_io.resize_image(image, size)
+        data = image_io.png(image)
+    if label is None:
+        label, pixels = _NO_LABEL, np.zeros(256, np.int64)
+    else:
+        label = image_io.resize_label(label, label_size)
+        pixels = np.bincount(label.ravel(), minlength=256)
+    encoded, digest = image_io.png(label), prepared.digest(image, label)
+    return Record(pair.image, data, encoded, digest, pixels), original
 
 
-def _check_room(splits, reader, size, folder, *, tell):
-    """Foresees the bytes on the disk from a few pairs, and says so.
+class Split:
+    """The conversion of one split, and its statistics."""
+
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        found: listing.Listing,
+        reader: Reader,
+        size: Size,
+        skip: bool,
+    ):
+        self.name, self.layout, self.found, self._skip = name, layout, found, skip
+        self.part = layout.parts[name]
+        self.labelled = any(pair.label for pair in found.pairs)
+        self.convert = partial(
+            convert,
+            reader=reader,
+            size=size,
+            label_size=None if self.part.native_labels else size,
+        )
+        self.skipped: dict[str, str] = {}
+        self.sizes: Counter = Counter()
+        self.tally = prepared.Tally()
+
+    def records(self, pool: Executor | None, bar: tqdm.tqdm) -> Iterator[Record]:
+        """Yields all good records in order.
+
+        Raises:
+          InputError: a pair cannot be used and is not to be skipped, or hardly any can.
+        """
+        good = []
+        for pair in self.found.pairs:
+            if self.labelled and pair.label is None:
+                self._drop(pair, self.found.problems[pair.image])
+            else:
+                good.append(pair)
+        results = processes.ordered(pool, self.convert, good)
+        for pair, result in zip(good, results, strict=True):
+            bar.update()
+            if isinstance(result, BadExample):
+                self._drop(pair, result)
+                continue
+            record, (height, width) = result
+            self.sizes[f"{width}x{height}"] += 1
+            self.tally.add(record)
+            yield record
+        if self.tally.count * MOST_SKIPPED < len(self.found.pairs):
+            raise InputError(
+                f"{self.layout.name} {self.name}: expected pairs that can be used, found "
+                f"{self.tally.count} of {len(self.found.pairs)}; run python -m "
+                f"lsr_jax.data.check {self.layout.name}"
+            )
+
+    def _drop(self, pair, error):
+        if not self._skip:
+            raise InputError(f"{error}; or prepare with --on_bad_example=skip")
+        self.skipped[pair.image] = str(error)
+
+    def names(self) -> str:
+        """Returns all images in order, skipped or not, a line each."""
+        return "".join(f"{pair.image}\n" for pair in self.found.pairs)
+
+    def facts(self) -> dict:
+        """Returns its entry in the manifest."""
+        pixels = Counter()
+        for raw, name in self.layout.ids.items():
+            pixels[name] += int(self.tally.pixels[raw])
+        ignored = int(self.tally.pixels.sum()) - sum(pixels.values())
+        return {
+            "count": self.tally.count,
+            "official_count": self.part.count,
+            "sha256": self.tally.sha256,
+            "names_sha256": hashlib.sha256(self.names().encode()).hexdigest(),
+            "labelled": self.labelled,
+            "native_labels": self.part.native_labels,
+            "sizes": dict(self.sizes),
+            "pixels": {**pixels, "ignored": ignored},
+            "skipped": self.skipped,
+        }
+
+
+def _check_finished(target, splits, layout):
+    command = f"python -m lsr_jax.data.prepare {layout.name}"
+    finished = prepared.read_manifest(target, command=command)["splits"]
+    for split in splits or ():
+        if split not in finished:
+            raise InputError(
+                f"{target}: expected the split {split}, found a finished folder of "
+                f"{', '.join(finished)}; remove it or choose another --out"
+            )
+
+
+def _check_room(work: Sequence[Split], folder: pathlib.Path, *, tell: bool) -> None:
+    """Estimates the bytes on the disk from a few pairs.
 
     Raises:
       InputError: there is less room.
     """
     need = 0.0
-    for split in splits:
+    for split in work:
         pairs = split.found.pairs
         sample = pairs[:: -(-len(pairs) // SAMPLE)]
-        results = [split.convert(reader, size)(pair) for pair in sample]
-        records = [r.record for r in results if not isinstance(r, BadExample)]
+        results = [split.convert(pair) for pair in sample]
+        records = [
+            result[0] for result in results if not isinstance(result, BadExample)
+        ]
         stored = [len(record.image) + len(record.label) for record in records]
         need += len(pairs) * (np.mean(stored) if stored else 0)
     # TFDS writes all records to temporary files first.
@@ -259,17 +255,8 @@ def _check_room(splits, reader, size, folder, *, tell):
         )
 
 
-def _check_finished(target, splits, manifest):
-    for split in splits or ():
-        if split not in manifest["splits"]:
-            raise InputError(
-                f"{target}: expected the split {split}, found a finished folder of "
-                f"{', '.join(manifest['splits'])}; remove it or choose another --out"
-            )
-
-
-def _manifest(layout: Layout, size: Size, work: Mapping[str, Split]) -> dict:
-    splits = {name: split.facts() for name, split in work.items()}
+def _manifest(layout: Layout, size: Size, work: Sequence[Split]) -> Mapping:
+    splits = {split.name: split.facts() for split in work}
     return {
         "dataset": layout.name,
         "size": size,
@@ -280,52 +267,40 @@ def _manifest(layout: Layout, size: Size, work: Mapping[str, Split]) -> dict:
             "opencv": cv2.__version__,
             "pillow": PIL.__version__,
         },
-        "sha256": image_io.combined_sha256(splits),
+        "sha256": prepared.combined_sha256(splits),
         "splits": splits,
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-
-    def command() -> int:
-        options = _parser().parse_args(arguments)
-        folder = prepare(
-            custom.find_layout(options.name),
-            options.root,
-            size=options.size,
-            out=options.out,
-            splits=options.splits,
-            workers=options.workers,
-            on_bad_example=options.on_bad_example,
-        )
-        print(folder)
-        return 0
-
-    return commands.guarded(command)
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.path("root", "The folder as downloaded.", required=True)
+    flags.size("size", "WIDTHxHEIGHT, or full: as they are.", full=True, required=True)
+    flags.path("out", "Folder that gets NAME/WIDTHxHEIGHT/VERSION.", required=True)
+    flags.list("splits", [], "Only these; default: all that are there.")
+    flags.integer("workers", processes.cores(), "Reading processes.", lower_bound=1)
+    flags.enum("on_bad_example", "stop", ON_BAD_EXAMPLE, "At a pair that is unusable.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = commands.Parser(prog="python -m lsr_jax.data.prepare", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands.add_dataset(parser)
-    parser.add_argument(
-        "--size",
-        type=commands.size,
-        required=True,
-        metavar="WxH",
-        help="width x height such as 1280x720, or full for the files as they are",
+def command(options, name: str) -> None:
+    """Prepare a data set and print its folder."""
+    if math.prod(options.size) > image_io.LARGEST_IMAGE:
+        raise InputError(f"--size: expected at most {image_io.LARGEST_IMAGE} pixels")
+    folder = prepare(
+        custom.find_layout(name),
+        options.root,
+        size=options.size or None,
+        out=options.out,
+        splits=options.splits,
+        workers=options.workers,
+        on_bad_example=options.on_bad_example,
     )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="gets NAME/WxH/VERSION"
-    )
-    parser.add_argument(
-        "--on-bad-example",
-        choices=ON_BAD_EXAMPLE,
-        default="stop",
-        help="at a pair that cannot be used",
-    )
-    return parser
+    print(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, command, argv, arguments=["NAME"])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Prepared data sets: folders of ArrayRecord files and a manifest, without TensorFlow.
+"""The stored format: a folder of ArrayRecord files written by TFDS, and a manifest.
 
-A folder appears under its final name only when it is complete.
-
-Folders that `prepare` made: records of a real data set at training size.
+A folder has the name of a version, such as ``1.0.0``, and appears only when it is
+complete. It is written and read without TensorFlow. Worker processes import this module;
+TFDS is imported where it is used, so that they start quickly.
 """
 
 from __future__ import annotations
@@ -16,25 +16,67 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from lsr_jax import errors, files
-from lsr_jax.data import custom, image_io
-from lsr_jax.data.image_io import Record, Size, sha256
-from lsr_jax.data.label_spaces import LabelSpace
+from lsr_jax import files
+from lsr_jax.data.image_io import Size
 from lsr_jax.data.layouts import Layout
 from lsr_jax.errors import InputError
 
 MANIFEST = "manifest.json"
-_FACTS = {"sha256": str, "splits": dict}
-_SPLIT_FACTS = {"sha256": str, "count": int}
-_NOTHING: Mapping = {}
+VERSION = "1.0.0"  # of converted real data; change it when the conversion changes
+
+
+class Record(NamedTuple):
+    """One encoded image with its label.
+
+    Attributes:
+      id: name of the image, in error messages and lists.
+      image: PNG, RGB; or the bytes of the file as downloaded.
+      label: PNG, 8-bit grey.
+      sha256: `digest` of the decoded image and label.
+      pixels: ``[256]`` number of pixels of each label value.
+    """
+
+    id: str
+    image: bytes
+    label: bytes
+    sha256: str
+    pixels: np.ndarray
+
+
+class Tally:
+    """Number, pixel counts and hash of the records of a split."""
+
+    def __init__(self):
+        self.count = 0
+        self.pixels = np.zeros(256, np.int64)
+        self._hash = hashlib.sha256()
+
+    def add(self, record: Record) -> None:
+        """Counts one record."""
+        self.count += 1
+        self.pixels += record.pixels
+        self._hash.update(f"{record.id} {record.sha256}\n".encode())
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the lines ``"<id> <sha256>"`` in the order of the records."""
+        return self._hash.hexdigest()
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Returns the hex sha256 of the bytes of image ``[H, W, 3]``, then label ``[H, W]``."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def combined_sha256(splits: Mapping[str, Mapping]) -> str:
+    """Returns the hash of the lines ``"<split> <sha256>"`` in the order of the names."""
+    lines = "".join(f"{name} {splits[name]['sha256']}\n" for name in sorted(splits))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def write_once(
@@ -47,24 +89,27 @@ def write_once(
     texts: Callable[[], Mapping[str, str]] = dict,
     shards: int | None = None,
 ) -> None:
-    """Writes a prepared folder, unless it is there already.
+    """Writes a folder, unless it exists already.
 
-    What a killed run left behind is removed; a second process waits for the first.
+    Removes what a killed run left behind. A second process waits for the first.
 
     Args:
       target: the folder; its name is a version such as ``1.0.0``.
-      name: of the data set in the files' names.
-      splits: split name -> its records in order.
+      name: of the data set, in the names of the files.
+      splits: split name -> function that returns its records in order.
       size: ``(H, W)`` of the images, None where they differ.
-      manifest: its content, asked for after the last record.
-      texts: further files, name -> content, asked for after the last record.
-      shards: files a split; by default as TFDS thinks fit.
+      manifest: returns the content of the manifest; called after the last record.
+      texts: returns further files, name -> content; called after the last record.
+      shards: number of files a split; by default TFDS decides.
 
     Raises:
       OSError: the folder cannot be written.
     """
+    import tensorflow_datasets as tfds
+
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target.parent / ".lock"):
+    with (target.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the OS when the process ends
         if (target / MANIFEST).is_file():
             return
         scratch = target.parent / ".partial"
@@ -72,7 +117,7 @@ def write_once(
             shutil.rmtree(leftover, ignore_errors=True)
         # TFDS would show a bar for every split and shard, and print the scratch folder.
         tfds.disable_progress_bar()
-        builder = _builder(name, target.name, splits, size, scratch)
+        builder = _make_builder(name, target.name, splits, size, scratch)
         options = tfds.download.DownloadConfig(num_shards=shards)
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=options)
@@ -84,89 +129,60 @@ def write_once(
         shutil.rmtree(scratch)
 
 
+def folder_name(size: Size) -> str:
+    """Formats ``(720, 1280)`` as ``"1280x720"``, None as ``"full"``."""
+    return "full" if size is None else f"{size[1]}x{size[0]}"
+
+
+def names_file(split: str) -> str:
+    """Returns the name of the file that lists all images of a split, also skipped ones."""
+    return f"{split}.names"
+
+
+def find(root: pathlib.Path, layout: Layout, size: Size) -> pathlib.Path | None:
+    """Finds the prepared folder of a data set at or below `root`."""
+    below = root / layout.name
+    candidates = (root, below / folder_name(size) / VERSION, below / "full" / VERSION)
+    return next((path for path in candidates if (path / MANIFEST).is_file()), None)
+
+
 def reading(
-    prepared: str | os.PathLike, command: str
+    folder: str | os.PathLike, command: str
 ) -> contextlib.AbstractContextManager[None]:
-    """Turns whatever is raised over a damaged folder into an InputError.
+    """Turns any exception about a damaged folder into an InputError.
 
     Args:
-      prepared: the folder.
-      command: what makes such a folder.
+      folder: the folder.
+      command: writes it again; part of the message.
     """
-    remedy = f"remove {prepared} and run {command}"
-    return files.reading(prepared, "a prepared data set that is whole", remedy)
+    remedy = f"remove {folder} and run {command}"
+    return files.reading(folder, "a prepared data set that is whole", remedy)
 
 
-def read_manifest(
-    prepared: str | os.PathLike,
-    *,
-    command: str,
-    facts: Mapping[str, Any] = _NOTHING,
-    split_facts: Mapping[str, Any] = _NOTHING,
-) -> dict:
-    """What a prepared folder holds.
-
-    Args:
-      prepared: the folder.
-      command: what makes such a folder, for the message.
-      facts: further keys that it must have, and the types of their values.
-      split_facts: the same for every split.
+def read_manifest(folder: str | os.PathLike, *, command: str) -> dict:
+    """Returns the manifest of a folder; see `reading` for the arguments.
 
     Raises:
-      InputError: where there is no readable manifest, or one that was changed.
+      InputError: there is none, or it was changed.
     """
-    path = pathlib.Path(prepared) / MANIFEST
-    kind = "the manifest of a prepared data set"
-    manifest = files.read_json(path, kind, f"run {command}")
-    with files.reading(path, kind, f"remove {prepared} and run {command}"):
-        _check(manifest, {**_FACTS, **facts})
-        for split in manifest["splits"].values():
-            _check(split, {**_SPLIT_FACTS, **split_facts})
-        if image_io.combined_sha256(manifest["splits"]) != manifest["sha256"]:
+    path = pathlib.Path(folder) / MANIFEST
+    remedy = f"remove {folder} and run {command}"
+    with files.reading(path, "the manifest of a prepared data set", remedy):
+        manifest = json.loads(path.read_text())
+        if combined_sha256(manifest["splits"]) != manifest["sha256"]:
             raise ValueError("a sha256 that is not that of its splits")
+        for name, split in manifest["splits"].items():
+            if type(split["count"]) is not int:
+                raise ValueError(f"no number of records of {name}")
     return manifest
 
 
-def open_split(
-    prepared: str | os.PathLike, split: str, *, command: str, counts: Mapping[str, int]
-) -> Sequence[dict]:
-    """Opens one split for random access.
-
-    Args:
-      prepared: the folder.
-      split: a name in its manifest.
-      command: what makes such a folder, for messages.
-      counts: number of records of every split in its manifest.
-
-    Returns:
-      A picklable sequence of ``{"image": bytes, "label": bytes, "id": bytes}`` as stored,
-      in the order in which they were written. Reading a damaged record raises
-      InputError.
-
-    Raises:
-      InputError: where there is no such split, or a file of it is missing.
-    """
-    if split not in counts:
-        raise errors.InputError(
-            f"{prepared}: expected a split of {', '.join(counts)}, found {split!r};"
-            " correct the split's name"
-        )
-    folder = pathlib.Path(prepared)
-    skip = tfds.decode.SkipDecoding()
-    with reading(folder, command):
-        builder = tfds.builder_from_directory(os.fspath(folder))
-        for name in builder.info.splits[split].filenames:
-            if not (folder / name).is_file():
-                raise ValueError(f"no file {name}")
-        stored = builder.as_data_source(split, decoders={"image": skip, "label": skip})
-        if len(stored) != counts[split]:
-            raise ValueError(f"{len(stored)} instead of {counts[split]} in {split}")
-    return _Stored(stored, folder, command)
-
-
 @dataclasses.dataclass(frozen=True)
-class _Stored(Sequence):
-    """Records of a split; what is damaged is found when it is read."""
+class StoredSplit(Sequence):
+    """Records of a split: ``{"image": bytes, "label": bytes, "id": bytes}`` as stored.
+
+    Picklable. Reading a damaged record raises InputError.
+    """
 
     records: Sequence[dict]
     folder: pathlib.Path
@@ -176,53 +192,77 @@ class _Stored(Sequence):
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
-        place = range(len(self))[index]
+        index = range(len(self))[index]
         with reading(self.folder, self.command):
-            record = self.records[place]
-            # Of a file that was cut TFDS gives records without content.
-            _check(record, {"image": bytes, "label": bytes, "id": bytes})
+            record = self.records[index]
+            for key in ("image", "label", "id"):
+                # From a truncated file TFDS returns records without content.
+                if not isinstance(record.get(key), bytes):
+                    raise ValueError(f"no {key} in record {index}")
             return record
 
 
-def _check(found, wanted):
-    """Raises ValueError for a key that is missing or of another type."""
-    if not isinstance(found, dict):
-        raise ValueError(files.quoted(found))
-    for key, kind in wanted.items():
-        if not isinstance(found.get(key), kind):
-            raise ValueError(f"{files.quoted(found.get(key))} for {key!r}")
+def open_split(
+    folder: str | os.PathLike, split: str, *, command: str, counts: Mapping[str, int]
+) -> StoredSplit:
+    """Opens one split for random access.
+
+    Args:
+      folder: what `write_once` wrote.
+      split: a name in its manifest.
+      command: see `reading`.
+      counts: number of records of every split in the manifest.
+
+    Raises:
+      InputError: there is no such split, or a file is missing or damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    if split not in counts:
+        raise InputError(
+            f"{folder}: expected a split of {', '.join(counts)}, found {split!r};"
+            " correct the split's name"
+        )
+    folder = pathlib.Path(folder)
+    skip = tfds.decode.SkipDecoding()
+    with reading(folder, command):
+        builder = tfds.builder_from_directory(os.fspath(folder))
+        for name in builder.info.splits[split].filenames:
+            if not (folder / name).is_file():
+                raise ValueError(f"no file {name}")
+        stored = builder.as_data_source(split, decoders={"image": skip, "label": skip})
+        if len(stored) != counts[split]:
+            raise ValueError(f"{len(stored)} instead of {counts[split]} in {split}")
+    return StoredSplit(stored, folder, command)
 
 
-class _Info(tfds.core.DatasetInfo):
-    """Facts about data that were made here."""
+def _make_builder(dataset, version, splits, size, data_dir):
+    import tensorflow_datasets as tfds
 
-    def initialize_from_bucket(self) -> None:
-        """There are none to fetch; TFDS would leave an empty temporary folder."""
+    class Info(tfds.core.DatasetInfo):
+        def initialize_from_bucket(self) -> None:
+            """Skips the download of statistics; TFDS would leave a temporary folder."""
 
-
-def _builder(dataset, version, splits, size, data_dir):
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Writes records as they come; what they are is decided outside."""
-
         name = dataset
         VERSION = tfds.core.Version(version)
-        # TFDS would look beside the code for checksums of downloads (there are none), by
+        # Else TFDS looks for checksums of downloads (there are none) beside the code, by
         # way of a package that it does not declare.
         code_path = None
 
-        def _info(self) -> tfds.core.DatasetInfo:
+        def _info(self):
             def image(shape):
                 return tfds.features.Image(shape=shape, encoding_format="png")
 
             features = tfds.features.FeaturesDict(
                 {
                     "image": image((*size, 3)),
-                    # Evaluation keeps labels larger than the images.
+                    # For evaluation, labels may be larger than the images.
                     "label": image((None, None, 1)),
                     "id": tfds.features.Text(),
                 }
             )
-            return _Info(builder=self, features=features, disable_shuffling=True)
+            return Info(builder=self, features=features, disable_shuffling=True)
 
         def _split_generators(self, dl_manager):
             return {split: self._generate_examples(split) for split in splits}
@@ -233,229 +273,3 @@ def _builder(dataset, version, splits, size, data_dir):
                 yield index, {"image": image, "label": label, "id": record.id}
 
     return Builder(data_dir=data_dir, file_format="array_record")
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process holds the lock; the system frees it on any death."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-VERSION = "1.0.0"  # a new one where the conversion changes
-_PREPARED_FACTS = {"dataset": str, "ids": dict, "size": list | None}
-_PREPARED_SPLIT_FACTS = {"labelled": bool, "native_labels": bool, "skipped": dict}
-
-
-def folder_name(size: Size) -> str:
-    """``(720, 1280)`` -> ``"1280x720"``, None -> ``"full"``."""
-    return "full" if size is None else f"{size[1]}x{size[0]}"
-
-
-def names_file(split: str) -> str:
-    """The file of a prepared folder that lists all images of a split, skipped or not."""
-    return f"{split}.names"
-
-
-def command(layout: Layout) -> str:
-    """What prepares a data set, for messages."""
-    return f"python -m lsr_jax.data.prepare {layout.name}"
-
-
-def read_prepared_manifest(folder: pathlib.Path, layout: Layout) -> dict:
-    """What a folder holds.
-
-    Raises:
-      InputError: it cannot be read, or was changed.
-    """
-    return read_manifest(
-        folder,
-        command=command(layout),
-        facts=_PREPARED_FACTS,
-        split_facts=_PREPARED_SPLIT_FACTS,
-    )
-
-
-def find_prepared(
-    root: pathlib.Path, layout: Layout, size: Size
-) -> pathlib.Path | None:
-    """The prepared folder at or below `root`, None where there is none."""
-    below = root / layout.name
-    candidates = (root, below / folder_name(size) / VERSION, below / "full" / VERSION)
-    for folder in candidates:
-        if (folder / MANIFEST).is_file():
-            return folder
-    return None
-
-
-class Prepared:
-    """A folder that `prepare` made."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        folder: pathlib.Path,
-        *,
-        space: LabelSpace,
-        size: Size = None,
-        on_bad_example: str = "stop",
-    ):
-        """Reads the manifest; see `sources.open_domain` for the arguments.
-
-        Raises:
-          InputError: the folder holds another data set, size or id map.
-        """
-        self._layout, self._folder = layout, folder
-        self._space, self._on_bad = space, on_bad_example
-        self.manifest = read_prepared_manifest(folder, layout)
-        ids = {str(raw): name for raw, name in layout.ids.items()}
-        stored = self.manifest["size"] and tuple(self.manifest["size"])
-        facts = (
-            ("data set", layout.name, self.manifest["dataset"]),
-            ("id map", ids, self.manifest["ids"]),
-        )
-        for what, expected, found in facts:
-            if expected != found:
-                raise InputError(
-                    f"{folder}: expected the {what} {expected}, found {found}; "
-                    "prepare it again or choose another root"
-                )
-        if stored and size and stored != size:
-            raise InputError(
-                f"{folder}: expected images of {folder_name(size)} (width x height), "
-                f"found {folder_name(stored)}; prepare that size or change the config"
-            )
-        self._size = None if stored else size
-
-    def open(self, split: str) -> PreparedSource:
-        """One split or list.
-
-        Raises:
-          InputError: an unknown split, a list that names other images, or a damaged
-            folder.
-        """
-        part, wanted = self._wanted(split)
-        splits = self.manifest["splits"]
-        counts = {name: facts["count"] for name, facts in splits.items()}
-        records = open_split(
-            self._folder, part, command=command(self._layout), counts=counts
-        )
-        facts = splits[part]
-        rows = {name: row for row, name in enumerate(self._stored(part))}
-        chosen = [Row(rows[name], name) for name in wanted if name in rows]
-        if not chosen:
-            raise InputError(
-                f"{self._folder}: expected images for split {split!r}, found none among "
-                f"{len(rows)}; choose another split"
-            )
-        return PreparedSource(
-            records,
-            chosen,
-            lut=self._space.lut if facts["labelled"] else None,
-            size=self._size,
-            native_labels=facts["native_labels"],
-            on_bad_example=self._on_bad,
-            damage=partial(reading, self._folder, command(self._layout)),
-        )
-
-    def fingerprint(self, splits: Iterable[str]) -> str:
-        """sha256 over the content of all records and the choice among them."""
-        text = f"{self.manifest['sha256']} {self._size} {self._space.name}"
-        chosen = [(split, self._wanted(split)) for split in splits]
-        return hashlib.sha256(f"{text} {chosen}".encode()).hexdigest()
-
-    def _wanted(self, split):
-        """The part a split is taken from, and the names of its images."""
-        if not custom.is_list(split):
-            part = custom.part_of(self._layout, split)
-            subset = self._layout.subsets.get(split)
-            return part, custom.chosen(self._names(part), subset)
-        wanted = [pair.image for pair in custom.read_list(split)]
-        for part in self.manifest["splits"]:
-            if wanted[0] in self._all[part]:
-                break
-        for name in wanted:
-            if name not in self._all[part]:
-                raise InputError(
-                    f"{split}: expected images of one split of {self._folder}, found "
-                    f"{name}; correct the list"
-                )
-        return part, wanted
-
-    @cached_property
-    def _all(self):
-        return {part: frozenset(self._names(part)) for part in self.manifest["splits"]}
-
-    def _names(self, part):
-        if part not in self.manifest["splits"]:
-            raise InputError(
-                f"{self._folder}: expected the split {part!r}, found "
-                f"{', '.join(self.manifest['splits'])}; prepare it"
-            )
-        facts = self.manifest["splits"][part]
-        file = names_file(part)
-        with reading(self._folder, command(self._layout)):
-            content = (self._folder / file).read_bytes()
-            names = content.decode().split("\n")[:-1]
-            if len(names) != facts["count"] + len(facts["skipped"]):
-                raise ValueError(f"another number of lines in {file}")
-            # Older folders have no hash; there the id of a record is looked at.
-            if facts.get("names_sha256") not in (None, sha256(content)):
-                raise ValueError(f"another content of {file}")
-        return names
-
-    def _stored(self, part):
-        skipped = self.manifest["splits"][part]["skipped"]
-        return [name for name in self._names(part) if name not in skipped]
-
-
-class Row(NamedTuple):
-    """Where an image of a split is stored, and its name."""
-
-    number: int
-    name: str
-
-
-class PreparedSource:
-    """Records of a prepared folder; see `records`."""
-
-    def __init__(
-        self,
-        records: Sequence[dict],
-        rows: Sequence[Row],
-        *,
-        lut: np.ndarray | None,
-        size: Size,
-        native_labels: bool,
-        on_bad_example: str,
-        damage: Callable[[], AbstractContextManager],
-    ):
-        self.on_bad_example = on_bad_example
-        self._records, self._rows, self._lut = records, rows, lut
-        self._damage = damage
-        self._size = size
-        self._label_size = None if native_labels else size
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict:
-        row = self._rows[index]
-        with self._damage():
-            stored = self._records[row.number]
-            record = {"image": stored["image"], "id": stored["id"].decode()}
-            if record["id"] != row.name:
-                raise ValueError(f"{record['id']} in the place of {row.name}")
-        if self._lut is not None:
-            record |= {"label": stored["label"], "lut": self._lut}
-        if self._size is not None or not record["image"].startswith(image_io.PNG):
-            image = image_io.decode_image(record["image"], record["id"])
-            record["image"] = image_io.resize_image(image, self._size)
-        if self._size is not None and self._lut is not None:
-            record["label"] = partial(self._label, stored["label"], record["id"])
-        return record
-
-    def _label(self, data, name):
-        label = image_io.decode_label(data, name, "grey")
-        return image_io.resize_label(label, self._label_size)

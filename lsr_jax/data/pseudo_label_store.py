@@ -17,67 +17,43 @@ from lsr_jax import files
 from lsr_jax.data import image_io, records
 from lsr_jax.data.archives import Folder
 from lsr_jax.errors import InputError
-from lsr_jax.files import naming, text
 
 FOLDER = "pseudo_labels"
 HASHES = "sha256.json"  # of every file, by its name
 REMEDY = "remove the stage's folder to write them again"
 
 
-def path_of(folder: Path, index: int) -> Path:
-    """The file with the label of record ``index`` of the split."""
-    return folder / f"{index:06d}.png"
-
-
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``folder`` when all is written.
+    """Yields a folder to write into, which becomes `folder` when all is written.
 
-    Whoever is interrupted leaves no ``folder``, or a whole one. It holds the hashes of its
-    labels: a round of training reads them for hours after they were written.
+    If the block is interrupted, an older `folder` stays as it was. The hashes of all
+    labels are stored with them: training reads the files for hours after this.
     """
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     yield unfinished
-    hashes = {path.name: digest(path.read_bytes()) for path in unfinished.glob("*.png")}
-    text(unfinished / HASHES, json.dumps(hashes, indent=1, sort_keys=True) + "\n")
+    hashes = {
+        path.name: _sha256(path.read_bytes()) for path in unfinished.glob("*.png")
+    }
+    files.text(unfinished / HASHES, json.dumps(hashes, indent=1, sort_keys=True) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
 
 
 def write(folder: Path, index: int, label: np.ndarray) -> None:
-    """Write uint8 ``[H, W]`` trainIds, 255 = ignore, as the label of a record."""
-    path = path_of(folder, index)
-    with naming(path):
+    """Writes uint8 ``[H, W]`` trainIds, 255 = ignore, as the label of a record."""
+    path = folder / _name(index)
+    with files.naming(path):
         path.write_bytes(image_io.png(label))
 
 
-def digest(content: bytes) -> str:
-    """sha256 of a file."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def read(path: Path, expected: str) -> bytes:
-    """A file with the digest ``expected``.
-
-    Raises:
-      InputError: there is no such file, or it has changed.
-    """
-    content = Folder(path.parent).read(path.name)
-    if digest(content) != expected:
-        raise InputError(
-            f"{path}: expected the pseudo-label as it was written, found other bytes; "
-            f"{REMEDY}"
-        )
-    return content
-
-
 class Relabelled:
-    """A source whose records have the labels of ``folder`` instead of their own.
+    """A source whose records have the labels of `folder` instead of their own.
 
-    The labels have the size of the images, and are read only as they were written.
+    The labels have the size of the images. A missing or changed label is an InputError.
     """
 
     def __init__(self, source: records.Source, folder: Path):
@@ -97,15 +73,31 @@ class Relabelled:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = {
-            name: value
-            for name, value in self._source[index].items()
-            if name not in ("label", "lut")
-        }
-        path = path_of(self._folder, index)
-        if path.name not in self._hashes:
+        record = self._source[index]
+        name = _name(index)
+        if name not in self._hashes:
             raise InputError(
-                f"{path}: expected the pseudo-label of {record['id']}, found none; {REMEDY}"
+                f"{self._folder / name}: expected the pseudo-label of {record['id']}, "
+                f"found none; {REMEDY}"
             )
-        label = functools.partial(read, path, self._hashes[path.name])
-        return {**record, "label": label}
+        own = {
+            key: value for key, value in record.items() if key not in ("label", "lut")
+        }
+        return {**own, "label": functools.partial(self._read, name)}
+
+    def _read(self, name):
+        content = Folder(self._folder).read(name)
+        if _sha256(content) != self._hashes[name]:
+            raise InputError(
+                f"{self._folder / name}: expected the pseudo-label as it was written, "
+                f"found other bytes; {REMEDY}"
+            )
+        return content
+
+
+def _name(index):
+    return f"{index:06d}.png"
+
+
+def _sha256(content):
+    return hashlib.sha256(content).hexdigest()

@@ -1,10 +1,13 @@
-"""The records of a data set: what they hold, how they are decoded and batched.
+"""Records of a data set, and how they are decoded and batched.
 
-A source is any picklable object with ``len()`` and ``source[i]`` returning a dict of
-``image`` (PNG bytes or uint8 RGB ``[H, W, 3]``), ``label`` (PNG bytes of 8 bits and one
-channel, uint8 ``[H, W]``, or a function without arguments that returns it; absent without
-labels) and ``id`` (a name for messages). With ``lut`` (uint8 ``[256]``) the label holds raw
-ids, and ``lut[id]`` is the class.
+A source is any picklable object with ``len()`` whose ``source[i]`` is a dict of
+
+* ``image``: PNG bytes or uint8 RGB ``[H, W, 3]``;
+* ``label``: PNG bytes of 8 bits and one channel, uint8 ``[H, W]``, or a function without
+  arguments that returns it; missing where there are no labels;
+* ``id``: a name for error messages;
+* ``lut``: uint8 ``[256]``, optional; then the label holds raw ids, and ``lut[id]`` is
+  the class.
 """
 
 from __future__ import annotations
@@ -31,16 +34,19 @@ class Source(Protocol):
 def decode(
     record: dict[str, Any], *, labelled: bool, same_size: bool = True
 ) -> dict[str, Any]:
-    """Turns a record into ``{image, label, id, valid}``, arrays of uint8.
+    """Decodes a record to ``{image, label, id, valid}``, arrays of uint8.
 
-    Without the right to labels, `labelled` False, a label is dropped, not decoded. With
-    `same_size` False a label may have another size than its image.
+    Args:
+      record: see the module.
+      labelled: whether the label may be used; if not, it is dropped, not decoded.
+      same_size: whether the label must have the size of its image.
 
     Raises:
       InputError: the record cannot be used; the message begins with its id.
     """
-    name = _text(record["id"])
-    image = _pixels(record["image"], image_io.decode_image, f"{name}: image")
+    name = record["id"]
+    name = name.decode() if isinstance(name, bytes) else str(name)
+    image = _pixels(record["image"], f"{name}: image", image_io.decode_image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(
             f"{name}: expected an RGB image of 8 bits, found {image.dtype} of shape "
@@ -54,10 +60,10 @@ def decode(
 
 
 class Decoded:
-    """A source of examples instead of records.
+    """A source of decoded examples instead of records.
 
-    With ``on_bad_example = "skip"`` on the source, the next record stands in for one that
-    cannot be used and is not ``valid``; a line to stderr names and counts it.
+    With ``on_bad_example = "skip"`` on the source, a record that cannot be used is
+    replaced by the next one, which is not ``valid``, and reported once on stderr.
     """
 
     def __init__(self, source: Source, *, labelled: bool):
@@ -78,14 +84,11 @@ class Decoded:
             except InputError as error:
                 if not self._skip:
                     raise
-                self._report(place, error)
+                if place not in self._skipped:
+                    self._skipped.add(place)
+                    count = f"{len(self._skipped)} in this process"
+                    print(f"skipped ({count}): {error}", file=sys.stderr)
         raise InputError("data: expected a usable record, found none; run the check")
-
-    def _report(self, place, error):
-        if place not in self._skipped:
-            self._skipped.add(place)
-            count = f"{len(self._skipped)} in this process"
-            print(f"skipped ({count}): {error}", file=sys.stderr)
 
 
 class Joined:
@@ -105,62 +108,32 @@ class Joined:
         return self._sources[place][index - first]
 
 
-def _decode_label(record, name, size):
-    label = record.get("label")
-    if label is None:
-        raise InputError(f"{name}: expected a label, found none; remove the record")
-    label = label() if callable(label) else label
-    label = _pixels(label, _decode_ids, f"{name}: label")
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise InputError(
-            f"{name}: expected a label of one channel and 8 bits, found {label.dtype} of "
-            f"shape {label.shape}; store ids in a grey PNG"
-        )
-    if size is not None and label.shape != size:
-        raise InputError(
-            f"{name}: expected a label of the image's size {_by(size)}, found "
-            f"{_by(label.shape)}; resize or remove the pair"
-        )
-    return cv2.LUT(label, record["lut"]) if "lut" in record else label
-
-
-def _pixels(data, decoder, what):
-    if isinstance(data, np.ndarray):
-        return data
-    if not data.startswith(image_io.PNG):
-        raise image_io.broken(what, f"{len(data)} bytes that are no PNG")
-    # Grain's threads already use the cores.
-    cv2.setNumThreads(0)
-    return decoder(data, what)
-
-
-def _decode_ids(data, what):
-    image_io.check_label(data, what, "grey")
-    return image_io.decode_label(data, what, "grey")
-
-
 def stack(
     examples: Sequence[dict[str, Any]], *, size: tuple[int, int] | None
 ) -> dict[str, Any]:
     """Makes a batch of decoded records: arrays stacked, ids in a tuple.
 
+    Args:
+      examples: see `decode`.
+      size: ``(H, W)`` that all images must have; None: that of the first.
+
     Raises:
-      InputError: an image has not `size`, or, for None, not that of the batch's first.
+      InputError: an image or label has another size.
     """
     size = size or examples[0]["image"].shape[:2]
     for example in examples:
         if example["image"].shape[:2] != size:
             raise InputError(
-                f"{example['id']}: expected an image of {_by(size)}, as the first of its "
-                f"set or batch, found {_by(example['image'].shape)}; bring all images to "
-                "one size"
+                f"{example['id']}: expected an image of {image_io.by(size)}, as the first "
+                f"of its set or batch, found {image_io.by(example['image'].shape)}; bring "
+                "all images to one size"
             )
         label, first = example.get("label"), examples[0].get("label")
         if label is not None and label.shape != first.shape:
             raise InputError(
-                f"{example['id']}: expected a label of {_by(first.shape)}, as the first "
-                f"of its batch, found {_by(label.shape)}; evaluate one image a batch on "
-                "one device: evaluation.batch_size=1, num_devices=1"
+                f"{example['id']}: expected a label of {image_io.by(first.shape)}, as the "
+                f"first of its batch, found {image_io.by(label.shape)}; evaluate one image "
+                "a batch on one device: evaluation.batch_size=1, num_devices=1"
             )
     batch = {"id": tuple(example["id"] for example in examples)}
     for key in examples[0].keys() - {"id"}:
@@ -169,13 +142,33 @@ def stack(
 
 
 def image_size(source: Source) -> tuple[int, int]:
-    """Height and width of the first image."""
+    """Returns height and width of the first image."""
     return decode(source[0], labelled=False)["image"].shape[:2]
 
 
-def _text(name):
-    return name.decode() if isinstance(name, bytes) else str(name)
+def _decode_label(record, name, size):
+    label = record.get("label")
+    if label is None:
+        raise InputError(f"{name}: expected a label, found none; remove the record")
+    label = label() if callable(label) else label
+    label = _pixels(label, f"{name}: label", image_io.decode_label, "grey")
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise InputError(
+            f"{name}: expected a label of one channel and 8 bits, found {label.dtype} of "
+            f"shape {label.shape}; store ids in a grey PNG"
+        )
+    if size is not None and label.shape != size:
+        raise InputError(
+            f"{name}: expected a label of the image's size {image_io.by(size)}, found "
+            f"{image_io.by(label.shape)}; resize or remove the pair"
+        )
+    return cv2.LUT(label, record["lut"]) if "lut" in record else label
 
 
-def _by(size):
-    return f"{size[0]}x{size[1]} (height x width)"
+def _pixels(data, where, decoder, *options):
+    if isinstance(data, np.ndarray):
+        return data
+    if not data.startswith(image_io.PNG):
+        raise image_io.broken(where, f"{len(data)} bytes that are no PNG")
+    cv2.setNumThreads(0)  # Grain's threads already use the cores
+    return decoder(data, where, *options)

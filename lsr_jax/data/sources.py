@@ -1,18 +1,19 @@
-"""Data sets read straight from the folders or archives as downloaded.
+"""Open data sets by name: from a domain of a config to random-access splits.
 
-Slower than prepared records, with the same results: images resized by PIL's bicubic,
-labels by PIL's nearest.
-
-Datasets by name: from a config's domain to random-access splits.
+A real data set is read from a prepared folder if there is one, else from the files as
+downloaded: slower, with the same results. Images are resized by PIL's bicubic, labels by
+PIL's nearest neighbour. `streets` is drawn on first use.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import dataclasses
+import functools
 import hashlib
-import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -20,15 +21,17 @@ import numpy as np
 
 from lsr_jax import files, streets
 from lsr_jax.data import (
+    archives,
     custom,
     image_io,
     label_spaces,
     layouts,
+    listing,
     prepared,
     processes,
     records,
 )
-from lsr_jax.data.image_io import BadExample, Pair, Reader, Size
+from lsr_jax.data.image_io import BadExample, Pair, Size
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.data.layouts import Layout
 from lsr_jax.errors import InputError
@@ -37,164 +40,44 @@ from lsr_jax.streets import dataset as streets_dataset
 ON_BAD_EXAMPLE = ("stop", "skip")
 
 
-class Raw:
-    """A data set as downloaded."""
-
-    def __init__(
-        self,
-        layout: Layout,
-        root: str | os.PathLike,
-        *,
-        space: LabelSpace,
-        size: Size = None,
-        on_bad_example: str = "stop",
-    ):
-        """Finds the files; see `sources.open_domain` for the arguments.
-
-        Raises:
-          InputError: nothing of the kind lies there.
-        """
-        self._layout = layout
-        self._files = custom.open_files(layout, root)
-        self._reader = Reader(self._files, layout)
-        self._space, self._size, self._on_bad = space, size, on_bad_example
-        self._listings: dict[str, custom.Listing] = {}
-        self._opened: dict[str, RawSource] = {}
-
-    def open(self, split: str) -> RawSource:
-        """One split or list, after a glance at the header of every file.
-
-        Raises:
-          InputError: an unknown split, nothing in it, or, unless bad examples are to be
-            skipped, a pair that cannot be used.
-        """
-        if split not in self._opened:
-            self._opened[split] = self._open(split)
-        return self._opened[split]
-
-    def _open(self, split):
-        pairs, bad = self._pairs(split)
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            problems = dict(zip(pairs, pool.map(self._glance, pairs), strict=True))
-        bad |= {pair.image: why for pair, why in problems.items() if why}
-        if bad and self._on_bad == "stop":
-            raise InputError(next(iter(bad.values())))
-        if bad:
-            which = f"{len(bad)} of {self._layout.name}, {split}"
-            first = next(iter(bad.values()))
-            print(f"skipped ({which}), first: {first}", file=sys.stderr)
-        return RawSource(
-            [pair for pair in pairs if pair.image not in bad],
-            self._reader,
-            lut=self._space.lut,
-            size=self._size,
-            native_labels=self._native_labels(pairs[0]),
-            on_bad_example=self._on_bad,
-        )
-
-    def _pairs(self, split):
-        """The pairs of a split or list, and ``name -> what is wrong`` of lonely files."""
-        if custom.is_list(split):
-            return custom.read_list(split), {}
-        name = custom.part_of(self._layout, split)
-        part = self._layout.parts[name]
-        if name not in self._listings:
-            self._listings[name] = custom.list_part(self._files, part)
-        found = self._listings[name]
-        if not found.pairs:
-            raise InputError(
-                f"{self._files.where('')}: expected {part.images} for split {split!r}, "
-                "found none; choose another split or add the files"
-            )
-        images = [pair.image for pair in found.pairs]
-        wanted = set(custom.chosen(images, self._layout.subsets.get(split)))
-        pairs = [pair for pair in found.pairs if pair.image in wanted]
-        if not pairs:
-            raise InputError(
-                f"{self._files.where('')}: expected images for split {split!r}, found "
-                f"none among {len(images)}; choose another split"
-            )
-        # Without a single label it is an unlabelled split.
-        labelled = any(pair.label for pair in found.pairs)
-        others = set(images) - wanted
-        problems = found.problems.items() if labelled else ()
-        return pairs, {name: str(why) for name, why in problems if name not in others}
-
-    def _native_labels(self, pair: Pair) -> bool:
-        part = custom.part_of_image(self._layout, pair.image)
-        return part is not None and part.native_labels
-
-    def fingerprint(self, splits: Iterable[str]) -> str:
-        """sha256 over names and sizes of the files; their content is not read."""
-        lines = hashlib.sha256(f"{self._size} {self._space.name}\n".encode())
-        for split in splits:
-            for pair in self.open(split).pairs:
-                sizes = [self._files.ends(name)[2] for name in filter(None, pair)]
-                lines.update(f"{split} {pair} {sizes}\n".encode())
-        return lines.hexdigest()
-
-    def _glance(self, pair: Pair) -> str | None:
-        try:
-            self._reader.glance(pair)
-        except BadExample as error:
-            return str(error)
-        return None
-
-
-class RawSource:
-    """Records read from the files of a data set; see `records`."""
-
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        reader: Reader,
-        *,
-        lut: np.ndarray,
-        size: Size,
-        native_labels: bool,
-        on_bad_example: str,
-    ):
-        self.pairs = pairs
-        self.on_bad_example = on_bad_example
-        self._reader, self._lut, self._size = reader, lut, size
-        self._label_size = None if native_labels else size
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> dict:
-        pair = self.pairs[index]
-        image = self._reader.image(pair.image)
-        record = {
-            "image": image_io.resize_image(image, self._size),
-            "id": pair.image,
-        }
-        if pair.label is not None:
-            record["label"] = partial(self._label, pair, image.shape[:2])
-            record["lut"] = self._lut
-        return record
-
-    def _label(self, pair, image_size):
-        label = self._reader.label_of(pair, image_size)
-        return image_io.resize_label(label, self._label_size)
-
-
 class Domain(NamedTuple):
     """One domain of a benchmark, ready to read.
 
     Attributes:
       open: ``split name -> source``; a source has ``len()`` and ``[i]`` gives a record.
-      fingerprint: sha256 of what the splits hold, for the run's manifest.
+      fingerprint: sha256 that identifies the data of the splits, for the run's manifest.
       space: the classes that its labels are mapped to.
     """
 
-    open: Callable[[str], Sequence]
+    open: Callable[[str], records.Source]
     fingerprint: str
     space: LabelSpace
 
 
+def open_domains(data: Mapping, *, num_classes: int) -> dict[str, Domain]:
+    """Opens source and target of a config's ``data``.
+
+    Raises:
+      InputError: see `open_domain`; or the two and the network differ in their classes.
+    """
+    domains = {name: open_domain(data[name]) for name in ("source", "target")}
+    source, target = (domain.space for domain in domains.values())
+    if source.classes != target.classes:
+        raise InputError(
+            f"data.source.space and data.target.space: expected the same classes, found "
+            f"{source.name} with {source.num_classes} and {target.name} with "
+            f"{target.num_classes}; choose spaces of one number of classes"
+        )
+    if source.num_classes != num_classes:
+        raise InputError(
+            f"model.num_classes: expected {source.num_classes}, as the label space "
+            f"{source.name} has, found {num_classes}; change one of them"
+        )
+    return domains
+
+
 def open_domain(spec: Mapping) -> Domain:
-    """The domain that a config's ``data.source`` or ``data.target`` describes.
+    """Opens the domain that a config's ``data.source`` or ``data.target`` describes.
 
     Args:
       spec: the keys of ``domain()`` in configs/default.py. ``name`` is a key of
@@ -217,30 +100,8 @@ def open_domain(spec: Mapping) -> Domain:
     return DATASETS.get(name, _open_real)(spec)
 
 
-def open_domains(data: Mapping, *, num_classes: int) -> dict[str, Domain]:
-    """Source and target of a config's ``data``.
-
-    Raises:
-      InputError: see `open_domain`; or the two and the network differ in their classes.
-    """
-    domains = {name: open_domain(data[name]) for name in ("source", "target")}
-    source, target = (domain.space for domain in domains.values())
-    if source.classes != target.classes:
-        raise InputError(
-            f"data.source.space and data.target.space: expected the same classes, found "
-            f"{source.name} with {source.num_classes} and {target.name} with "
-            f"{target.num_classes}; choose spaces of one number of classes"
-        )
-    if source.num_classes != num_classes:
-        raise InputError(
-            f"model.num_classes: expected {source.num_classes}, as the label space "
-            f"{source.name} has, found {num_classes}; change one of them"
-        )
-    return domains
-
-
 def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
-    """The classes that ``spec["space"]`` names, for the ids of a data set.
+    """Returns the classes that ``spec["space"]`` names, for the ids of a data set.
 
     Raises:
       InputError: no such space, or one for other label files.
@@ -256,9 +117,9 @@ def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
             f"data space of {layout.name}: expected one of {', '.join(known)}, found "
             f"{name!r}"
         )
-    if layout.spaces:
-        return label_spaces.SPACES[name]
     space = label_spaces.SPACES[name]
+    if layout.spaces:
+        return space
     own = sorted(set(layout.ids.values()))
     if not set(own) & set(space.classes):
         raise InputError(
@@ -269,72 +130,340 @@ def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
 
 
 def _open_real(spec: Mapping) -> Domain:
-    """Prepared records where there are some, else the folders as downloaded."""
     layout = custom.find_layout(spec["name"])
     root = files.expanded(spec["root"], key="data root")
     size = tuple(spec["size"]) if any(spec["size"]) else None
-    options = {
-        "space": label_space(spec, layout),
-        "size": size,
-        "on_bad_example": spec["on_bad_example"],
-    }
-    folder = prepared.find_prepared(root, layout, size)
+    space = label_space(spec, layout)
+    folder = prepared.find(root, layout, size)
+    on_bad = spec["on_bad_example"]
     if folder:
-        dataset = prepared.Prepared(layout, folder, **options)
+        dataset = Prepared(layout, folder, space, size, on_bad)
     else:
-        dataset = Raw(layout, root, **options)
+        dataset = Raw(layout, root, space, size, on_bad)
 
-    def open_split(split: str) -> Sequence:
+    def open_split(split: str) -> records.Source:
         opened = [dataset.open(part) for part in split.split("+")]
         return opened[0] if len(opened) == 1 else records.Joined(opened)
 
     splits = [*spec["train"].split("+"), *spec["val"].split("+")]
-    return Domain(open_split, dataset.fingerprint(splits), options["space"])
+    return Domain(open_split, dataset.fingerprint(splits), space)
 
 
-def _streets(look: str) -> Callable[[Mapping], Domain]:
-    """Drawn on first use into the cache folder, read from there ever after."""
-
-    def open_streets(spec: Mapping) -> Domain:
-        preset = spec["preset"]
-        if preset not in streets.PRESETS:
-            raise InputError(
-                f"data preset: expected one of {', '.join(streets.PRESETS)}, "
-                f"found {preset!r}"
-            )
-        _check_drawn(spec, streets.PRESETS[preset].size)
-        folder = streets_dataset.prepare(
-            streets.PRESETS[preset],
-            data_dir=spec["root"] or None,
-            workers=processes.cores(),
+def _open_streets(look: str, spec: Mapping) -> Domain:
+    name = spec["preset"]
+    if name not in streets.PRESETS:
+        raise InputError(
+            f"data preset: expected one of {', '.join(streets.PRESETS)}, found {name!r}"
         )
-        return Domain(
-            open=lambda split: streets_dataset.open_split(folder, f"{look}_{split}"),
-            fingerprint=streets_dataset.read_manifest(folder)["sha256"],
-            space=label_spaces.SPACES["streets"],
-        )
-
-    return open_streets
-
-
-def _check_drawn(spec: Mapping, size: tuple[int, int]) -> None:
-    """Raise InputError for keys of a domain that say what the drawn images are not."""
+    preset = streets.PRESETS[name]
     drawn = {
-        "size": ((0, 0), tuple(size)),
-        "space": ("", "streets"),
-        "on_bad_example": ("stop",),
+        "size": (tuple(spec["size"]), ((0, 0), preset.size)),
+        "space": (spec["space"], ("", "streets")),
+        "on_bad_example": (spec["on_bad_example"], ("stop",)),
     }
-    for key, allowed in drawn.items():
-        found = tuple(spec[key]) if key == "size" else spec[key]
+    for key, (found, allowed) in drawn.items():
         if found not in allowed:
             raise InputError(
                 f"data {key}: expected {' or '.join(map(repr, allowed))} for the drawn "
-                f"images of {spec['name']}, preset {spec['preset']}; found {found!r}"
+                f"images of {spec['name']}, preset {name}; found {found!r}"
             )
+    folder = streets_dataset.prepare(
+        preset, data_dir=spec["root"] or None, workers=processes.cores()
+    )
+    return Domain(
+        open=lambda split: streets_dataset.open_split(folder, f"{look}_{split}"),
+        fingerprint=streets_dataset.read_manifest(folder)["sha256"],
+        space=label_spaces.SPACES["streets"],
+    )
 
 
 DATASETS: dict[str, Callable[[Mapping], Domain]] = {
-    "streets_rendered": _streets("rendered"),
-    "streets_camera": _streets("camera"),
+    "streets_rendered": partial(_open_streets, "rendered"),
+    "streets_camera": partial(_open_streets, "camera"),
     **dict.fromkeys(layouts.LAYOUTS, _open_real),
 }
+
+
+class Raw:
+    """A data set as downloaded."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        root: pathlib.Path,
+        space: LabelSpace,
+        size: Size,
+        on_bad_example: str,
+    ):
+        self._layout = layout
+        self._files = listing.open_files(layout, root)
+        self._reader = image_io.Reader(self._files, layout)
+        self._space, self._size, self._on_bad = space, size, on_bad_example
+        # A split is listed and checked once, though fingerprint and training open it.
+        self._list_part = functools.cache(
+            lambda name: listing.list_part(self._files, layout.parts[name])
+        )
+        self.open = functools.cache(self._open)
+
+    def _open(self, split: str) -> RawSource:
+        """Opens a split or list, after a look at the header of every file.
+
+        Raises:
+          InputError: an unknown split, nothing in it, or, unless bad examples are to be
+            skipped, a pair that cannot be used.
+        """
+        pairs, bad = self._pairs(split)
+        with ThreadPoolExecutor(8) as pool:
+            for pair, error in zip(pairs, pool.map(self._check, pairs), strict=True):
+                if error:
+                    bad[pair.image] = error
+        if bad:
+            first = next(iter(bad.values()))
+            if self._on_bad == "stop":
+                raise InputError(str(first))
+            which = f"{len(bad)} of {self._layout.name}, {split}"
+            print(f"skipped ({which}), first: {first}", file=sys.stderr)
+        native = any(
+            part.native_labels
+            for part in self._layout.parts.values()
+            if archives.expression(part.images).fullmatch(pairs[0].image)
+        )
+        return RawSource(
+            [pair for pair in pairs if pair.image not in bad],
+            self._reader,
+            self._space.lut,
+            self._size,
+            None if native else self._size,
+            self._on_bad,
+        )
+
+    def _pairs(self, split):
+        """Returns the pairs of a split or list, and the errors of files without partner."""
+        if listing.is_list(split):
+            return listing.read_list(split), {}
+        part = listing.part_of(self._layout, split)
+        found = self._list_part(part)
+        if not found.pairs:
+            raise InputError(
+                f"{self._files.where('')}: expected {self._layout.parts[part].images} for "
+                f"split {split!r}, found none; choose another split or add the files"
+            )
+        images = [pair.image for pair in found.pairs]
+        chosen = set(listing.choose(images, self._layout.subsets.get(split)))
+        pairs = [pair for pair in found.pairs if pair.image in chosen]
+        if not pairs:
+            raise InputError(
+                f"{self._files.where('')}: expected images for split {split!r}, found "
+                f"none among {len(images)}; choose another split"
+            )
+        others = set(images) - chosen
+        problems = {k: v for k, v in found.problems.items() if k not in others}
+        # Without a single label it is an unlabelled split.
+        return pairs, problems if any(pair.label for pair in found.pairs) else {}
+
+    def _check(self, pair: Pair) -> BadExample | None:
+        try:
+            self._reader.check_headers(pair)
+        except BadExample as error:
+            return error
+        return None
+
+    def fingerprint(self, splits: Iterable[str]) -> str:
+        """Returns the sha256 of names and sizes of the files, which are not read."""
+        lines = hashlib.sha256(f"{self._size} {self._space.name}\n".encode())
+        for split in splits:
+            for pair in self.open(split).pairs:
+                sizes = [self._files.ends(name)[2] for name in filter(None, pair)]
+                lines.update(f"{split} {pair} {sizes}\n".encode())
+        return lines.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class RawSource:
+    """Records read from the files of a data set; see `records`."""
+
+    pairs: Sequence[Pair]
+    reader: image_io.Reader
+    lut: np.ndarray
+    size: Size
+    label_size: Size
+    on_bad_example: str
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict:
+        pair = self.pairs[index]
+        image = self.reader.image(pair.image)
+        record = {"image": image_io.resize_image(image, self.size), "id": pair.image}
+        if pair.label is not None:
+            record["label"] = partial(self._label, pair, image.shape[:2])
+            record["lut"] = self.lut
+        return record
+
+    def _label(self, pair, image_size):
+        label = self.reader.label_of(pair, image_size)
+        return image_io.resize_label(label, self.label_size)
+
+
+class Prepared:
+    """A folder that `lsr_jax.data.prepare` wrote."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        folder: pathlib.Path,
+        space: LabelSpace,
+        size: Size,
+        on_bad_example: str,
+    ):
+        """Reads the manifest.
+
+        Raises:
+          InputError: the folder holds another data set, size or id map.
+        """
+        self._layout, self._folder = layout, folder
+        self._space, self._on_bad = space, on_bad_example
+        self._command = f"python -m lsr_jax.data.prepare {layout.name}"
+        self.manifest = prepared.read_manifest(folder, command=self._command)
+        ids = {str(raw): name for raw, name in layout.ids.items()}
+        with self._reading():
+            stored = self.manifest["size"] and tuple(self.manifest["size"])
+            found = {
+                "data set": self.manifest["dataset"],
+                "id map": self.manifest["ids"],
+            }
+        for what, expected in (("data set", layout.name), ("id map", ids)):
+            if expected != found[what]:
+                raise InputError(
+                    f"{folder}: expected the {what} {expected}, found {found[what]}; "
+                    "prepare it again or choose another root"
+                )
+        if stored and size and stored != size:
+            raise InputError(
+                f"{folder}: expected images of {prepared.folder_name(size)} (width x "
+                f"height), found {prepared.folder_name(stored)}; prepare that size or "
+                "change the config"
+            )
+        self._size = None if stored else size
+        self._names = functools.cache(self._read_names)
+
+    def open(self, split: str) -> PreparedSource:
+        """Opens one split or list.
+
+        Raises:
+          InputError: an unknown split, a list that names other images, or a damaged
+            folder.
+        """
+        part, chosen = self._choose(split)
+        splits = self.manifest["splits"]
+        counts = {name: facts["count"] for name, facts in splits.items()}
+        stored = prepared.open_split(
+            self._folder, part, command=self._command, counts=counts
+        )
+        with self._reading():
+            skipped = splits[part]["skipped"]
+            lut = self._space.lut if splits[part]["labelled"] else None
+            label_size = None if splits[part]["native_labels"] else self._size
+        names = [name for name in self._names(part) if name not in skipped]
+        rows = {name: row for row, name in enumerate(names)}
+        chosen = [(rows[name], name) for name in chosen if name in rows]
+        if not chosen:
+            raise InputError(
+                f"{self._folder}: expected images for split {split!r}, found none among "
+                f"{len(rows)}; choose another split"
+            )
+        return PreparedSource(stored, chosen, lut, self._size, label_size, self._on_bad)
+
+    def fingerprint(self, splits: Iterable[str]) -> str:
+        """Returns the sha256 of the content of all records and the choice among them."""
+        text = f"{self.manifest['sha256']} {self._size} {self._space.name}"
+        chosen = [(split, self._choose(split)) for split in splits]
+        return hashlib.sha256(f"{text} {chosen}".encode()).hexdigest()
+
+    def _choose(self, split):
+        """Returns the part a split is taken from, and the names of its images."""
+        if not listing.is_list(split):
+            part = listing.part_of(self._layout, split)
+            subset = self._layout.subsets.get(split)
+            return part, listing.choose(self._names(part), subset)
+        chosen = [pair.image for pair in listing.read_list(split)]
+        for part in self.manifest["splits"]:
+            known = set(self._names(part))
+            if chosen[0] in known:
+                break
+        for name in chosen:
+            if name not in known:
+                raise InputError(
+                    f"{split}: expected images of one split of {self._folder}, found "
+                    f"{name}; correct the list"
+                )
+        return part, chosen
+
+    def _read_names(self, part):
+        """Returns all names of a part, also of skipped images, in order."""
+        if part not in self.manifest["splits"]:
+            raise InputError(
+                f"{self._folder}: expected the split {part!r}, found "
+                f"{', '.join(self.manifest['splits'])}; prepare it"
+            )
+        facts = self.manifest["splits"][part]
+        file = prepared.names_file(part)
+        with self._reading():
+            content = (self._folder / file).read_bytes()
+            names = content.decode().split("\n")[:-1]
+            if len(names) != facts["count"] + len(facts["skipped"]):
+                raise ValueError(f"another number of lines in {file}")
+            # Older folders have no hash; `PreparedSource` compares names and records.
+            hashed = hashlib.sha256(content).hexdigest()
+            if facts.get("names_sha256") not in (None, hashed):
+                raise ValueError(f"another content of {file}")
+        return names
+
+    def _reading(self):
+        return prepared.reading(self._folder, self._command)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSource:
+    """Records of a prepared folder; see `records`.
+
+    Attributes:
+      stored: all records of a split.
+      rows: position and name of the chosen ones.
+      lut: see `records`; None without labels.
+      size: to resize images to, None if they have their size already.
+      label_size: the same for labels.
+      on_bad_example: see `records.Decoded`.
+    """
+
+    stored: prepared.StoredSplit
+    rows: Sequence[tuple[int, str]]
+    lut: np.ndarray | None
+    size: Size
+    label_size: Size
+    on_bad_example: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row, name = self.rows[index]
+        stored = self.stored[row]
+        with prepared.reading(self.stored.folder, self.stored.command):
+            found = stored["id"].decode()
+            if found != name:
+                raise ValueError(f"{found} in the place of {name}")
+        record = {"image": stored["image"], "id": name}
+        if self.lut is not None:
+            record |= {"label": stored["label"], "lut": self.lut}
+        if self.size is not None or not record["image"].startswith(image_io.PNG):
+            image = image_io.decode_image(record["image"], name)
+            record["image"] = image_io.resize_image(image, self.size)
+        if self.size is not None and self.lut is not None:
+            record["label"] = partial(self._label, stored["label"], name)
+        return record
+
+    def _label(self, data, name):
+        label = image_io.decode_label(data, name, "grey")
+        return image_io.resize_label(label, self.label_size)

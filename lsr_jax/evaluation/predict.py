@@ -15,7 +15,6 @@ import cv2
 import jax
 import numpy as np
 
-from lsr_jax import files
 from lsr_jax.data import image_io, label_spaces
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
@@ -189,10 +188,10 @@ def find_images(pattern: str) -> list[Path]:
     """The files that a pattern matches, sorted.
 
     Raises:
-      InputError: there are none, or one whose name is no UTF-8.
+      InputError: there are none.
     """
     matched = glob.glob(os.path.expanduser(pattern), recursive=True)
-    found = sorted(path for path in map(files.checked, matched) if path.is_file())
+    found = sorted(path for path in map(Path, matched) if path.is_file())
     if not found:
         inside = "; name the files in it, as DIR/*.png" if matched else ""
         raise InputError(

@@ -8,30 +8,28 @@ other images (mixed ones, or those of a second labelling). Extra parameters are 
 for 19 classes and the features of the small network.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
-from lsr_jax import commands
+from lsr_jax import cli
 from lsr_jax.methods import listing
 
 
-def main() -> int:
-    """Print the list; returns the exit code."""
-    parser = commands.Parser(
-        prog="python -m lsr_jax.methods",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--markdown",
-        action="store_true",
-        help="a Markdown table, as in docs/methods.md",
-    )
-    options = parser.parse_args()
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.boolean("markdown", False, "A Markdown table, as in docs/methods.md.")
+
+
+def show(options) -> None:
+    """Print the list."""
     render = listing.markdown if options.markdown else listing.text
     print(render(listing.all_facts()), end="")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, show, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(commands.guarded(main))
+    sys.exit(main())

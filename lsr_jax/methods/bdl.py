@@ -34,7 +34,7 @@ def make(
 
     The discriminator minimises half of ``BCE(D(p_s), source)`` and half of ``BCE(D(p_t),
     target)``; ``p`` are class probabilities at image resolution (``BDL.py``). The
-    pseudo-labels are written once, before step 0, by the stage's labeller (``SSL.py``).
+    pseudo-labels are written once, before step 0, by the stage's pseudo_labeler (``SSL.py``).
 
     Args:
       segmentation: weight of the source's cross-entropy.

@@ -24,14 +24,14 @@ class CAGState(NamedTuple):
     Attributes:
       anchors: ``[C, D]``.
       count: ``[C]`` floating, how many means each is made of; 0 = no anchor.
-      labeller: parameters of the network that labels the target.
-      labeller_state: its BatchNorm running statistics.
+      pseudo_labeler: parameters of the network that labels the target.
+      pseudo_labeler_state: its BatchNorm running statistics.
     """
 
     anchors: jax.Array
     count: jax.Array
-    labeller: PyTree
-    labeller_state: PyTree
+    pseudo_labeler: PyTree
+    pseudo_labeler_state: PyTree
 
 
 PRESETS = {
@@ -104,7 +104,9 @@ def make(
         return CAGState(*found, given.params, given.model_state)
 
     def labels(state, images, ctx):
-        outputs, _ = ctx.forward(state.labeller, state.labeller_state, images, False)
+        outputs, _ = ctx.forward(
+            state.pseudo_labeler, state.pseudo_labeler_state, images, False
+        )
         nearest = pseudo_labels.nearest_anchor(
             outputs.features, state.anchors, state.count > 0, gap=gap
         )

@@ -1,4 +1,4 @@
-"""A second network that follows the first: the labeller of DACS.
+"""A second network that follows the first: the pseudo-labeler of DACS.
 
 Its parameters are a moving average of the student's; its BatchNorm statistics are its own,
 of the target images that it has labelled.

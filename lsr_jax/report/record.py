@@ -6,9 +6,10 @@ python -m lsr_jax.report.record runs/streets-target_only --out docs/results/stre
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from lsr_jax import commands
+from lsr_jax import cli, files
 from lsr_jax.report import results
 from lsr_jax.training import workdir
 
@@ -24,15 +25,20 @@ def record(folder: Path) -> list[results.Row]:
     return [{**row, "recorded": command} for row in found]
 
 
-def main() -> int:
-    """Write the rows; returns the exit code."""
-    parser = commands.Parser(prog="python -m lsr_jax.report.record")
-    parser.add_argument("workdir", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file")
-    arguments = parser.parse_args()
-    results.write(arguments.out, record(arguments.workdir))
-    return 0
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.path("out", "JSON file to write.", required=True)
+
+
+def command(options, folder: str) -> None:
+    """Write the rows."""
+    results.write(options.out, record(files.expanded(folder)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, command, argv, arguments=["WORKDIR"])
 
 
 if __name__ == "__main__":
-    sys.exit(commands.guarded(main))
+    sys.exit(main())

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lsr_jax import commands, files
+from lsr_jax import files
 from lsr_jax.data.label_spaces import LabelSpace
-from lsr_jax.errors import InputError
+from lsr_jax.errors import DISK_FULL, InputError
 from lsr_jax.report import gallery, html, measuring, published, results
 from lsr_jax.report import panel as drawing
 from lsr_jax.report.measuring import Entry, Evaluation, Options
@@ -118,7 +118,7 @@ def save(
         files.text(folder / "table.md", results.markdown(whole))
         files.text(folder / "table.tex", results.latex(whole))
     except OSError as error:
-        if error.errno in commands.FULL:
+        if error.errno in DISK_FULL:
             raise
         raise InputError(f"{folder}: cannot be written: {error}") from error
 

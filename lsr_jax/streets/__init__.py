@@ -1,8 +1,8 @@
-"""`streets`: an embedded benchmark of two domains, drawn instead of downloaded.
+"""A benchmark of two domains, drawn instead of downloaded.
 
 Street scenes with the 19 Cityscapes classes, seen by a pin-hole camera: `rendered` is
-the labelled source domain, `camera` the target domain. An image is a function of its
-domain, part, index and the preset's seed, of nothing else.
+the labelled source domain, `camera` the target domain. An image depends only on its
+domain, part, index and the preset.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def draw(
       label: uint8 ``[H, W]``, trainIds, 255 = ignore.
 
     Raises:
-      ValueError: for an index, domain or split that does not exist.
+      ValueError: no such index, domain or split.
     """
     if domain not in DOMAINS or split not in PARTS or index < 0:
         raise ValueError(f"no image {index} in domain {domain!r}, split {split!r}")

@@ -1,19 +1,21 @@
 """Command line: pairs of the two domains to look at, and the data prepared ahead.
 
-python -m lsr_jax.streets --contact-sheet sheet.png --pairs 8 --size 128x256
+python -m lsr_jax.streets --contact_sheet sheet.png --pairs 8 --size 256x128
 python -m lsr_jax.streets --prepare --preset large --workers 8
 """
 
 from __future__ import annotations
 
-import argparse
-import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
-from lsr_jax import streets
-from lsr_jax.data import check, commands, label_spaces, processes
+from lsr_jax import cli, streets
+from lsr_jax.data import check, label_spaces, processes
+from lsr_jax.errors import InputError
+
+SMALLEST = 32  # pixels
 
 
 def contact_sheet(
@@ -41,67 +43,39 @@ def contact_sheet(
     return check.compose(rows, space.classes, space.colors)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-
-    def command() -> int:
-        options = _parser().parse_args(arguments)
-        preset = streets.PRESETS[options.preset]
-        if options.contact_sheet:
-            size = options.size or preset.size
-            drawn = contact_sheet(preset, pairs=options.pairs, size=size)
-            check.write(options.contact_sheet, drawn)
-        if options.prepare:
-            # Imported here, since TFDS is needed for nothing else.
-            from lsr_jax.streets import dataset
-
-            print(
-                dataset.prepare(
-                    preset, data_dir=options.data_dir, workers=options.workers
-                )
-            )
-        return 0
-
-    return commands.guarded(command)
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.path("contact_sheet", "PNG file to write: pairs of both domains.")
+    flags.boolean("prepare", False, "Draw all splits into the cache folder.")
+    flags.enum("preset", "streets", tuple(streets.PRESETS), "Which benchmark.")
+    flags.integer("pairs", 8, "Rows of the contact sheet.", lower_bound=1)
+    flags.size("size", "Size of its pictures; default: the preset's.")
+    flags.path("data_dir", "Cache folder.")
+    workers = min(4, processes.cores())
+    flags.integer("workers", workers, "Drawing processes.", lower_bound=1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = commands.Parser(prog="python -m lsr_jax.streets", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--contact-sheet", type=pathlib.Path, metavar="PNG", help="picture to write"
-    )
-    what.add_argument(
-        "--prepare", action="store_true", help="draw all splits into the cache folder"
-    )
-    parser.add_argument("--preset", choices=streets.PRESETS, default="streets")
-    parser.add_argument(
-        "--pairs", type=commands.positive, default=8, help="rows of the contact sheet"
-    )
-    parser.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help="pixels of each picture of the contact sheet, by default the preset's",
-    )
-    parser.add_argument("--data-dir", type=pathlib.Path, help="cache folder")
-    parser.add_argument(
-        "--workers",
-        type=commands.positive,
-        default=min(4, processes.cores()),
-        help="processes that draw",
-    )
-    return parser
+def draw(options) -> None:
+    """Write the contact sheet, or prepare the data."""
+    preset = streets.PRESETS[options.preset]
+    if bool(options.contact_sheet) == options.prepare:
+        raise InputError("give either --contact_sheet PNG or --prepare; see --help")
+    if options.contact_sheet:
+        size = options.size or preset.size
+        if min(size) < SMALLEST:
+            raise InputError(f"--size: expected {SMALLEST} pixels or more on each side")
+        sheet = contact_sheet(preset, pairs=options.pairs, size=size)
+        check.write(options.contact_sheet, sheet)
+        return
+    # Imported here: only preparing needs TFDS.
+    from lsr_jax.streets import dataset
+
+    print(dataset.prepare(preset, data_dir=options.data_dir, workers=options.workers))
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected HxW such as 96x192, found {text!r}")
-    if min(int(height), int(width)) < 32:
-        raise argparse.ArgumentTypeError(f"expected 32 pixels or more, found {text!r}")
-    return int(height), int(width)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, draw, argv)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A pin-hole camera, and a canvas on which flat parts are painted back to front.
 
 World coordinates are metres: `x` to the right, `y` up from the ground, `z` ahead. The
-canvas keeps, for each pixel, only the number of the part that was painted last. All
-else is looked up by that number, so image and label agree to the pixel. The inverse
-depth of a plane is linear in the pixel coordinates: ``1/z = a*u + b*v + c``.
+canvas stores for each pixel only the number of the part that was painted last. All else
+is looked up by that number, so image and label agree to the pixel. The inverse depth of a
+plane is linear in the pixel coordinates: ``1/z = a*u + b*v + c``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Plane = tuple[float, float, float]
 
 
 def circle(corners: int) -> list[Point]:
-    """Corners of a regular polygon of radius 1."""
+    """Returns the corners of a regular polygon of radius 1."""
     angles = [math.tau * k / corners for k in range(corners)]
     return [(math.cos(angle), math.sin(angle)) for angle in angles]
 
@@ -34,7 +34,7 @@ CIRCLE = circle(10)
 
 
 class Facing(IntEnum):
-    """Which two world axes span a part; texture is laid along them."""
+    """The two world axes that span a part; texture follows them."""
 
     UP = 0  # x and z
     SIDE = 1  # z and y
@@ -56,7 +56,7 @@ class Pattern(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What all pixels of one painted polygon share."""
+    """The common properties of all pixels of one painted polygon."""
 
     label: int
     colour: Rgb
@@ -151,30 +151,21 @@ class Canvas:
     def front(
         self, x0, x1, y0, y1, z, name, colour, *, pattern=None, glows=False
     ) -> None:
-        """Paints an upright rectangle that faces the camera; the sun dims no lamp."""
-        corners = self.camera.project_upright(
-            ((x0, y0), (x1, y0), (x1, y1), (x0, y1)), z
-        )
+        """Paints an upright rectangle that faces the camera; `glows` ignores the sun."""
+        corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+        points = self.camera.project_upright(corners, z)
         light = 1.0 if glows else self.light.front
-        plane = (0, 0, 1 / z)
-        self.polygon(
-            corners, name, colour, plane, Facing.FRONT, light=light, pattern=pattern
-        )
+        style = {"light": light, "pattern": pattern}
+        self.polygon(points, name, colour, (0, 0, 1 / z), Facing.FRONT, **style)
 
     def side(self, x, z0, z1, y0, y1, name, colour, *, pattern=None) -> None:
         """Paints an upright rectangle along the road."""
-        project = self.camera.project
-        corners = (
-            project(x, y0, z0),
-            project(x, y0, z1),
-            project(x, y1, z1),
-            project(x, y1, z0),
-        )
-        light = self.light.left if x < 0 else self.light.right
+        corners = ((y0, z0), (y0, z1), (y1, z1), (y1, z0))
+        points = [self.camera.project(x, y, z) for y, z in corners]
         plane = self.camera.side_plane(x)
-        self.polygon(
-            corners, name, colour, plane, Facing.SIDE, light=light, pattern=pattern
-        )
+        light = self.light.left if x < 0 else self.light.right
+        style = {"light": light, "pattern": pattern}
+        self.polygon(points, name, colour, plane, Facing.SIDE, **style)
 
     def ground(self, x0, x1, z0, z1, name, colour, *, pattern=None) -> None:
         """Paints a rectangle that lies on the ground."""
@@ -194,17 +185,12 @@ class Canvas:
         self.billboard(x, y, z, outline, name, colour)
 
     def shadow(self, x0, x1, z0, z1) -> None:
-        """Shades a rectangle of ground, as far as ground is what will be seen there."""
+        """Shades a rectangle, where ground is visible in the end."""
         _fill(self.shaded, self._on_ground(x0, x1, max(z0, 1.2), z1), 1)
 
-    def _on_ground(self, x0, x1, z0, z1) -> tuple[Point, ...]:
-        project = self.camera.project
-        return (
-            project(x0, 0, z0),
-            project(x1, 0, z0),
-            project(x1, 0, z1),
-            project(x0, 0, z1),
-        )
+    def _on_ground(self, x0, x1, z0, z1) -> list[Point]:
+        corners = ((x0, z0), (x1, z0), (x1, z1), (x0, z1))
+        return [self.camera.project(x, 0, z) for x, z in corners]
 
 
 def _fill(image: np.ndarray, points: Iterable[Point], value: int) -> None:

@@ -1,18 +1,14 @@
-"""Drawing the records of a preset, in this process or in several.
-
-Nothing here imports JAX or TFDS, so that worker processes start quickly.
-
-Draws a preset once, into ArrayRecord files that TFDS reads without TensorFlow.
-"""
+"""Draw a preset once and store it, see `lsr_jax.data.prepared`."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import partial
 
@@ -20,72 +16,34 @@ import cv2
 import numpy as np
 import tqdm
 
-from lsr_jax import errors, files, streets
-from lsr_jax.data import label_spaces, processes
-from lsr_jax.data import prepared as data_prepared
-from lsr_jax.data.image_io import Record, Tally, combined_sha256, digest, png
-from lsr_jax.data.prepared import MANIFEST
+from lsr_jax import files, streets
+from lsr_jax.data import image_io, label_spaces, prepared, processes
+from lsr_jax.data.prepared import MANIFEST, Record, Tally
+from lsr_jax.errors import InputError
 from lsr_jax.streets.presets import SPLITS, Preset, domain_and_part
 
+COMMAND = "python -m lsr_jax.streets --prepare"
+FORMAT_VERSION = "1.0.0"  # of the stored records
+# Of the drawing code. Raise it with every change that alters a pixel: tests/streets pins
+# the hashes of a few drawn images.
+GENERATOR_VERSION = 1
 CHUNK = 16  # images a worker draws at a time
-# Files of this package whose changes leave every pixel as it was.
-_NOT_DRAWING = {"__main__.py", "builder.py", "presets.py", "records.py"}
-
-
-def render(preset: Preset, split: str, index: int) -> Record:
-    """Draws and encodes image `index` of a split such as ``"camera_train"``."""
-    domain, part = domain_and_part(split)
-    image, label = streets.draw(index, domain=domain, split=part, preset=preset)
-    return Record(
-        id=f"{domain}-{part}-{index:06d}",
-        image=png(image),
-        label=png(label),
-        sha256=digest(image, label),
-        pixels=np.bincount(label.ravel(), minlength=256),
-    )
-
-
-def render_records(
-    preset: Preset, split: str, pool: processes.Pool | None
-) -> Iterator[Record]:
-    """All records of a split in order; drawn ahead by the pool where there is one."""
-    count = getattr(preset.counts, split)
-    chunks = [
-        (preset, split, start, min(start + CHUNK, count))
-        for start in range(0, count, CHUNK)
-    ]
-    for drawn in processes.ordered(pool, _render_range, chunks):
-        yield from drawn
 
 
 def config_name(preset: Preset) -> str:
-    """Folder name of a preset's data, such as ``streets-96x192-0a1b2c3d``.
+    """Returns the folder name of a preset's data, such as ``streets-96x192-0a1b2c3d``.
 
-    The hexadecimal digits depend on all that decides what is drawn: size, knobs,
-    proportions, counts, seed, and the source text of the drawing code.
+    The hexadecimal digits are a hash of the preset and `GENERATOR_VERSION`.
     """
     height, width = preset.size
-    identity = json.dumps(asdict(preset), sort_keys=True) + generator_version()
+    identity = json.dumps(asdict(preset), sort_keys=True) + str(GENERATOR_VERSION)
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return f"{preset.name}-{height}x{width}-{fingerprint}"
 
 
-def generator_version() -> str:
-    """Hash of the drawing code, so that its output is never mistaken for older data."""
-    text = hashlib.sha256()
-    for path in sorted(pathlib.Path(__file__).parent.glob("*.py")):
-        if path.name not in _NOT_DRAWING:
-            text.update(path.read_bytes())
-    return text.hexdigest()[:8]
-
-
-def _render_range(chunk: tuple[Preset, str, int, int]) -> list[Record]:
-    preset, split, start, stop = chunk
-    return [render(preset, split, index) for index in range(start, stop)]
-
-
-COMMAND = "python -m lsr_jax.streets --prepare"
-FORMAT_VERSION = "1.0.0"  # of the record layout; the drawing has its own in the name
+def default_data_dir() -> pathlib.Path:
+    """Returns ``$LSR_JAX_DATA``, or ``~/.cache/lsr_jax``."""
+    return pathlib.Path(os.environ.get("LSR_JAX_DATA") or "~/.cache/lsr_jax")
 
 
 def prepare(
@@ -97,9 +55,7 @@ def prepare(
 ) -> pathlib.Path:
     """Draws all splits of a preset, unless that has been done before.
 
-    The folder appears under its final name only when it is complete. What a killed run
-    left behind is removed; a second process waits for the first. With several workers
-    the calling script needs the ``if __name__ == "__main__"`` guard.
+    With several workers the calling script needs the ``if __name__ == "__main__"`` guard.
 
     Args:
       preset: what to draw.
@@ -108,111 +64,112 @@ def prepare(
       progress: shows one bar for all splits.
 
     Returns:
-      The folder with the records and `manifest.json`, to be given to `open_split`.
+      The folder with the records and `manifest.json`, see `open_split`.
 
     Raises:
-      InputError: where the cache folder cannot be written.
-      TrainingError: one of the processes died.
+      InputError: the cache folder cannot be written.
+      TrainingError: a worker process died.
     """
     named = data_dir or default_data_dir()
-    root = files.expanded(named, key="--data-dir or $LSR_JAX_DATA").absolute()
-    config = config_name(preset)
-    target = root / "streets" / config / FORMAT_VERSION
+    root = files.expanded(named, key="--data_dir or $LSR_JAX_DATA").absolute()
+    target = root / "streets" / config_name(preset) / FORMAT_VERSION
     if (target / MANIFEST).is_file():
         return target
+    tallies = {split: Tally() for split in SPLITS}
+    title, total = f"drawing {preset.name}", sum(preset.counts)
     try:
-        _build(preset, target, workers=workers, progress=progress)
+        with (
+            tqdm.tqdm(
+                total=total, desc=title, unit="image", disable=not progress
+            ) as bar,
+            processes.make_pool(workers) as pool,
+        ):
+
+            def records(split):
+                for record in render_records(preset, split, pool):
+                    tallies[split].add(record)
+                    yield record
+                    bar.update()
+
+            prepared.write_once(
+                target,
+                name="streets",
+                splits={split: partial(records, split) for split in SPLITS},
+                size=preset.size,
+                manifest=lambda: _manifest(preset, tallies),
+            )
     except OSError as error:
-        raise errors.InputError(
+        raise InputError(
             f"{root}: expected a folder with room that can be written, found:"
-            f" {error.strerror or error}; choose another with --data-dir or"
+            f" {error.strerror or error}; choose another with --data_dir or"
             " $LSR_JAX_DATA"
         ) from error
     return target
 
 
-def default_data_dir() -> pathlib.Path:
-    """``$LSR_JAX_DATA``, or ``~/.cache/lsr_jax``."""
-    return pathlib.Path(os.environ.get("LSR_JAX_DATA") or "~/.cache/lsr_jax")
-
-
-def open_split(prepared: str | os.PathLike, split: str) -> Sequence[dict]:
-    """Opens one split for random access.
-
-    Args:
-      prepared: what `prepare` returned.
-      split: one of `SPLITS`, such as ``"camera_val"``.
-
-    Returns:
-      A picklable sequence. Item `i` is ``{"image": PNG bytes, "label": PNG bytes, "id":
-      bytes}`` as stored, image `i` of the split.
+def open_split(folder: str | os.PathLike, split: str) -> prepared.StoredSplit:
+    """Opens one of `SPLITS`, such as ``"camera_val"``; item `i` is image `i`.
 
     Raises:
-      InputError: where the folder is not prepared, is damaged or has no such split.
+      InputError: the folder is not prepared, is damaged or has no such split.
     """
-    splits = read_manifest(prepared)["splits"]
+    splits = read_manifest(folder)["splits"]
     counts = {name: facts["count"] for name, facts in splits.items()}
-    return data_prepared.open_split(prepared, split, command=COMMAND, counts=counts)
+    return prepared.open_split(folder, split, command=COMMAND, counts=counts)
 
 
-def read_manifest(prepared: str | os.PathLike) -> dict:
-    """What was drawn: preset, generator, versions, and per split and in all a sha256.
-
-    A split's sha256 is over the lines ``"<id> <records.digest(image, label)>"`` in the
-    order of the ids, that of the whole over the lines ``"<split> <sha256>"`` in the
-    order of the names.
+def read_manifest(folder: str | os.PathLike) -> dict:
+    """Returns preset, versions, and the hashes (see `prepared.Tally`) of all splits.
 
     Raises:
-      InputError: where there is no readable manifest.
+      InputError: there is no readable manifest.
     """
-    return data_prepared.read_manifest(prepared, command=COMMAND)
+    return prepared.read_manifest(folder, command=COMMAND)
 
 
-def _build(
-    preset: Preset, target: pathlib.Path, *, workers: int, progress: bool
-) -> None:
-    tallies = {split: Tally() for split in SPLITS}
-    with contextlib.ExitStack() as stack:
-        total, name = sum(preset.counts), f"drawing {preset.name}"
-        bar = stack.enter_context(
-            tqdm.tqdm(total=total, desc=name, unit="image", disable=not progress)
-        )
-        pool = stack.enter_context(processes.make_pool(workers))
+def render(preset: Preset, split: str, index: int) -> Record:
+    """Draws and encodes image `index` of a split such as ``"camera_train"``."""
+    domain, part = domain_and_part(split)
+    image, label = streets.draw(index, domain=domain, split=part, preset=preset)
+    return Record(
+        id=f"{domain}-{part}-{index:06d}",
+        image=image_io.png(image),
+        label=image_io.png(label),
+        sha256=prepared.digest(image, label),
+        pixels=np.bincount(label.ravel(), minlength=256),
+    )
 
-        def render_split(split):
-            for record in tallies[split].watch(render_records(preset, split, pool)):
-                yield record
-                bar.update()
 
-        data_prepared.write_once(
-            target,
-            name="streets",
-            splits={split: partial(render_split, split) for split in SPLITS},
-            size=preset.size,
-            manifest=lambda: _manifest(preset, tallies),
-        )
+def render_records(
+    preset: Preset, split: str, pool: Executor | None
+) -> Iterator[Record]:
+    """Yields all records of a split in order."""
+    count = getattr(preset.counts, split)
+    chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
+    drawn = processes.ordered(pool, partial(_render_range, preset, split), chunks)
+    return itertools.chain.from_iterable(drawn)
+
+
+def _render_range(preset: Preset, split: str, indices: range) -> list[Record]:
+    return [render(preset, split, index) for index in indices]
 
 
 def _manifest(preset: Preset, tallies: dict[str, Tally]) -> dict:
+    values = {**label_spaces.TRAIN_ID, "ignore": label_spaces.IGNORE}
     splits = {
         split: {
             "count": tally.count,
             "sha256": tally.sha256,
-            "pixels": _by_class(tally.pixels),
+            "pixels": {name: int(tally.pixels[i]) for name, i in values.items()},
         }
         for split, tally in tallies.items()
     }
     return {
         "dataset": "streets",
         "config": config_name(preset),
-        "generator": generator_version(),
+        "generator": GENERATOR_VERSION,
         "preset": asdict(preset) | {"counts": preset.counts._asdict()},
         "versions": {"numpy": np.__version__, "opencv": cv2.__version__},
-        "sha256": combined_sha256(splits),
+        "sha256": prepared.combined_sha256(splits),
         "splits": splits,
     }
-
-
-def _by_class(pixels: np.ndarray) -> dict[str, int]:
-    counts = {name: int(pixels[i]) for name, i in label_spaces.TRAIN_ID.items()}
-    return counts | {"ignore": int(pixels[label_spaces.IGNORE])}

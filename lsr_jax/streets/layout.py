@@ -1,4 +1,4 @@
-"""Where things are: skyline, street, roadside, and all that stands or moves on it."""
+"""Compose a scene: skyline, street, roadside, furniture, vehicles, people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BONNETS = ((0.12, 0.12, 0.13), (0.5, 0.5, 0.5), (0.3, 0.3, 0.33))
 
 
 class Street(NamedTuple):
-    """Lateral positions of the road's edges, and what was decided about the ground.
+    """The road and its surroundings.
 
     Attributes:
       edges: ``{-1: left, 1: right}`` edge of the road, metres.
@@ -33,7 +33,7 @@ class Street(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """Something to be painted at depth `z`."""
+    """An object to be painted at depth `z`."""
 
     z: float
     paint: Callable[[], None]
@@ -116,20 +116,12 @@ def _markings(scene: Scene, edges: dict[int, float], asphalt: Rgb) -> None:
 def _roadside(scene: Scene, street: Street, side: int) -> None:
     base = street.edges[side] + side * street.pavements[side]
     for near, far in _stretches(scene):
-        if (
-            street.crossroad
-            and near < street.crossroad[1]
-            and far > street.crossroad[0]
-        ):
+        crossroad = street.crossroad
+        if crossroad and near < crossroad[1] and far > crossroad[0]:
             continue
         kind, x = scene.random.random(), base + side * scene.random.random()
-        for name, build in (
-            ("building", objects.building),
-            ("hedge", objects.hedge),
-            ("wall", objects.wall),
-            ("fence", objects.fence),
-        ):
-            kind -= scene.look.probability[name]
+        for build in (objects.building, objects.hedge, objects.wall, objects.fence):
+            kind -= scene.look.probability[build.__name__]
             if kind < 0:
                 build(scene, near, far, x, side)
                 break
@@ -223,7 +215,7 @@ def _place_people(scene: Scene, street: Street, placed: list[Placed]) -> None:
 
 
 def _bonnet(scene: Scene) -> None:
-    """The front of the camera's own car: visible, but not labelled."""
+    """Paints the front of the camera's own car, which has the ignore label."""
     height, width = scene.canvas.camera.size
     top, colour = height * (1 - scene.uniform(0.06, 0.09)), scene.random.choice(BONNETS)
     corner, below = top + 0.05 * height, height + 2

@@ -1,12 +1,8 @@
-"""The two looks of the world, side by side, as data.
+"""The look of both domains as tables, and the interpolation between them.
 
-Every row holds the value of the rendered domain first, that of the camera domain
-second. Pairs ``(low, high)`` are ranges from which each image draws.
-
-The line from the rendered look to the camera look, and the points on it.
-
-A knob of 0 takes the rendered value of a table row, 1 the camera value; values between
-and above go along the same line: ``first + (second - first) * knob``.
+A row holds the value of the rendered domain, then that of the camera domain. Pairs
+``(low, high)`` are ranges from which each image draws. A knob of 0 takes the rendered
+value of a row, 1 the camera value, others ``first + (second - first) * knob``.
 """
 
 from __future__ import annotations
@@ -19,112 +15,37 @@ import numpy as np
 
 from lsr_jax.data.label_spaces import TRAIN_ID
 
-# 8-bit RGB modes; a class has as many in both looks, so that they can be interpolated.
+# RGB modes in hexadecimal; a class has as many in both looks, so that they can be
+# interpolated.
 PALETTE = {
-    "road": (
-        ((92, 92, 98), (78, 80, 88), (110, 106, 104)),
-        ((118, 116, 112), (104, 102, 100), (132, 128, 120)),
-    ),
-    "sidewalk": (
-        ((176, 172, 164), (190, 182, 168), (150, 148, 146)),
-        ((140, 134, 126), (150, 138, 126), (124, 120, 114)),
-    ),
+    "road": ("5c5c62 4e5058 6e6a68", "767470 686664 848078"),
+    "sidewalk": ("b0aca4 beb6a8 969492", "8c867e 968a7e 7c7872"),
     "building": (
-        (
-            (196, 160, 120),
-            (172, 106, 82),
-            (210, 200, 186),
-            (120, 130, 148),
-            (160, 140, 116),
-            (226, 206, 160),
-        ),
-        (
-            (166, 154, 136),
-            (140, 112, 98),
-            (182, 176, 164),
-            (112, 112, 110),
-            (190, 176, 140),
-            (148, 136, 124),
-        ),
+        "c4a078 ac6a52 d2c8ba 788294 a08c74 e2cea0",
+        "a69a88 8c7062 b6b0a4 70706e beb08c 94887c",
     ),
-    "wall": (
-        ((168, 156, 140), (140, 136, 134), (186, 150, 120)),
-        ((132, 126, 116), (112, 108, 102), (140, 116, 100)),
-    ),
-    "fence": (
-        ((120, 124, 130), (96, 84, 70), (170, 170, 170)),
-        ((84, 90, 84), (110, 96, 80), (124, 124, 120)),
-    ),
-    "pole": (
-        ((86, 90, 94), (120, 122, 122), (60, 62, 60)),
-        ((112, 114, 112), (84, 88, 84), (138, 138, 134)),
-    ),
-    "light": (
-        ((44, 46, 40), (150, 120, 30)),
-        ((58, 62, 54), (44, 52, 44)),
-    ),
-    "sign": (
-        ((30, 120, 70), (215, 215, 215), (200, 160, 30)),
-        ((40, 80, 160), (205, 205, 200), (190, 60, 50)),
-    ),
-    "vegetation": (
-        ((96, 124, 48), (120, 132, 60), (74, 104, 44)),
-        ((62, 84, 52), (82, 98, 62), (48, 66, 46)),
-    ),
-    "terrain": (
-        ((170, 150, 100), (132, 140, 70), (150, 128, 90)),
-        ((104, 116, 72), (92, 104, 66), (120, 112, 86)),
-    ),
-    "sky": (
-        ((110, 165, 230), (140, 185, 235), (190, 190, 200)),
-        ((214, 222, 226), (232, 234, 232), (188, 204, 220)),
-    ),
+    "wall": ("a89c8c 8c8886 ba9678", "847e74 706c66 8c7464"),
+    "fence": ("787c82 605446 aaaaaa", "545a54 6e6050 7c7c78"),
+    "pole": ("565a5e 787a7a 3c3e3c", "707270 545854 8a8a86"),
+    "light": ("2c2e28 96781e", "3a3e36 2c342c"),
+    "sign": ("1e7846 d7d7d7 c8a01e", "2850a0 cdcdc8 be3c32"),
+    "vegetation": ("607c30 78843c 4a682c", "3e5434 52623e 30422e"),
+    "terrain": ("aa9664 848c46 96805a", "687448 5c6842 787056"),
+    "sky": ("6ea5e6 8cb9eb bebec8", "d6dee2 e8eae8 bcccdc"),
     "person": (
-        ((180, 60, 50), (60, 80, 150), (210, 200, 180), (70, 66, 60), (110, 130, 80)),
-        ((70, 70, 80), (52, 54, 66), (110, 104, 100), (140, 60, 56), (84, 96, 120)),
+        "b43c32 3c5096 d2c8b4 46423c 6e8250",
+        "464650 343642 6e6864 8c3c38 546078",
     ),
-    "rider": (
-        ((40, 40, 44), (150, 40, 40), (60, 80, 130), (190, 180, 160)),
-        ((60, 62, 72), (90, 90, 96), (120, 70, 60), (74, 86, 110)),
-    ),
+    "rider": ("28282c 962828 3c5082 beb4a0", "3c3e48 5a5a60 78463c 4a566e"),
     "car": (
-        (
-            (170, 30, 30),
-            (40, 60, 120),
-            (225, 225, 225),
-            (40, 40, 44),
-            (160, 160, 165),
-            (210, 170, 50),
-        ),
-        (
-            (120, 40, 40),
-            (48, 54, 76),
-            (196, 198, 198),
-            (46, 48, 50),
-            (136, 138, 140),
-            (90, 96, 104),
-        ),
+        "aa1e1e 283c78 e1e1e1 28282c a0a0a5 d2aa32",
+        "782828 30364c c4c6c6 2e3032 888a8c 5a6068",
     ),
-    "truck": (
-        ((220, 216, 208), (180, 60, 40), (60, 90, 120), (200, 170, 90)),
-        ((188, 188, 184), (120, 70, 60), (80, 96, 110), (160, 150, 110)),
-    ),
-    "bus": (
-        ((210, 200, 190), (60, 100, 170), (230, 180, 60)),
-        ((190, 186, 178), (150, 60, 54), (196, 176, 90)),
-    ),
-    "train": (
-        ((150, 150, 160), (170, 50, 44), (90, 100, 120)),
-        ((176, 170, 150), (176, 60, 52), (84, 110, 104)),
-    ),
-    "motorcycle": (
-        ((40, 40, 46), (160, 40, 36), (60, 70, 110)),
-        ((50, 52, 56), (96, 50, 48), (70, 76, 90)),
-    ),
-    "bicycle": (
-        ((60, 60, 66), (140, 60, 50), (60, 90, 130)),
-        ((70, 72, 74), (96, 70, 64), (74, 84, 96)),
-    ),
+    "truck": ("dcd8d0 b43c28 3c5a78 c8aa5a", "bcbcb8 78463c 50606e a0966e"),
+    "bus": ("d2c8be 3c64aa e6b43c", "bebab2 963c36 c4b05a"),
+    "train": ("9696a0 aa322c 5a6478", "b0aa96 b03c34 546e68"),
+    "motorcycle": ("28282e a02824 3c466e", "323438 603230 464c5a"),
+    "bicycle": ("3c3c42 8c3c32 3c5a82", "46484a 604640 4a5460"),
 }
 
 # Amplitude of (fine, coarse) texture, relative to the colour.
@@ -140,14 +61,9 @@ TEXTURE = {
     "vegetation": ((0.30, 0.22), (0.45, 0.40)),
     "terrain": ((0.16, 0.16), (0.30, 0.26)),
     "sky": ((0.00, 0.05), (0.00, 0.03)),
-    "person": ((0.05, 0.05), (0.14, 0.14)),
-    "rider": ((0.05, 0.05), (0.14, 0.14)),
-    "car": ((0.03, 0.05), (0.07, 0.12)),
-    "truck": ((0.03, 0.05), (0.07, 0.12)),
-    "bus": ((0.03, 0.05), (0.07, 0.12)),
-    "train": ((0.03, 0.05), (0.07, 0.12)),
-    "motorcycle": ((0.08, 0.06), (0.14, 0.10)),
-    "bicycle": ((0.08, 0.06), (0.14, 0.10)),
+    **dict.fromkeys(("person", "rider"), ((0.05, 0.05), (0.14, 0.14))),
+    **dict.fromkeys(("car", "truck", "bus", "train"), ((0.03, 0.05), (0.07, 0.12))),
+    **dict.fromkeys(("motorcycle", "bicycle"), ((0.08, 0.06), (0.14, 0.10))),
 }
 
 APPEARANCE = {
@@ -215,7 +131,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Knobs:
-    """How far the camera domain lies from the rendered one, factor by factor.
+    """Distance of the camera domain from the rendered one, factor by factor.
 
     Attributes:
       appearance: colours and texture of each class, pavement tiles, window contrast.
@@ -230,14 +146,14 @@ class Knobs:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """One point on the line from rendered to camera.
+    """The tables at given knobs.
 
     Attributes:
       palette: class name -> colour modes, RGB in 0..1 (beyond by extrapolation).
       texture: ``[256, 2]`` float32, amplitudes by trainId, zero for the ignore label.
-      tone: ranges of `looks.APPEARANCE` and looks.PHOTOMETRY.
-      geometry: ranges of `looks.GEOMETRY`.
-      probability: of `looks.PROBABILITY`, within 0..1.
+      tone: ranges of `APPEARANCE` and `PHOTOMETRY`.
+      geometry: ranges of `GEOMETRY`.
+      probability: of `PROBABILITY`, within 0..1.
     """
 
     palette: Mapping[str, tuple[Rgb, ...]]
@@ -249,27 +165,23 @@ class Look:
 
 @functools.cache
 def look(knobs: Knobs) -> Look:
-    """The look at `knobs`; ``Knobs()`` is the rendered domain."""
+    """Returns the look at `knobs`; ``Knobs()`` is the rendered domain."""
     texture = np.zeros((256, 2), np.float32)
     for name, pair in TEXTURE.items():
         texture[TRAIN_ID[name]] = np.maximum(_mix(*pair, knobs.appearance), 0)
-    return Look(
-        palette={
-            name: tuple(
-                tuple(value / 255 for value in _mix(first, second, knobs.appearance))
-                for first, second in zip(*modes, strict=True)
-            )
-            for name, modes in PALETTE.items()
-        },
-        texture=texture,
-        tone=_ranges(PHOTOMETRY, knobs.photometry)
-        | _ranges(APPEARANCE, knobs.appearance),
-        geometry=_ranges(GEOMETRY, knobs.geometry),
-        probability={
-            name: min(1.0, max(0.0, first + (second - first) * knobs.geometry))
-            for name, (first, second) in PROBABILITY.items()
-        },
-    )
+    palette = {}
+    for name, modes in PALETTE.items():
+        first, second = ([bytes.fromhex(c) for c in text.split()] for text in modes)
+        palette[name] = tuple(
+            tuple(value / 255 for value in _mix(a, b, knobs.appearance))
+            for a, b in zip(first, second, strict=True)
+        )
+    tone = _ranges(PHOTOMETRY, knobs.photometry) | _ranges(APPEARANCE, knobs.appearance)
+    probability = {
+        name: min(1.0, max(0.0, first + (second - first) * knobs.geometry))
+        for name, (first, second) in PROBABILITY.items()
+    }
+    return Look(palette, texture, tone, _ranges(GEOMETRY, knobs.geometry), probability)
 
 
 def _mix(first, second, knob: float) -> tuple[float, ...]:

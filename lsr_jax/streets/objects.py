@@ -1,12 +1,8 @@
-"""Small things: trees, poles with lights and signs, persons, two-wheelers.
+"""Buildings, hedges, walls, fences, trees, poles, persons, two-wheelers.
 
-Every function paints one object that stands on the ground at lateral position `x`,
-`z` metres ahead.
-
-What stands along the road: buildings, hedges, walls, fences.
-
-Each function fills the stretch from `near` to `far` metres ahead at lateral position
-`x`; `side` is -1 left of the road and 1 right of it.
+A function paints one object that stands on the ground at lateral position `x`, `z` metres
+ahead, or that fills the stretch from `near` to `far` metres ahead; `side` is -1 left of
+the road and 1 right of it.
 """
 
 from __future__ import annotations

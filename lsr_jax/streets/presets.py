@@ -1,4 +1,4 @@
-"""What can be chosen about the benchmark: shift, object sizes, image size, counts."""
+"""Presets of the benchmark: domain shift, object sizes, image size, counts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLITS = Counts._fields
 
 
 def domain_and_part(split: str) -> tuple[str, str]:
-    """``"camera_val"`` -> ``("camera", "val")``."""
+    """Splits ``"camera_val"`` into ``("camera", "val")``."""
     domain, _, part = split.partition("_")
     return domain, part
 
@@ -43,7 +43,7 @@ class Preset:
       seed: another seed gives other scenes in every split.
 
     Raises:
-      InputError: where a value cannot be drawn.
+      InputError: a value is out of range.
     """
 
     name: str

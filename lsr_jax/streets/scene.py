@@ -1,7 +1,4 @@
-"""One scene: its random numbers, its look, its light and its canvas.
-
-How large and how near small things are.
-"""
+"""One scene: random numbers, look, light, canvas, and the sizes of small things."""
 
 from __future__ import annotations
 
@@ -17,13 +14,13 @@ RAGGED = canvas.circle(16)
 
 
 def scaled(colour: Rgb, factor: float, offset: float = 0.0) -> Rgb:
-    """``factor * colour + offset``."""
+    """Returns ``factor * colour + offset``."""
     red, green, blue = colour
     return red * factor + offset, green * factor + offset, blue * factor + offset
 
 
 class Scene:
-    """What the functions that draw objects share.
+    """The state of one drawing, shared by all functions that draw objects.
 
     Attributes:
       random: the only source of randomness of this image.
@@ -33,13 +30,7 @@ class Scene:
       canvas: what has been painted so far.
     """
 
-    def __init__(
-        self,
-        rng: random.Random,
-        look: Look,
-        proportions: Proportions,
-        size: tuple[int, int],
-    ):
+    def __init__(self, rng: random.Random, look: Look, proportions: Proportions, size):
         self.random = rng
         self.look = look
         self.proportions = proportions
@@ -60,25 +51,25 @@ class Scene:
         self.canvas = canvas.Canvas(camera, light, sky=self.colour("sky", jitter=0.5))
 
     def uniform(self, low: float, high: float) -> float:
-        """A number between `low` and `high`."""
+        """Draws a number between `low` and `high`."""
         return self.random.uniform(low, high)
 
     def geometry(self, name: str) -> float:
-        """A number from the range `name` of the look's geometry."""
+        """Draws a number from the range `name` of the look's geometry."""
         return self.random.uniform(*self.look.geometry[name])
 
     def chance(self, probability: float | str) -> bool:
-        """True with a probability given as number or as name in the look."""
+        """Returns True with a probability given as number or as name in the look."""
         if isinstance(probability, str):
             probability = self.look.probability[probability]
         return self.random.random() < probability
 
     def sign(self) -> int:
-        """-1 or 1: left or right."""
+        """Draws -1 or 1: left or right."""
         return self.random.choice((-1, 1))
 
     def colour(self, name: str, jitter: float = 1.0) -> Rgb:
-        """One of the class's colour modes, varied in brightness and a little in hue."""
+        """Draws a colour mode of a class, varied in brightness and a little in hue."""
         mode = self.random.choice(self.look.palette[name])
         spread = self.tone["colour_jitter"] * jitter
         brightness = 1 + self.random.gauss(0, spread)
@@ -88,16 +79,16 @@ class Scene:
         )
 
     def skin(self) -> Rgb:
-        """A skin colour."""
+        """Draws a skin colour."""
         return scaled(SKIN, self.uniform(0.35, 1.0))
 
     def glass(self) -> Rgb:
-        """Colour of a vehicle's panes."""
+        """Returns the colour of a vehicle's panes."""
         pane = self.tone["glass"]
         return 0.8 * pane, 0.9 * pane, pane
 
     def windows(self) -> canvas.Pattern:
-        """The windows of one building."""
+        """Draws the windows of one building."""
         pane = self.uniform(0.7, 1.3) * self.tone["glass"]
         return canvas.Pattern(
             pitch=(self.geometry("window_pitch"), self.uniform(2.6, 3.6)),

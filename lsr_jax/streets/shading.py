@@ -1,4 +1,4 @@
-"""From part numbers to an image and a label: texture, shadow, haze, and the optics."""
+"""Turn part numbers into image and label: texture, shadow, haze, camera optics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from lsr_jax.streets.canvas import LABEL, Canvas, Facing
 from lsr_jax.streets.scene import Scene
 
-NEAREST, FARTHEST = 0.5, 300.0  # metres; depth is kept between them
+NEAREST, FARTHEST = 0.5, 300.0  # metres; depth is clipped to them
 LUMINANCE = (0.3, 0.59, 0.11)
 
 
@@ -31,7 +31,7 @@ class Noise(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """What is known of each of the ``N = H * W`` pixels before it gets its colour.
+    """Geometry of each of the ``N = H * W`` pixels.
 
     Attributes:
       part: number of its part.
@@ -70,12 +70,12 @@ def shade(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def noise() -> Noise:
-    """The tables of numbers; drawn once a process, always with the same seed."""
+    """Draws the tables once a process, always with the same seed."""
     rng = np.random.default_rng(7)
 
     def texture(sigma):
         grain = rng.standard_normal((256, 256), np.float32)
-        # Three by three copies, of which the middle one is kept: no seams.
+        # The middle of three by three copies has no seams.
         smooth = cv2.GaussianBlur(np.tile(grain, (3, 3)), (0, 0), sigma)
         smooth = smooth[256:512, 256:512]
         return np.clip(smooth / smooth.std() * 0.6, -1.5, 1.5)
@@ -110,7 +110,7 @@ def _locate(canvas: Canvas) -> Pixels:
 
 
 def _paint_patterns(colour: np.ndarray, canvas: Canvas, pixels: Pixels) -> None:
-    """Mixes in windows and slabs, ever less as they shrink towards one pixel."""
+    """Blends in windows and slabs, less where they shrink towards one pixel."""
     table = np.zeros((len(canvas.parts), 7), np.float32)
     for row, part in zip(table, canvas.parts, strict=True):
         if part.pattern is not None:
@@ -139,14 +139,7 @@ def _texture(amplitude: np.ndarray, pixels: Pixels) -> np.ndarray:
     return amplitude[:, 0] * fine + amplitude[:, 1] * coarse
 
 
-def _light(
-    colour: np.ndarray,
-    canvas: Canvas,
-    tone: Mapping[str, float],
-    pixels: Pixels,
-    label: np.ndarray,
-    shaded: np.ndarray,
-) -> None:
+def _light(colour, canvas, tone, pixels, label, shaded) -> None:
     """Darkens shaded ground, then adds haze: ``c*t + haze*(1 - t)``, t = exp(-kz)."""
     clear = np.exp(-np.float32(tone["haze"]) * pixels.depth)
     clear[label == LABEL["sky"]] = 0.85
@@ -156,9 +149,7 @@ def _light(
     colour += haze * (1 - clear)[:, None]
 
 
-def _photograph(
-    image: np.ndarray, tone: Mapping[str, float], noise_offset: int
-) -> np.ndarray:
+def _photograph(image, tone: Mapping[str, float], noise_offset: int) -> np.ndarray:
     """White balance, saturation, blur, vignetting, contrast, noise, gamma, 8 bits."""
     height, width, _ = image.shape
     gain = np.array([tone["red"], tone["green"], tone["blue"]]) * tone["exposure"]
@@ -170,14 +161,10 @@ def _photograph(
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     _, _, radius = _grid(height, width)
     image *= 1 - np.float32(tone["vignette"]) * radius
-    grain = np.take(
-        noise().sensor,
-        np.arange(noise_offset, noise_offset + image.size),
-        mode="wrap",
-    )
-    image = (image - 0.5) * np.float32(tone["contrast"]) + np.float32(
-        0.5 + tone["lift"]
-    )
+    indices = np.arange(noise_offset, noise_offset + image.size)
+    grain = np.take(noise().sensor, indices, mode="wrap")
+    middle = np.float32(0.5 + tone["lift"])
+    image = (image - 0.5) * np.float32(tone["contrast"]) + middle
     image += grain.reshape(image.shape) * np.float32(tone["noise"])
     np.clip(image, 0, 1, out=image)
     image **= np.float32(tone["gamma"])

@@ -1,7 +1,7 @@
 """Cars, trucks, buses and trams, along the road as boxes or across it as outlines.
 
-Along the road, `z` is the distance of the near end, `x` that of the middle line. Each
-box shows one flank (the one turned to the camera's axis, if any) and its near end.
+Along the road, `z` is the distance of the near end, `x` the lateral position of the middle
+line. A box shows its near end and the flank that is turned to the camera's axis, if any.
 """
 
 from __future__ import annotations

@@ -12,81 +12,56 @@ interrupted. Exit codes: 0 done, 1 a cell failed (the others went on), 2 bad inp
 
 from __future__ import annotations
 
-import argparse
-import functools
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lsr_jax import command_line, commands, files
-from lsr_jax.errors import InputError, Stopped, TrainingError, one_line
+from lsr_jax import cli
+from lsr_jax.errors import InputError, TrainingError, one_line
 from lsr_jax.training import ranges
 from lsr_jax.training.stop import Stop
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the command; returns its exit code, or exits where it was stopped."""
-    try:
-        with Stop() as stop:
-            return commands.guarded(lambda: carry_out(*parse(arguments), stop))
-    except Stopped as reason:
-        command_line.stopped(reason)
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.config(required=True)
+    flags.path("workdir", "Folder of the study; default: studies/NAME.")
+    flags.list("methods", [], "Keys of METHODS.")
+    flags.list("seeds", ["0", "1", "2"], "Seeds of each method.")
+    flags.string("ablate", None, "A method to run without each of its terms.")
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Options, and the ``--config.KEY=VALUE`` flags.
-
-    Raises:
-      InputError: flags that cannot be used.
-    """
-    parser = commands.Parser(
-        prog="python -m lsr_jax.study.run", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
-        "--config", required=True, help="configs/NAME.py or configs/NAME.py:WORDS"
-    )
-    parser.add_argument("--methods", default="", help="keys of METHODS, by commas")
-    parser.add_argument("--seeds", default="0,1,2", help="numbers, by commas")
-    parser.add_argument("--ablate", help="a method each of whose terms is removed")
-    parser.add_argument(
-        "--workdir",
-        type=functools.partial(files.expanded, key="--workdir"),
-        help="default: studies/NAME",
-    )
-    options, rest = parser.parse_known_args(arguments)
-    strange = [word for word in rest if not word.startswith("--config.")]
-    if strange:
-        raise InputError(f"unexpected argument {strange[0]!r}; see --help")
-    if any("=" not in word for word in rest):
-        raise InputError("--config.KEY=VALUE: expected the value behind an =")
-    if any(word.startswith("--config.seed=") for word in rest):
-        raise InputError("--config.seed: name seeds by --seeds 0,1,2")
-    return options, rest
-
-
-def carry_out(options: argparse.Namespace, overrides: Sequence[str], stop: Stop) -> int:
-    """Run all cells and write the comparison.
+def study(options) -> int:
+    """Run all cells and write the comparison; returns the exit code.
 
     Raises:
       InputError: an unusable config, method, seed or workdir.
-      Stopped: as ``stop`` says; the cell that trained is saved.
+      Stopped: by a signal; the cell that was training is saved.
     """
-    # Imported here: bad flags are answered without waiting for JAX.
-    from absl import logging
+    with Stop() as stop:
+        return carry_out(options, stop)
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, study, argv)
+
+
+def carry_out(options, stop: Stop) -> int:
+    """The body of `study`."""
+    overrides = options.overrides
+    if any(word.startswith("--config.seed=") for word in overrides):
+        raise InputError("--config.seed: name seeds by --seeds=0,1,2")
+    # Imported here: bad flags are answered without waiting for JAX.
     from lsr_jax.study import outcome, plan
     from lsr_jax.training import sharding, workdir
 
-    logging.set_verbosity(logging.WARNING)
     seeds = numbers(options.seeds)
-    methods = words(options.methods)
-    named = list(filter(None, dict.fromkeys([*methods, options.ablate])))
+    named = list(filter(None, dict.fromkeys([*options.methods, options.ablate])))
     check_methods(named)
     load = loader(options.config, overrides, named)
-    folder = options.workdir or Path(
-        "studies", command_line.default_workdir(options.config).name
-    )
+    folder = options.workdir or Path("studies", cli.run_name(options.config))
     sharding.share_cpu(load(named[0], seeds[0])["cpu_devices"])
     lines = comparison_lines(named, options.ablate, load, seeds[0])
     cells = plan.cells(load, lines, seeds, folder)
@@ -165,7 +140,7 @@ def loader(
     def full(method):
         return f"{file}:{','.join(filter(None, [method, argument]))}"
 
-    own = {method: command_line.read_config(full(method)) for method in methods}
+    own = {method: cli.read_config(full(method)) for method in methods}
     known = set().union(*own.values())
 
     def load(method: str, seed: int) -> dict:
@@ -174,7 +149,7 @@ def loader(
             for word in overrides
             if section(word) in own[method] or section(word) not in known
         ]
-        return command_line.read_config(full(method), [*kept, f"--config.seed={seed}"])
+        return cli.read_config(full(method), [*kept, f"--config.seed={seed}"])
 
     return load
 
@@ -215,23 +190,18 @@ def attempt(run, errors: Mapping[Path, str], stop: Stop) -> str | None:
     return None
 
 
-def words(text: str) -> list[str]:
-    """What stands between commas, once each."""
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def numbers(text: str) -> list[int]:
+def numbers(words: Sequence[str]) -> list[int]:
     """Seeds.
 
     Raises:
       InputError: not whole numbers, none, or one that no run has.
     """
     try:
-        found = [int(word) for word in words(text)]
+        found = [int(word) for word in dict.fromkeys(words)]
     except ValueError:
         found = []
     if not found:
-        raise InputError(f"--seeds: expected numbers such as 0,1,2, found {text!r}")
+        raise InputError(f"--seeds: expected numbers such as 0,1,2, found {words}")
     for seed in found:
         ranges.CONFIG["seed"].check("--seeds", seed)
     return found

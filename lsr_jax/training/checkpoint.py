@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.errors import DISK_FULL, InputError, TrainingError
 from lsr_jax.training import distributed
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import PyTree
@@ -498,8 +498,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        full = any(os.strerror(number) in str(error) for number in full)
+        full = any(os.strerror(number) in str(error) for number in DISK_FULL)
         raise TrainingError(
             f"checkpoint in {folder}: cannot be written: {reason(error)}; the previous "
             f"one is intact; {'make room' if full else 'correct that'}, then repeat the "

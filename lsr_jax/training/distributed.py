@@ -7,6 +7,7 @@ share of each batch, and the step is compiled for all devices of all processes.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -38,9 +39,11 @@ def initialize(
     Raises:
       InputError: some of the three are missing and cannot be found, or are impossible.
     """
-    last = (num_processes or 1 << 31) - 1
-    if process_id is not None and not 0 <= process_id <= last:
-        raise InputError(f"--process_id: expected 0 to {last}, found {process_id}")
+    if process_id is not None and not 0 <= process_id < (num_processes or math.inf):
+        raise InputError(
+            f"--process_id: out of range (found {process_id}, expected from 0 and below "
+            f"--num_processes={num_processes})"
+        )
     try:
         jax.distributed.initialize(
             coordinator_address,

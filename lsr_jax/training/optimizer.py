@@ -33,14 +33,14 @@ def poly(
 
     ``lr(t) = learning_rate * (1 - t / decay_steps) ** power``, and during warm-up
     ``lr(t) = learning_rate * t / warmup_steps``. As in CLAN the warm-up does not shift
-    the decay: after it the rate jumps onto the polynomial. Past the decay_steps the rate is
+    the decay: after it the rate jumps onto the polynomial. After decay_steps the rate is
     0 (the originals turn complex there). ``schedule_offset`` steps are skipped: CAG moves its
     schedule before the first step, not after it, which is 1.
     """
 
     def schedule(count: jax.Array) -> jax.Array:
         t = jnp.asarray(count, float) + schedule_offset
-        # Not 1 - t / decay_steps: near the decay_steps float32 would lose most digits.
+        # Not 1 - t / decay_steps: near its end float32 would lose most digits.
         decay = (jnp.maximum(decay_steps - t, 0.0) / decay_steps) ** power
         warmup = t / max(warmup_steps, 1)
         return learning_rate * jnp.where(t < warmup_steps, warmup, decay)

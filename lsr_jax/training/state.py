@@ -55,7 +55,7 @@ def create(
     """The state before step 0.
 
     Everything is copied: a method may keep the model's parameters (a teacher, a frozen
-    labeller), and a donated buffer must have one owner.
+    pseudo_labeler), and a donated buffer must have one owner.
     """
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -45,10 +45,10 @@ class Stop:
         if self._steps_left is not None:
             self._steps_left -= 1
             if self._steps_left <= 0:
-                self._reason = self._reason or "--max-steps"
+                self._reason = self._reason or "--max_steps"
         minutes = (time.monotonic() - self._begin) / 60
         if self._max_minutes is not None and minutes >= self._max_minutes:
-            self._reason = self._reason or "--max-minutes"
+            self._reason = self._reason or "--max_minutes"
         return self._reason
 
     def check(self, agreed: Callable[[bool], bool] = bool) -> None:

@@ -16,7 +16,7 @@ from typing import TextIO
 import jax
 
 import lsr_jax
-from lsr_jax import commands, files
+from lsr_jax import cli, files
 from lsr_jax.errors import InputError
 from lsr_jax.training import checkpoint
 
@@ -197,7 +197,7 @@ def with_defaults(config: Mapping) -> dict:
     Raises:
       ValueError: a section or a stage that every config has is missing or malformed.
     """
-    from configs import default
+    from lsr_jax.configs import default
 
     stages = config.get("stages")
     if not (stages and isinstance(stages, list) and set(map(type, stages)) == {str}):
@@ -250,7 +250,7 @@ def environment() -> dict:
     """Command, versions, devices and machine."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
-        "command": commands.line(),
+        "command": cli.command_line(),
         "versions": {"lsr_jax": lsr_jax.__version__, **versions},
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -76,12 +76,12 @@ def test_what_cannot_run(tmp_path, downloads, capsys):
     assert err.count("\n") == 1
     assert run(capsys, "gta6", tmp_path)[0] == 2
     assert run(capsys, "gta5", downloads / "gta5", "--splits", "vall")[0] == 2
-    assert run(capsys, "gta5", downloads / "gta5", "--contact-sheet", "no")[0] == 2
+    assert run(capsys, "gta5", downloads / "gta5", "--contact_sheet", "no")[0] == 2
 
 
 def test_contact_sheet(downloads, tmp_path, capsys):
     path = tmp_path / "sheet.png"
-    options = ("--contact-sheet", str(path), "--pairs", "3")
+    options = ("--contact_sheet", str(path), "--pairs", "3")
     assert run(capsys, "synthia_rand_cityscapes", downloads / "synthia_rand_cityscapes",
                *options)[0] == 0  # fmt: skip
     sheet = np.asarray(Image.open(path))

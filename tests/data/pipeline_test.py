@@ -320,7 +320,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = """
 import itertools, multiprocessing, os, signal, threading, time
 import grain
-from lsr_jax.data import batches
+from lsr_jax.data import pipeline
 from lsr_jax.errors import TrainingError
 
 def strike():
@@ -336,7 +336,7 @@ def main():
         signal.signal(number, lambda number, _: print(signal.Signals(number).name))
     dataset = grain.MapDataset.range(1000).batch(2)
     threading.Thread(target=strike).start()
-    with batches.Batches(dataset, list, workers=2) as read:
+    with pipeline.Batches(dataset, list, workers=2) as read:
         print(*itertools.chain(*itertools.islice(read, 3)))
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
         try:

@@ -11,7 +11,7 @@ import damage
 import numpy as np
 import pytest
 
-from lsr_jax.data import prepare, prepared
+from lsr_jax.data import prepare, prepared, sources
 from lsr_jax.data.label_spaces import SPACES
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
@@ -30,6 +30,10 @@ def gta5(downloads, tmp_path_factory):
     return run("gta5", downloads / "gta5", tmp_path_factory.mktemp("prepared"))
 
 
+def open_gta5(folder):
+    return sources.Prepared(LAYOUTS["gta5"], folder, SPACES["cityscapes"], None, "stop")
+
+
 def manifest_of(folder):
     return json.loads((folder / "manifest.json").read_text())
 
@@ -46,7 +50,7 @@ def test_the_manifest_says_what_is_there(gta5):
     assert split["skipped"] == {}
     assert sum(split["pixels"].values()) == 8 * 32 * 64
     assert len(manifest["sha256"]) == 64
-    opened = prepared.Prepared(LAYOUTS["gta5"], gta5, space=SPACES["cityscapes"])
+    opened = open_gta5(gta5)
     total = np.zeros(256, int)
     for record in opened.open("train"):
         label = cv2.imdecode(np.frombuffer(record["label"], np.uint8), -1)
@@ -71,14 +75,14 @@ def test_zips_hold_the_same_content(downloads, tmp_path):
 
 def test_full_keeps_the_bytes_of_the_images(downloads, tmp_path):
     folder = run("gta5", downloads / "gta5", tmp_path, size=None)
-    opened = prepared.Prepared(LAYOUTS["gta5"], folder, space=SPACES["cityscapes"])
+    opened = open_gta5(folder)
     file = downloads / "gta5" / "images" / "00003.png"
     assert opened.open("train")[2]["image"] == file.read_bytes()
 
 
 def test_a_bad_pair_stops_or_is_skipped(downloads, tmp_path):
     root = damage.gta5(downloads, tmp_path / "gta5")
-    with pytest.raises(InputError, match=r"^\S+00007.png: .*--on-bad-example skip"):
+    with pytest.raises(InputError, match=r"^\S+00007.png: .*--on_bad_example=skip"):
         run("gta5", root, tmp_path)
     folder = run("gta5", root, tmp_path, on_bad_example="skip")
     split = manifest_of(folder)["splits"]["train"]
@@ -110,9 +114,8 @@ def test_too_little_room_is_said_before_it_starts(downloads, tmp_path, monkeypat
 
 SLOW = """
 import multiprocessing, sys, time
-from lsr_jax.data import conversion, prepare
+from lsr_jax.data import prepare
 from lsr_jax.data.layouts import LAYOUTS
-convert = conversion.convert
 if __name__ == "__main__":
     root, out = sys.argv[1:]
     from lsr_jax.data import processes

@@ -1,5 +1,6 @@
 """Lists of a prepared folder that somebody changed: never another image in silence."""
 
+import hashlib
 import itertools
 import json
 import pathlib
@@ -9,7 +10,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from lsr_jax.data import image_io, pipeline, prepare, prepared
+from lsr_jax.data import image_io, pipeline, prepare, prepared, sources
 from lsr_jax.data.label_spaces import SPACES
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
@@ -24,7 +25,7 @@ def folder(downloads, tmp_path):
 
 
 def read(folder, split="train"):
-    data = prepared.Prepared(LAYOUT, folder, space=SPACES["cityscapes"])
+    data = sources.Prepared(LAYOUT, folder, SPACES["cityscapes"], None, "stop")
     return [record["id"] for record in data.open(split)]
 
 
@@ -59,42 +60,49 @@ def test_a_changed_list_is_one_line(change, older, folder):
 
 
 @pytest.mark.parametrize("key", ["dataset", "ids", "size", "splits"])
-def test_a_manifest_without_a_key_is_one_line(key, folder):
+@pytest.mark.parametrize("value", [3, None])
+def test_a_changed_manifest_is_one_line(key, value, folder):
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: 3}))
-    with pytest.raises(InputError, match=f"found: 3 for '{key}'; remove"):
+    manifest = json.loads(path.read_text())
+    manifest.pop(key)
+    path.write_text(json.dumps(manifest if value is None else {**manifest, key: value}))
+    with pytest.raises(InputError, match=f"^{folder}.*: expected .* found") as caught:
         read(folder)
+    assert "\n" not in str(caught.value)
 
 
 COUNT, SIZE = 6, (8, 12)
 
 
-def records():
+def records(tally=None):
     rng = np.random.default_rng(0)
     for index in range(COUNT):
         image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
         label = np.full(SIZE, index, np.uint8)
-        yield image_io.Record(
+        record = prepared.Record(
             id=f"r{index}",
             image=image_io.png(image),
             label=image_io.png(label),
-            sha256=image_io.digest(image, label),
+            sha256=prepared.digest(image, label),
             pixels=np.bincount(label.ravel(), minlength=256),
         )
+        if tally:
+            tally.add(record)
+        yield record
 
 
 @pytest.fixture
 def stored(tmp_path):
-    tally, target = image_io.Tally(), tmp_path / "set" / "1.0.0"
+    tally, target = prepared.Tally(), tmp_path / "set" / "1.0.0"
 
     def manifest():
         splits = {"train": {"count": tally.count, "sha256": tally.sha256}}
-        return {"sha256": image_io.combined_sha256(splits), "splits": splits}
+        return {"sha256": prepared.combined_sha256(splits), "splits": splits}
 
     prepared.write_once(
         target,
         name="set",
-        splits={"train": lambda: tally.watch(records())},
+        splits={"train": lambda: records(tally)},
         size=SIZE,
         manifest=manifest,
     )
@@ -119,12 +127,12 @@ def damage_shard(stored):
 def test_what_was_written_is_read_in_order_and_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "own"))
-    tally = image_io.Tally()
+    tally = prepared.Tally()
     target = tmp_path / "set" / "1.0.0"
     prepared.write_once(
         target,
         name="set",
-        splits={"train": lambda: tally.watch(records())},
+        splits={"train": lambda: records(tally)},
         size=SIZE,
         manifest=lambda: {},
     )
@@ -155,8 +163,6 @@ def test_a_manifest_keeps_what_it_said(stored):
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="a sha256 that is not that of its splits"):
         opened(stored)
-    with pytest.raises(InputError, match="found: None for 'preset'"):
-        prepared.read_manifest(stored, command="make", facts={"preset": dict})
     with pytest.raises(InputError, match="found: 6 instead of 7 in train"):
         prepared.open_split(stored, "train", command="make", counts={"train": 7})
 
@@ -190,3 +196,26 @@ def test_a_damaged_record_ends_training_with_one_line(workers, stored):
         train()
     assert "\n" not in str(caught.value)
     assert pathlib.Path(stored).is_dir()
+
+
+def test_a_tally_counts_what_passes():
+    records = [
+        prepared.Record(name, b"", b"", f"{name} hash", np.eye(256, dtype=int)[number])
+        for number, name in enumerate("ab")
+    ]
+    tally = prepared.Tally()
+    for record in records:
+        tally.add(record)
+    assert tally.count == 2
+    assert tally.pixels[:3].tolist() == [1, 1, 0]
+    expected = hashlib.sha256(b"a a hash\nb b hash\n").hexdigest()
+    assert tally.sha256 == expected
+    splits = {"z": {"sha256": "1"}, "y": {"sha256": "2"}}
+    expected = hashlib.sha256(b"y 2\nz 1\n").hexdigest()
+    assert prepared.combined_sha256(splits) == expected
+
+
+def test_digest_is_over_image_then_label():
+    image, label = np.ones((1, 2, 3), np.uint8), np.zeros((1, 2), np.uint8)
+    expected = hashlib.sha256(b"\1" * 6 + b"\0" * 2).hexdigest()
+    assert prepared.digest(image, label) == expected

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import cs2crosscity, gta2cs, synthia2cs
+from lsr_jax.configs import cs2crosscity, gta2cs, synthia2cs
 from lsr_jax.report import report
 from lsr_jax.training import loop
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import dataset_folders
-from configs import default
+from lsr_jax.configs import default
 from lsr_jax.data import label_spaces, pipeline, prepare, records, sources
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError

@@ -28,7 +28,7 @@ def stubbed(method, networks, state, labels, run=jax.jit):
     Args:
       method: CAG.
       networks: outputs of the trained network on source and target, ``params["model"]``.
-      state: whose ``labeller`` is the output of the labeller on the target.
+      state: whose ``pseudo_labeler`` is the output of the pseudo_labeler on the target.
       labels: of the source.
       run: `jax.jit`, or `traced` for shapes alone.
     """
@@ -68,8 +68,8 @@ def test_golden_step(golden):
         for domain in ("source", "target")
     }
     anchors = jnp.asarray(golden["anchors"])
-    labeller = golden["pred_feat"], golden["pred_output"]
-    state = cag.CAGState(anchors, jnp.ones(len(anchors)), labeller, {})
+    pseudo_labeler = golden["pred_feat"], golden["pred_output"]
+    state = cag.CAGState(anchors, jnp.ones(len(anchors)), pseudo_labeler, {})
     (value, aux), (gradient, still), calls = stubbed(
         cag.make(), networks, state, jnp.asarray(golden["source_labels"])
     )
@@ -130,7 +130,7 @@ def test_without_target_terms_nobody_labels(stub):
 def test_what_both_rules_keep_is_told(stub):
     _, state, _ = stub
     (_, aux), *_ = stubbed(cag.make(gap=0.1, probability=0.9), *stub)
-    features, logits = state.labeller
+    features, logits = state.pseudo_labeler
     by_anchor = pseudo_labels.nearest_anchor(
         features, state.anchors, state.count > 0, gap=0.1
     )
@@ -198,8 +198,8 @@ def test_anchors_against_loops(key, given):
     assert 0 < (count == 2).sum() < 5
     np.testing.assert_array_equal(prepared.count, count)
     np.testing.assert_allclose(prepared.anchors, anchors, rtol=1e-5)
-    chex.assert_trees_all_equal(prepared.labeller, given.params)
-    chex.assert_trees_all_equal(prepared.labeller_state, given.model_state)
+    chex.assert_trees_all_equal(prepared.pseudo_labeler, given.params)
+    chex.assert_trees_all_equal(prepared.pseudo_labeler_state, given.model_state)
     chex.assert_trees_all_equal(method.prepare(prepared, given), prepared)
 
 
@@ -216,7 +216,7 @@ def test_anchors_from_files(key, given, tmp_path):
         prepared = method.prepare(state, given)
         np.testing.assert_array_equal(prepared.anchors, vectors.astype(np.float32))
         np.testing.assert_array_equal(prepared.count, list(count))
-        chex.assert_trees_all_equal(prepared.labeller, given.params)
+        chex.assert_trees_all_equal(prepared.pseudo_labeler, given.params)
 
 
 ONES = np.ones((5, 6))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lsr_jax import streets
-from lsr_jax.data import image_io, label_spaces
+from lsr_jax.data import label_spaces, prepared
 
 TINY = streets.PRESETS["tiny"]
 
@@ -26,18 +26,18 @@ def test_another_process_draws_the_same_without_jax_or_tfds():
     script = """
 import json, sys
 from lsr_jax import streets
-from lsr_jax.data import image_io
+from lsr_jax.data import prepared
 tiny = streets.PRESETS["tiny"]
 drawn = [streets.draw(i, domain=d, split="val", preset=tiny)
          for d in streets.DOMAINS for i in (0, 7)]
 heavy = {"jax", "tensorflow", "tensorflow_datasets", "grain"} & set(sys.modules)
-print(json.dumps([[image_io.digest(*pair) for pair in drawn], sorted(heavy)]))
+print(json.dumps([[prepared.digest(*pair) for pair in drawn], sorted(heavy)]))
 """
     output = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout
     here = [
-        image_io.digest(*streets.draw(index, domain=domain, split="val", preset=TINY))
+        prepared.digest(*streets.draw(index, domain=domain, split="val", preset=TINY))
         for domain, index in itertools.product(streets.DOMAINS, (0, 7))
     ]
     assert json.loads(output) == [here, []]
@@ -48,7 +48,7 @@ def test_no_image_is_drawn_twice():
     # Without a shift, nothing but the random numbers tells the domains apart.
     unshifted = [dataclasses.replace(p, knobs=streets.Knobs()) for p in seeds]
     digests = [
-        image_io.digest(*pair)
+        prepared.digest(*pair)
         for preset, domain, part in itertools.product(
             unshifted, streets.DOMAINS, streets.PARTS
         )

@@ -13,7 +13,8 @@ from lsr_jax.streets import looks
 def test_ends_of_the_line_are_the_tables(end):
     look = looks.look(looks.Knobs(float(end), float(end), float(end)))
     for name, modes in looks.PALETTE.items():
-        np.testing.assert_allclose(look.palette[name], np.array(modes[end]) / 255)
+        colors = [tuple(bytes.fromhex(mode)) for mode in modes[end].split()]
+        np.testing.assert_allclose(look.palette[name], np.array(colors) / 255)
     for name, amplitude in looks.TEXTURE.items():
         row = look.texture[label_spaces.TRAIN_ID[name]]
         np.testing.assert_allclose(row, amplitude[end], rtol=1e-6)
@@ -60,4 +61,4 @@ def test_tables_name_every_class():
     assert tuple(looks.PALETTE) == label_spaces.NAMES
     assert tuple(looks.TEXTURE) == label_spaces.NAMES
     for rendered, camera in looks.PALETTE.values():
-        assert len(rendered) == len(camera)
+        assert len(rendered.split()) == len(camera.split())

@@ -11,7 +11,7 @@ from lsr_jax.streets import dataset
 
 def test_contact_sheet_holds_the_pairs_it_is_asked_for(tmp_path):
     path = tmp_path / "sheet.png"
-    arguments = f"--contact-sheet {path} --preset tiny --pairs 2 --size 48x96".split()
+    arguments = f"--contact_sheet {path} --preset tiny --pairs 2 --size 96x48".split()
     assert command_line.main(arguments) == 0
     sheet = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     # Two rows of four pictures, each with a gap; 19 names in columns of 90 pixels.
@@ -35,7 +35,7 @@ def test_prepare_prints_the_folder(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(dataset, "prepare", prepare)
     arguments = ["--prepare", "--preset", "large", "--workers", "3"]
-    assert command_line.main([*arguments, "--data-dir", str(tmp_path)]) == 0
+    assert command_line.main([*arguments, "--data_dir", str(tmp_path)]) == 0
     assert calls == [("large", {"data_dir": tmp_path, "workers": 3})]
     assert capsys.readouterr().out == f"{tmp_path / 'done'}\n"
 
@@ -43,14 +43,14 @@ def test_prepare_prints_the_folder(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ("", "--contact-sheet --prepare is required"),
-        ("--prepare --preset street", "invalid choice: 'street'"),
-        ("--prepare --worker 0", "expected a number from 1, found '0'"),
-        ("--contact-sheet x.png --size 96", "expected HxW such as 96x192"),
-        ("--contact-sheet x.png --size 8x8", "expected 32 pixels or more"),
-        ("--contact-sheet /no/such/folder/x.png", "/no/such/folder/x.png"),
-        ("--contact-sheet x.txt", "x.txt: expected a .png file"),
-        ("--prepare --nonsense", "--nonsense"),
+        ("", "give either --contact_sheet PNG or --prepare"),
+        ("--prepare --preset street", "--preset=street: value should be one of"),
+        ("--prepare --workers 0", "--workers=0"),
+        ("--contact_sheet x.png --size 96", "expected WIDTHxHEIGHT"),
+        ("--contact_sheet x.png --size 8x8", "expected 32 pixels or more"),
+        ("--contact_sheet /no/such/folder/x.png", "/no/such/folder/x.png"),
+        ("--contact_sheet x.txt", "x.txt: expected a .png file"),
+        ("--prepare --nonsense", "flag 'nonsense'"),
     ],
 )
 def test_wrong_arguments_give_one_line_and_code_2(arguments, named, capsys):

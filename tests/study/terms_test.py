@@ -2,7 +2,7 @@
 
 import pytest
 
-from lsr_jax import command_line
+from lsr_jax import cli
 from lsr_jax.study import terms
 
 # How ml_collections reads config files.
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning
 
 
 def config(method, *overrides):
-    return command_line.read_config(f"configs/streets.py:{method},tiny", overrides)
+    return cli.read_config(f"configs/streets.py:{method},tiny", overrides)
 
 
 def test_an_exponent_is_no_weight():

@@ -338,7 +338,7 @@ def test_a_run_goes_on_with_other_devices_and_workers(config, watched, tmp_path)
     config = {**config, "stages": ("source",)}
     other = {**config, "num_devices": 8, "data": {**config["data"], "workers": 1}}
     with seen() as found:
-        with pytest.raises(Stopped, match="--max-steps after step 3 of source"):
+        with pytest.raises(Stopped, match="--max_steps after step 3 of source"):
             loop.train(config, tmp_path / "run", Stop(max_steps=3))
         other = loop.train(other, tmp_path / "run")
     assert found == both_stages[:4]

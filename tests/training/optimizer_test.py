@@ -218,7 +218,7 @@ def test_golden_poly(golden):
         np.testing.assert_allclose(found, golden[key], rtol=1e-5, atol=1e-12)
         with jax.enable_x64(True):
             found = np.stack([schedule(jnp.asarray(step)) for step in golden[steps]])
-            # Near the decay_steps the originals' 1 - t / T has lost digits that ours has.
+            # Near the end the originals' 1 - t / T has lost digits that ours has.
             golden.holds(key, found, 1e-12, scale="largest")
 
 

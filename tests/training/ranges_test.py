@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import default
+from lsr_jax.configs import default
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
 from lsr_jax.training import preflight, ranges

@@ -90,10 +90,10 @@ def test_limits():
     stop = Stop(max_steps=2)
     assert stop.after_step() is None
     stop.check()
-    assert stop.after_step() == "--max-steps"
-    with pytest.raises(Stopped, match="--max-steps"):
+    assert stop.after_step() == "--max_steps"
+    with pytest.raises(Stopped, match="--max_steps"):
         stop.check()
-    assert Stop(max_minutes=0).after_step() == "--max-minutes"
+    assert Stop(max_minutes=0).after_step() == "--max_minutes"
     assert Stop(max_minutes=5).after_step() is None
     assert Stop().after_step() is None
 

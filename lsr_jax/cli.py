@@ -1,0 +1,355 @@
+"""Flags, exit codes and one-line errors, the same for every command.
+
+Exit codes:
+
+* 0: done.
+* 1: the work failed: a loss is not finite, the disk is full, a worker process died.
+* 2: bad input.
+* 3: stopped early by SIGTERM, SIGINT or a limit; the same command continues.
+* 130: Ctrl-C in a command that does not train.
+* 128 + N: ended at once by a second signal N; the same command continues from the newest
+  checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import logging
+import math
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import absl.flags
+import absl.logging
+from ml_collections import config_flags
+
+from lsr_jax import files
+from lsr_jax.errors import (
+    BAD_PATH,
+    DISK_FAILURE,
+    DISK_FULL,
+    InputError,
+    Stopped,
+    TrainingError,
+    one_line,
+)
+
+INTERRUPTED = 130
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class Flags:
+    """The absl flags of one command.
+
+    Every command has a set of its own, so that commands can import one another.
+    """
+
+    def __init__(self):
+        self.values = absl.flags.FlagValues()
+        self.values.set_gnu_getopt(True)  # flags may follow positional arguments
+        self._where = {"flag_values": self.values, "module_name": "flags"}
+        self.boolean("debug", False, "Show tracebacks, and what libraries log.")
+
+    def string(self, name: str, default: str | None, meaning: str, **options) -> None:
+        """Define a flag for text."""
+        absl.flags.DEFINE_string(name, default, meaning, **options, **self._where)
+
+    def integer(self, name: str, default: int | None, meaning: str, **options) -> None:
+        """Define a flag for a whole number; see absl for ``lower_bound``."""
+        absl.flags.DEFINE_integer(name, default, meaning, **options, **self._where)
+
+    def float(self, name: str, default: float | None, meaning: str, **options) -> None:
+        """Define a flag for a finite number."""
+        absl.flags.DEFINE_float(name, default, meaning, **options, **self._where)
+        absl.flags.register_validator(
+            name,
+            lambda value: value is None or math.isfinite(value),
+            message="not a finite number",
+            flag_values=self.values,
+        )
+
+    def boolean(self, name: str, default: bool, meaning: str) -> None:
+        """Define ``--name`` and ``--noname``."""
+        absl.flags.DEFINE_boolean(name, default, meaning, **self._where)
+
+    def list(self, name: str, default: Sequence[str], meaning: str) -> None:
+        """Define a flag for words separated by commas."""
+        absl.flags.DEFINE_list(name, default, meaning, **self._where)
+
+    def enum(
+        self,
+        name: str,
+        default: str | None,
+        choices: Sequence[str],
+        meaning: str,
+        **options,
+    ) -> None:
+        """Define a flag for one of several words."""
+        absl.flags.DEFINE_enum(
+            name, default, choices, meaning, **options, **self._where
+        )
+
+    def path(self, name: str, meaning: str, **options) -> None:
+        """Define a flag for a file or folder, given as a `Path` with ``~`` expanded."""
+        absl.flags.DEFINE(_PathParser(), name, None, meaning, **options, **self._where)
+
+    def size(self, name: str, meaning: str, *, full: bool = False, **options) -> None:
+        """Define a flag for a size in pixels: ``WIDTHxHEIGHT``, given as ``(H, W)``.
+
+        With ``full``, the word "full" is the empty tuple.
+        """
+        parser = _SizeParser(full)
+        absl.flags.DEFINE(parser, name, None, meaning, **options, **self._where)
+
+    def config(self, *, required: bool = False) -> None:
+        """Define ``--config`` and ``--config.KEY=VALUE``; see `read_config`."""
+        self.string(
+            "config",
+            None,
+            "configs/FILE.py:WORDS, or FILE:WORDS for a file of lsr_jax; "
+            "--config.KEY=VALUE overrides a key.",
+            required=required,
+        )
+
+    def distributed(self) -> None:
+        """Define ``--distributed`` and the flags of `processes`."""
+        self.boolean(
+            "distributed", False, "One of several processes of jax.distributed."
+        )
+        self.string("coordinator_address", None, "HOST:PORT of process 0.")
+        self.integer("num_processes", None, "Number of processes.", lower_bound=1)
+        self.integer("process_id", None, "Index of this one, from 0.", lower_bound=0)
+
+
+class _PathParser(absl.flags.ArgumentParser):
+    def parse(self, argument: str | Path) -> Path:
+        try:
+            return files.expanded(argument)
+        except InputError as error:
+            raise ValueError(error) from None
+
+
+class _SizeParser(absl.flags.ArgumentParser):
+    def __init__(self, full: bool):
+        self._full = full
+
+    def parse(self, argument: str) -> tuple[int, ...]:
+        if self._full and argument == "full":
+            return ()
+        found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", str(argument))
+        if not found:
+            choices = ", or full" if self._full else ""
+            raise ValueError(f"expected WIDTHxHEIGHT such as 1280x720{choices}")
+        return int(found[2]), int(found[1])
+
+
+def run(
+    define: Callable[[Flags], None],
+    command: Callable[..., int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    arguments: Sequence[str] = (),
+) -> int:
+    """Parse flags, call ``command(options, *words)`` and return the exit code.
+
+    Args:
+      define: defines the flags of the command.
+      command: gets an object with the value of every flag by its name, and
+        ``overrides``, the words ``--config.KEY=VALUE``. Returns an exit code, or None.
+      argv: the words after the command; default: those of the process, whose output
+        and logging are then set up too.
+      arguments: names of the positional arguments, all of which are required.
+    """
+    if argv is None:
+        argv = sys.argv[1:]
+        ignore_broken_pipes()
+        _configure_logging("--debug" in argv)
+    debug = "--debug" in argv
+    try:
+        flags = Flags()
+        define(flags)
+        if "--help" in argv:
+            print(sys.modules[command.__module__].__doc__)
+            print(flags.values.get_help(include_special_flags=False))
+            return 0
+        options, words = parse(flags, argv, arguments)
+        return command(options, *words) or 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Stopped as reason:
+        print(f"{reason}; continue with: {command_line()}", file=sys.stderr)
+        return 3
+    except (InputError, TrainingError, OSError) as error:
+        code = exit_code(error)
+        if debug or code is None:
+            raise
+        line = one_line(error)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            line += "; free some space, then run the same command again"
+        print(f"error: {line}", file=sys.stderr)
+        return code
+
+
+def parse(
+    flags: Flags, argv: Sequence[str], arguments: Sequence[str] = ()
+) -> tuple[argparse.Namespace, list[str]]:
+    """Options and positional arguments.
+
+    Raises:
+      InputError: an unknown flag, a bad value, or a missing or unexpected word.
+    """
+    overrides = []
+    if "config" in flags.values:
+        overrides = [word for word in argv if word.startswith("--config.")]
+        argv = [word for word in argv if word not in overrides]
+    for word in overrides:
+        if "=" not in word:
+            raise InputError(f"{word}: missing value; write --config.KEY=VALUE")
+    try:
+        words = flags.values(["", *argv])[1:]
+    except (absl.flags.Error, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{error}; see --help") from error
+    if len(words) < len(arguments):
+        raise InputError(f"missing argument {arguments[len(words)]}; see --help")
+    if len(words) > len(arguments):
+        raise InputError(f"unexpected argument {words[len(arguments)]!r}; see --help")
+    values = flags.values.flag_values_dict()
+    return argparse.Namespace(**values, overrides=overrides), words
+
+
+def exit_code(error: Exception) -> int | None:
+    """The exit code for an error that one line explains; None for any other."""
+    if isinstance(error, InputError):
+        return 2
+    if isinstance(error, TrainingError):
+        return 1
+    number = getattr(error, "errno", None)
+    return 1 if number in DISK_FAILURE else 2 if number in BAD_PATH else None
+
+
+def read_config(name: str, overrides: Sequence[str] = ()) -> dict:
+    """The config that ``--config NAME --config.KEY=VALUE ...`` means, as nested dicts.
+
+    Args:
+      name: ``FILE.py:WORDS``, or ``FILE:WORDS`` for one of the files of lsr_jax.
+      overrides: words ``--config.KEY=VALUE``.
+
+    Raises:
+      InputError: an unknown file, method, preset or key, or a value of another type.
+    """
+    file, _, words = name.partition(":")
+    path = Path(file)
+    if not path.is_file() and (CONFIGS / f"{file}.py").is_file():
+        path = CONFIGS / f"{file}.py"
+    if not path.is_file():
+        raise InputError(f"--config {name}: no such file; see configs/")
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    argv = ["", *overrides]
+    values = absl.flags.FlagValues()
+    try:
+        config = module.get_config(*filter(None, [words]))
+    except ValueError as error:
+        raise InputError(error) from error
+    try:
+        flag = config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=argv
+        )
+        values(argv)
+    except (AttributeError, KeyError) as error:  # ml_collections nests its errors
+        while error.args and isinstance(error.args[0], Exception):
+            error = error.args[0]
+        raise InputError(f"unknown config key: {error.args[0]}") from error
+    except (absl.flags.Error, TypeError, ValueError) as error:
+        raise InputError(str(error).strip()) from error
+    return flag.value.to_dict()
+
+
+def run_name(config: str) -> str:
+    """The name of a run: ``streets-lsr-tiny`` for ``configs/streets.py:lsr,tiny``."""
+    file, _, words = config.partition(":")
+    return "-".join([Path(file).stem, *filter(None, re.split(r"[,:]", words))])
+
+
+def processes(options: argparse.Namespace) -> dict | None:
+    """The keywords of `distributed.initialize`; None for a single process."""
+    names = ("coordinator_address", "num_processes", "process_id")
+    given = {name: getattr(options, name) for name in names}
+    several = any(value is not None for value in given.values())
+    return given if options.distributed or several else None
+
+
+def command_line() -> str:
+    """The command that runs, as a user writes it."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:
+        program = [Path(sys.argv[0]).name]
+    else:
+        program = ["-m", spec.name.removesuffix(".__main__")]
+    return shlex.join(["python", *program, *sys.argv[1:]])
+
+
+def ignore_broken_pipes() -> None:
+    """Drop what is printed after the reader of stdout or stderr (``| head``) has left.
+
+    Otherwise Python raises BrokenPipeError in the middle of the work, or at exit.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream:
+            stream.flush()
+            raw = _UnbreakableFile(stream.fileno(), "w", closefd=False)
+            replacement = io.TextIOWrapper(
+                io.BufferedWriter(raw),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering or stream.write_through,
+            )
+            setattr(sys, name, replacement)
+
+
+class _UnbreakableFile(io.FileIO):
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _configure_logging(debug: bool) -> None:
+    """Hide what Orbax and TFDS log and what their threads raise, unless debugging.
+
+    Orbax prints a traceback for every array that a full disk did not take; the error
+    itself is raised by the save.
+    """
+    if debug:
+        absl.logging.set_verbosity(absl.logging.INFO)
+        return
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+    def of_closed_loop(error: BaseException | None) -> bool:
+        return str(error) == "Event loop is closed"
+
+    def excepthook(kind, error, trace) -> None:
+        if not of_closed_loop(error):
+            sys.__excepthook__(kind, error, trace)
+
+    def unraisablehook(failure) -> None:
+        if not of_closed_loop(failure.exc_value):
+            sys.__unraisablehook__(failure)
+
+    def thread_excepthook(failure) -> None:
+        if not type(failure.thread).__module__.startswith("orbax."):
+            threading.__excepthook__(failure)
+
+    sys.excepthook = excepthook
+    sys.unraisablehook = unraisablehook
+    threading.excepthook = thread_excepthook
