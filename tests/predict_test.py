@@ -97,7 +97,7 @@ def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
         ({"size": (99999999, 99999999)}, "expected at most 67108864 pixels"),
         ({"kinds": ["colour"]}, "--kinds: .*'colour'"),
         ({"scales": ["x"]}, "scales: expected numbers"),
-        ({"step": 5}, "kept steps 1, found 5"),
+        ({"step": 5}, "found 5, expected one of the saved steps 1"),
         ({"workdir": str(tmp_path / "w.safetensors")}, "expected --config"),
     ):
         with pytest.raises(InputError, match=message) as caught:
@@ -126,5 +126,5 @@ def test_the_command_says_what_is_wrong_on_one_line(tmp_path):
     command.append(f"--workdir={tmp_path / 'nothing'}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: expected a workdir")
+    assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: no weights")
     assert done.stderr.count("\n") == 1
