@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import steps, timing
 from lsr_jax import models
 from lsr_jax.augment import preprocess
-from lsr_jax.evaluation.evaluate import Evaluator
+from lsr_jax.evaluation import predictor
 from lsr_jax.training import sharding
 from lsr_jax.types import Images
 
@@ -88,13 +88,12 @@ def evaluation(dtype: str, options, mesh, loaded):
         backbone=options.backbone, num_classes=steps.NUM_CLASSES, dtype=dtype
     )
     network = sharding.replicate(model.init(jax.random.key(0), options.size), mesh)
-    evaluator = Evaluator(
+    scores = predictor.network(
         model.forward,
-        num_classes=steps.NUM_CLASSES,
-        preprocess=functools.partial(preprocess.normalise, preprocessing="caffe"),
-        mesh=mesh,
+        functools.partial(preprocess.normalise, preprocessing="caffe"),
     )
-    return lambda: evaluator.confusion(*network, loaded)
+    evaluated = predictor.Predictor(scores, num_classes=steps.NUM_CLASSES, mesh=mesh)
+    return lambda: evaluated.confusion(*network, loaded)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def evaluate(options) -> None:
     }
     names = [name for name in request.Request._fields if name not in read]
     given = {name: getattr(options, name) for name in names}
-    request.carry_out(request.Request(**given, **read))
+    request.evaluate(request.Request(**given, **read))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

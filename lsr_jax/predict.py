@@ -1,23 +1,26 @@
-"""Predict the classes of images: colour maps, ids, overlays.
+"""Predict the classes of images: color maps, ids, overlays.
 
 python -m lsr_jax.predict --workdir runs/gta2cs --images 'photos/*.jpg' --out predictions
 python -m lsr_jax.predict --workdir runs/gta2cs:lsr --images 'test/*/*.png' --out server \
     --kinds cityscapes_ids --mode slide --overlap 0.5 --flip
 
 Every kind gets its folder below --out, in which files are named as the images are.
-Statistics of BatchNorm are those of training.
+BatchNorm uses the running statistics of training.
 
 Exit codes: 0 done, 2 bad input.
 """
 
 from __future__ import annotations
 
+import glob
 import math
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -25,18 +28,17 @@ from lsr_jax import cli, streets
 from lsr_jax.data import custom, image_io, label_spaces, sources
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import predict, predictor
-from lsr_jax.evaluation.evaluate import Evaluator
-from lsr_jax.evaluation.predict import KINDS
-from lsr_jax.evaluation.predictor import Averaging, Size
+from lsr_jax.evaluation import class_maps, predictor
+from lsr_jax.evaluation.predictor import Size, TestTimeAugmentation
 from lsr_jax.training import sharding, weights
 from lsr_jax.training.weights import Source
 
+KINDS = ("color", "train_ids", "cityscapes_ids", "overlay")
 MODES = ("resize", "slide")
 
 
 class Request(NamedTuple):
-    """The flags, as they were given; `define` says what they mean."""
+    """The values of the flags; see `define`."""
 
     workdir: str
     images: str
@@ -45,7 +47,7 @@ class Request(NamedTuple):
     step: int | None = None
     kinds: Sequence[str] = ()
     mode: str = "resize"
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     overlap: float = 0.5
     flip: bool = False
     scales: Sequence[str] = ("1",)
@@ -64,7 +66,7 @@ def define(flags: cli.Flags) -> None:
     flags.config()
     flags.string("images", None, "Pattern, quoted: 'a/**/*.png'.", required=True)
     flags.path("out", "Folder to write.", required=True)
-    flags.integer("step", None, "A kept step; default: the newest.")
+    flags.integer("step", None, "A saved step; default: the newest.")
     flags.list("kinds", [], f"Some of {','.join(KINDS)}; default: all.")
     flags.enum("mode", "resize", MODES, "Resize images, or slide a window over them.")
     flags.size("size", "Network input or window; default: as trained.")
@@ -74,112 +76,86 @@ def define(flags: cli.Flags) -> None:
     flags.integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
 
 
-def carry_out(request: Request) -> list[Path]:
-    """Predict and write; the files.
+def predict(request: Request) -> list[Path]:
+    """Predict every image and write its files; returns them.
 
     Raises:
-      InputError: wrong flags, no images, one that cannot be read, a folder that cannot
-        be written.
+      InputError: a wrong flag, no image, an image that cannot be read, or a folder that
+        cannot be written.
     """
-    views = averaging(request)
+    # A window gives probabilities of pixels, which can be averaged with its neighbors'.
+    average = "pixel_probabilities" if request.mode == "slide" else None
+    augmentation = predictor.parse_augmentation(request.flip, request.scales, average)
     if not 0 <= request.overlap < 1:
         raise InputError(f"--overlap: expected 0 to below 1, found {request.overlap:g}")
     place = weights.resolve(request.workdir, step=request.step)
     config = place.config or request.config
     if config is None:
         raise InputError(
-            f"{place.path}: expected --config with network and classes, found no run "
-            "around it"
+            f"{place.path}: is outside of a run; name its network and classes by --config"
         )
     space = label_space(config)
-    kinds = check_kinds(request.kinds, space)
+    kinds = select_kinds(request.kinds, space)
     size = network_size(config, request.size)
-    outputs = predict.name_outputs(predict.find_images(request.images))
-    predict.prepare_folder(Path(request.out), kinds)
+    outputs = name_outputs(find_images(request.images))
+    out = Path(request.out)
+    make_folders(out, kinds)
 
     sharding.share_cpu(config["cpu_devices"])
-    network = load(place, config, views)
+    network = load(place, config, augmentation)
+    batch_size = request.batch_size
     written = []
-    for path, image, label in predictions(network, outputs, size, request):
-        for kind in kinds:
-            file = Path(request.out) / kind / outputs[path]
-            predict.write(file, predict.render(kind, label, image, space))
-            written.append(file)
+    progress = tqdm(outputs, unit="image", desc="predict")
+    for paths in class_maps.batches(progress, batch_size):
+        images = [read_image(path) for path in paths]
+        if request.mode == "resize":
+            labels = class_maps.resize(
+                network, images, size=size, batch_size=batch_size
+            )
+        else:
+            keywords = {"overlap": request.overlap, "batch_size": batch_size}
+            labels = (
+                class_maps.slide(network, image, window=size, **keywords)
+                for image in images
+            )
+        for path, image, label in zip(paths, images, labels, strict=True):
+            for kind in kinds:
+                file = out / kind / outputs[path]
+                write_png(file, render(kind, label, image, space))
+                written.append(file)
     return written
 
 
-def predictions(
-    network: predict.Network,
-    outputs: Mapping[Path, Path],
-    size: Size,
-    request: Request,
-) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-    """``(path, image, class map)`` of every image, behind a progress bar."""
-    waiting = []
-
-    def images():
-        for path in tqdm(outputs, unit="image", desc="predict"):
-            image = predict.read(path)
-            waiting.append((path, image))
-            yield image
-
-    if request.mode == "resize":
-        found = predict.resized(
-            network, images(), size=size, batch_size=request.batch_size
-        )
-    else:
-        found = (
-            predict.slide(
-                network,
-                image,
-                window=size,
-                overlap=request.overlap,
-                batch_size=request.batch_size,
-            )
-            for image in images()
-        )
-    for label in found:
-        yield (*waiting.pop(0), label)
-
-
-def load(place: Source, config: Mapping, averaging: Averaging) -> predict.Network:
+def load(
+    place: Source, config: Mapping, augmentation: TestTimeAugmentation
+) -> class_maps.Network:
     """The network, on all devices."""
     mesh = sharding.make_mesh(config["num_devices"])
     trained = weights.load(place, mesh=mesh, config=config)
-    evaluator = Evaluator(
+    scores = predictor.network(
         trained.model.forward,
-        num_classes=trained.model.num_classes,
-        preprocess=trained.normalise,
+        trained.normalise,
         prediction=trained.model.prediction,
-        averaging=averaging,
-        mesh=mesh,
+        augmentation=augmentation,
     )
-    return predict.Network(evaluator, trained.params, trained.model_state)
-
-
-def averaging(request: Request) -> Averaging:
-    """Views, and what of them: windows always give probabilities of pixels.
-
-    Raises:
-      InputError: see `predictor.parse`.
-    """
-    average = "pixel_probabilities" if request.mode == "slide" else None
-    return predictor.parse(request.flip, request.scales, average)
+    num_classes = trained.model.num_classes
+    own = predictor.Predictor(scores, num_classes=num_classes, mesh=mesh)
+    return class_maps.Network(own, trained.params, trained.model_state)
 
 
 def label_space(config: Mapping) -> LabelSpace:
-    """The classes of a config's target domain; its data need not be there."""
+    """The classes of a config's target domain; its data need not exist."""
     spec = config["data"]["target"]
     if spec["space"] in label_spaces.SPACES:
         return label_spaces.SPACES[spec["space"]]
     return sources.label_space(spec, custom.find_layout(spec["name"]))
 
 
-def network_size(config: Mapping, given: tuple[int, int] | None) -> Size:
+def network_size(config: Mapping, given: Size | None) -> Size:
     """``(H, W)`` of the network's input: --size, or that of the target images.
 
     Raises:
-      InputError: a size that is none, or neither known nor given.
+      InputError: the size is too large, or neither configured nor given.
     """
     spec = config["data"]["target"]
     if given:
@@ -192,25 +168,140 @@ def network_size(config: Mapping, given: tuple[int, int] | None) -> Size:
         return tuple(spec["size"])
     if spec["preset"] in streets.PRESETS:
         return streets.PRESETS[spec["preset"]].size
-    raise InputError("--size: expected WIDTHxHEIGHT; the config names no size")
+    raise InputError("--size: expected WIDTHxHEIGHT; the config has no size")
 
 
-def check_kinds(kinds: Sequence[str], space: LabelSpace) -> tuple[str, ...]:
-    """The kinds to write, by default all that the classes have.
+def select_kinds(kinds: Sequence[str], space: LabelSpace) -> tuple[str, ...]:
+    """The kinds to write, by default all that exist for the classes.
 
     Raises:
-      InputError: an unknown one, or Cityscapes ids of other classes.
+      InputError: an unknown kind, or Cityscapes ids of other classes.
     """
-    strange = set(space.classes) - set(label_spaces.NAMES)
-    chosen = tuple(kinds) or tuple(k for k in KINDS if k[:4] != "city" or not strange)
-    for kind in chosen:
+    other = set(space.classes) - set(label_spaces.NAMES)
+    if not kinds:
+        return tuple(k for k in KINDS if not (other and k == "cityscapes_ids"))
+    for kind in kinds:
         if kind not in KINDS:
             raise InputError(
                 f"--kinds: expected some of {', '.join(KINDS)}, found {kind!r}"
             )
-        if kind.endswith("ids"):
-            predict.ids(kind, space)
-    return chosen
+        if kind == "cityscapes_ids" and other:
+            raise InputError(
+                f"--kinds: cityscapes_ids expects classes of Cityscapes, found "
+                f"{min(other)!r}; choose other kinds"
+            )
+    return tuple(kinds)
+
+
+def render(
+    kind: str, label: np.ndarray, image: np.ndarray, space: LabelSpace
+) -> np.ndarray:
+    """The picture of one kind for an image.
+
+    Args:
+      kind: "color" paints the classes; "overlay" averages them with the image;
+        "train_ids" and "cityscapes_ids" map to the ids of the 19 classes, the latter as
+        the benchmark server expects them.
+      label: indices of the space's classes, uint8 ``[H, W]``.
+      image: uint8 ``[H, W, 3]``.
+      space: the classes.
+
+    Returns:
+      uint8 ``[H, W]`` or RGB ``[H, W, 3]``.
+    """
+    if kind in ("train_ids", "cityscapes_ids"):
+        return class_ids(kind, space)[label]
+    color = label_spaces.colorize(label, space)
+    if kind == "color":
+        return color
+    return (image // 2 + color // 2 + (image % 2 + color % 2) // 2).astype(np.uint8)
+
+
+def class_ids(kind: str, space: LabelSpace) -> np.ndarray:
+    """The id of every class of a space, uint8 ``[C]``.
+
+    Spaces with classes that are not among the 19 use their index as trainId.
+    """
+    rows = {row.name: row for row in label_spaces.CLASSES}
+    if not set(space.classes) <= set(rows):
+        return np.arange(space.num_classes, dtype=np.uint8)
+    key = {"train_ids": "train_id", "cityscapes_ids": "cityscapes_id"}[kind]
+    return np.array([getattr(rows[name], key) for name in space.classes], np.uint8)
+
+
+def find_images(pattern: str) -> list[Path]:
+    """The files that a pattern matches, sorted.
+
+    Raises:
+      InputError: no file matches.
+    """
+    matched = glob.glob(os.path.expanduser(pattern), recursive=True)
+    found = sorted(path for path in map(Path, matched) if path.is_file())
+    if not found:
+        inside = "; name the files in it, as DIR/*.png" if matched else ""
+        raise InputError(
+            f"--images {pattern}: expected a pattern of image files, found none{inside}"
+        )
+    return found
+
+
+def name_outputs(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Image -> relative path of its PNG, with the folders below the common one.
+
+    Raises:
+      InputError: two images would get one name.
+    """
+    base = os.path.commonpath([path.absolute().parent for path in paths])
+    names = {}
+    for path in paths:
+        name = path.absolute().relative_to(base).with_suffix(".png")
+        if name in names:
+            raise InputError(
+                f"--images: expected names that differ without their extensions, found "
+                f"{names[name]} and {path}"
+            )
+        names[name] = path
+    return {path: name for name, path in names.items()}
+
+
+def make_folders(out: Path, kinds: Sequence[str]) -> None:
+    """Make the folders before anything is computed.
+
+    Raises:
+      InputError: they cannot be made or written.
+    """
+    try:
+        for kind in kinds:
+            (out / kind).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: cannot be written; choose another folder")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """RGB uint8 ``[H, W, 3]``.
+
+    Raises:
+      InputError: the file cannot be read, or its header announces too many pixels.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return image_io.decode_image(data, str(path))
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write a PNG.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = picture[..., ::-1] if picture.ndim == 3 else picture
+    if not cv2.imwrite(os.fspath(path), stored):
+        raise InputError(f"{path}: cannot be written; choose another --out")
 
 
 def command(options) -> None:
@@ -218,7 +309,7 @@ def command(options) -> None:
     given = {name: getattr(options, name) for name in Request._fields}
     if options.config:
         given["config"] = cli.read_config(options.config, options.overrides)
-    written = carry_out(Request(**given))
+    written = predict(Request(**given))
     print(f"{len(written)} files in {options.out}", file=sys.stderr)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import saved
 from lsr_jax import predict, streets
 from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation.evaluate import Evaluator
+from lsr_jax.evaluation import predictor
 from lsr_jax.predict import Request
 from lsr_jax.training import weights
 
@@ -47,7 +48,7 @@ def read(path):
 
 def test_every_kind_of_every_image(run, images, tmp_path, capsys):
     out = tmp_path / "out"
-    written = predict.carry_out(Request(str(run), f"{images}/*.png", str(out)))
+    written = predict.predict(Request(str(run), f"{images}/*.png", str(out)))
     assert len(written) == len(set(written)) == 12
     assert "3/3" in capsys.readouterr().err
     for name, size in (
@@ -68,19 +69,15 @@ def test_every_kind_of_every_image(run, images, tmp_path, capsys):
         assert np.abs(overlay - (image + color) / 2).max() <= 1
 
 
-def test_the_network_of_the_run_has_spoken(run, images, tmp_path):
+def test_predictions_are_those_of_the_network_of_the_run(run, images, tmp_path):
     place = weights.resolve(str(run))
-    mesh = predict.sharding.make_mesh(1)
-    trained = weights.load(place, mesh=mesh)
-    evaluator = Evaluator(
-        trained.model.forward, num_classes=19, preprocess=trained.normalise
-    )
+    network = predict.load(place, place.config, predictor.ONE_VIEW)
     image = read(images / "0.png")[..., ::-1]
-    expected = evaluator.predict(trained.params, trained.model_state, image[None])[0]
+    expected = network.predictor.predict(*network[1:], image[None])[0]
     agreement = {}
     for mode in ("resize", "slide"):
         request = Request(str(run), f"{images}/0.png", str(tmp_path), mode=mode)
-        (file,) = predict.carry_out(request._replace(kinds=["train_ids"]))
+        (file,) = predict.predict(request._replace(kinds=["train_ids"]))
         agreement[mode] = (read(file) == expected).mean()
     # One window covers the image; a softmax of each pixel does not move its maximum.
     assert agreement == {"resize": 1, "slide": 1}
@@ -96,12 +93,12 @@ def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
         ({"overlap": float("nan")}, "--overlap"),
         ({"size": (99999999, 99999999)}, "expected at most 67108864 pixels"),
         ({"kinds": ["colour"]}, "--kinds: .*'colour'"),
-        ({"scales": ["x"]}, "scales: expected numbers"),
+        ({"scales": ["x"]}, "--scales: expected positive numbers"),
         ({"step": 5}, "found 5, expected one of the saved steps 1"),
-        ({"workdir": str(tmp_path / "w.safetensors")}, "expected --config"),
+        ({"workdir": str(tmp_path / "w.safetensors")}, "by --config"),
     ):
         with pytest.raises(InputError, match=message) as caught:
-            predict.carry_out(base._replace(**changes))
+            predict.predict(base._replace(**changes))
         assert "\n" not in str(caught.value)
 
 
@@ -128,3 +125,114 @@ def test_the_command_says_what_is_wrong_on_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: no weights")
     assert done.stderr.count("\n") == 1
+
+
+SIXTEEN = label_spaces.SPACES["cityscapes16"]
+OWN = label_spaces.make_space(
+    "own", {1: "road", 2: "river"}, ("road", "river"), ((0, 0, 9),) * 2
+)
+
+
+def test_ids_are_those_of_the_nineteen_classes():
+    label = np.arange(16, dtype=np.uint8)[None]
+    image = np.zeros((1, 16, 3), np.uint8)
+    train = predict.render("train_ids", label, image, SIXTEEN)
+    np.testing.assert_array_equal(
+        train, [[0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18]]
+    )
+    server = predict.render("cityscapes_ids", label, image, SIXTEEN)
+    np.testing.assert_array_equal(
+        server, [[7, 8, 11, 12, 13, 17, 19, 20, 21, 23, 24, 25, 26, 28, 32, 33]]
+    )
+    # Read back as a label file, the ids are the classes.
+    np.testing.assert_array_equal(SIXTEEN.encode(server), label)
+
+
+def test_own_classes_keep_their_index_and_have_no_cityscapes_ids():
+    np.testing.assert_array_equal(predict.class_ids("train_ids", OWN), [0, 1])
+    assert predict.select_kinds((), OWN) == ("color", "train_ids", "overlay")
+    with pytest.raises(InputError, match=r"cityscapes_ids .*'river'"):
+        predict.select_kinds(("cityscapes_ids",), OWN)
+
+
+def test_colours_and_overlays():
+    label = np.array([[0, 15]], np.uint8)
+    image = np.array([[[10, 20, 31], [255, 255, 255]]], np.uint8)
+    color = predict.render("color", label, image, SIXTEEN)
+    np.testing.assert_array_equal(color, [[(128, 64, 128), (119, 11, 32)]])
+    overlay = predict.render("overlay", label, image, SIXTEEN)
+    np.testing.assert_array_equal(overlay, (image.astype(int) + color) // 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b/two.png", "a/one.png", "a/deep/three.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+        cv2.imwrite(os.fspath(path), image)
+    return tmp_path
+
+
+def test_patterns_find_files_in_order(folder):
+    found = predict.find_images(f"{folder}/**/*.*")
+    assert [path.name for path in found] == ["three.jpg", "one.png", "two.png"]
+    names = predict.name_outputs(found)
+    assert [str(name) for name in names.values()] == [
+        *("a/deep/three.png", "a/one.png", "b/two.png")
+    ]
+    (alone,) = predict.name_outputs([folder / "a/one.png"]).values()
+    assert alone == Path("one.png")
+
+
+def test_no_images_are_one_line(folder):
+    for pattern, message in (
+        (f"{folder}/*.gif", "found none"),
+        (f"{folder}/a", r"name the files in it, as DIR/\*\.png"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            predict.find_images(pattern)
+        assert pattern in str(caught.value)
+
+
+def test_two_images_of_one_name_are_named(folder):
+    paths = [folder / "a/one.jpg", folder / "a/one.png"]
+    with pytest.raises(InputError, match=r"one\.jpg and .*one\.png"):
+        predict.name_outputs(paths)
+
+
+def test_reading_names_the_file(folder):
+    image = predict.read_image(folder / "a/one.png")
+    assert image.shape == (5, 7, 3)
+    broken = folder / "broken.png"
+    broken.write_bytes((folder / "a/one.png").read_bytes()[:40])
+    (folder / "text.jpg").write_text("no image")
+    for path in (broken, folder / "text.jpg", folder / "missing.png"):
+        with pytest.raises(InputError, match=path.name):
+            predict.read_image(path)
+
+
+def test_an_enormous_image_is_refused_before_it_is_decoded(folder):
+    data = bytearray((folder / "a/one.png").read_bytes())
+    data[16:24] = (2**20).to_bytes(4, "big") * 2  # width and height in the header
+    (folder / "huge.png").write_bytes(data)
+    with pytest.raises(InputError, match="at most 67108864 pixels"):
+        predict.read_image(folder / "huge.png")
+
+
+def test_written_pictures_read_back(folder):
+    color = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    predict.write_png(folder / "out" / "x" / "c.png", color)
+    np.testing.assert_array_equal(
+        predict.read_image(folder / "out" / "x" / "c.png"), color
+    )
+    predict.write_png(folder / "ids.png", color[..., 0])
+    ids = cv2.imread(os.fspath(folder / "ids.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(ids, color[..., 0])
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder):
+    predict.make_folders(folder / "new", ("color", "overlay"))
+    assert {path.name for path in (folder / "new").iterdir()} == {"color", "overlay"}
+    with pytest.raises(InputError, match=r"--out .*one\.png: cannot be written"):
+        predict.make_folders(folder / "a" / "one.png", ("color",))

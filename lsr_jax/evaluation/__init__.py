@@ -1,1 +1,1 @@
-"""Scores: confusion matrices counted on the device, measures taken on the host."""
+"""Evaluation: predictions, confusion matrices, measures and BatchNorm statistics."""

@@ -1,23 +1,18 @@
-"""From networks and views of an image to scores of its classes, in two pure halves.
+"""Class scores and predictions of a network or of an ensemble of networks.
 
-`network` scores with one network, from one or more views of every image: as it is,
-mirrored, at other scales. `ensemble` adds the weighted scores of several. The class of a
-pixel is the one with the largest score.
-
-What is averaged over views decides where the softmax stands:
+Test-time augmentation averages over views of an image: mirrored, at other scales. What
+is averaged decides where the softmax stands:
 
 ====================  ===============================================================
-logits                none; views are added and enlarged. Feature To Adapt's ensemble
-                      without flip (``evaluate.py``). One view: every original
-probabilities         at feature resolution, before enlarging. Feature To Adapt with
-                      flip
-pixel_probabilities   after enlarging to the size of the result. MaxSquare and OCE
-                      with flip, whose result has the size of the input
+logits                no softmax; views are added and enlarged. Feature To Adapt's
+                      ensemble without flip (``evaluate.py``). One view: all originals
+probabilities         softmax at feature resolution, before enlarging. Feature To
+                      Adapt with flip
+pixel_probabilities   softmax after enlarging to the size of the result. MaxSquare and
+                      OCE with flip, whose result has the size of the input
 ====================  ===============================================================
 
 Enlarging is linear, so views of one size are added before it.
-
-Predictions and confusion matrices over sets of images, jitted once per image size.
 """
 
 from __future__ import annotations
@@ -40,92 +35,71 @@ from lsr_jax.types import Forward, Images, Outputs, PyTree
 
 AVERAGES = ("logits", "probabilities", "pixel_probabilities")
 Size = tuple[int, int]
+Protocol = Literal["native", "resized"]
+PROTOCOLS: tuple[Protocol, ...] = ("native", "resized")
+Batches = Iterable[tuple[Images, np.ndarray, Any]]
+"""``(images, valid [B], ids)``; ``valid`` is False for padding."""
 
 
-class Averaging(NamedTuple):
+class TestTimeAugmentation(NamedTuple):
     """Which views of an image are averaged, and what of them.
 
     Attributes:
-      flip: the mirrored image beside every view.
+      flip: add the mirrored image to every view.
       scales: factors by which the network input is resized (bilinear, corners aligned).
-      of: one of `AVERAGES`.
+      average: one of `AVERAGES`.
     """
+
+    __test__ = False  # not a class of tests
 
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
-    of: str = "logits"
+    average: str = "logits"
 
-    def check(self) -> Averaging:
-        """Itself.
-
-        Raises:
-          InputError: no scale, one that is not positive, or an unknown average.
-        """
-        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise InputError(
-                f"scales: expected positive numbers such as 0.75,1,1.25, found "
-                f"{','.join(map(str, self.scales)) or 'none'}"
-            )
-        if self.of not in AVERAGES:
-            raise InputError(
-                f"average: expected one of {', '.join(AVERAGES)}, found {self.of!r}"
-            )
-        return self
-
-    def words(self) -> str:
-        """``"flip, scales 0.75 1 1.25, probabilities"``; "one view" for nothing of it."""
+    def describe(self) -> str:
+        """``"flip, scales 0.75 1 1.25, probabilities"``, or ``"one view"``."""
         if self == ONE_VIEW:
             return "one view"
         scales = " ".join(f"{scale:g}" for scale in self.scales)
         parts = ["flip"] * self.flip + [f"scales {scales}"] * (self.scales != (1.0,))
-        return ", ".join([*parts, self.of])
+        return ", ".join([*parts, self.average])
 
 
-ONE_VIEW = Averaging()
+ONE_VIEW = TestTimeAugmentation()
+
+
+def parse_augmentation(
+    flip: bool, scales: Sequence[str], average: str | None
+) -> TestTimeAugmentation:
+    """The augmentation of command-line flags; several views average probabilities.
+
+    Raises:
+      InputError: a scale that is not a positive number.
+    """
+    try:
+        factors = tuple(float(scale) for scale in scales)
+    except ValueError:
+        factors = ()
+    if not factors or not all(0 < factor < math.inf for factor in factors):
+        raise InputError(
+            f"--scales: expected positive numbers such as 0.75,1,1.25, found "
+            f"{','.join(scales)!r}"
+        )
+    default = "probabilities" if flip or len(factors) > 1 else "logits"
+    return TestTimeAugmentation(flip, factors, average or default)
 
 
 class Scores(NamedTuple):
-    """The two halves.
+    """Class scores in two pure halves.
 
     Attributes:
-      views: ``(params, model_state, images uint8 [B, H, W, 3]) -> maps``, what the
-        network says of every view at its own resolution: a tree of ``[B, h, w, C]``.
+      maps: ``(params, model_state, images uint8 [B, H, W, 3]) -> maps``: the network's
+        outputs for all views at feature resolution, a tree of ``[B, h, w, C]``.
       merge: ``(maps, size) -> [B, *size, C]`` float32.
     """
 
-    views: Callable[[PyTree, PyTree, jax.Array], PyTree]
+    maps: Callable[[PyTree, PyTree, jax.Array], PyTree]
     merge: Callable[[PyTree, Size], jax.Array]
-
-
-def parse(flip: bool, scales: Sequence[str], average: str | None) -> Averaging:
-    """The averaging that flags ask for; of several views, by default probabilities.
-
-    Raises:
-      InputError: scales that are no numbers, or see `Averaging.check`.
-    """
-    try:
-        numbers = tuple(float(scale) for scale in scales)
-    except ValueError:
-        raise InputError(
-            f"scales: expected numbers such as 0.75,1,1.25, found {','.join(scales)!r}"
-        ) from None
-    default = "probabilities" if flip or len(numbers) > 1 else "logits"
-    return Averaging(flip, numbers, average or default).check()
-
-
-def resized(size: Size, scale: float) -> Size:
-    """``(H, W)`` of the network input at a scale.
-
-    Raises:
-      InputError: larger than any image may be.
-    """
-    height, width = size
-    if scale * height * scale * width > image_io.LARGEST_IMAGE:
-        raise InputError(
-            f"scales: expected at most {image_io.LARGEST_IMAGE} pixels, found "
-            f"{image_io.by(size)} enlarged by {scale:g}; choose a smaller scale"
-        )
-    return max(1, round(scale * height)), max(1, round(scale * width))
 
 
 def main_head(outputs: Outputs) -> jax.Array:
@@ -138,7 +112,7 @@ def network(
     preprocess: Callable[[jax.Array], jax.Array],
     *,
     prediction: Callable[[Outputs], jax.Array] = main_head,
-    averaging: Averaging = ONE_VIEW,
+    augmentation: TestTimeAugmentation = ONE_VIEW,
 ) -> Scores:
     """The scores of one network.
 
@@ -146,33 +120,32 @@ def network(
       forward: the network, run in evaluation mode.
       preprocess: uint8 images -> network input.
       prediction: ``Outputs -> [B, h, w, C]``, the logits to evaluate.
-      averaging: over views.
+      augmentation: views and their average.
 
     Raises:
-      InputError: see `Averaging.check`; when it scores, see `resized`.
+      InputError: when called: a scale makes images too large.
     """
-    averaging.check()
-    at_features = averaging.of != "pixel_probabilities"
-    soften = averaging.of == "probabilities"
+    at_features = augmentation.average != "pixel_probabilities"
 
     def logits(params, model_state, inputs):
         outputs, _ = forward(params, model_state, inputs, False)
         values = prediction(outputs).astype(jnp.float32)
+        soften = augmentation.average == "probabilities"
         return jax.nn.softmax(values) if soften else values
 
-    def views(params, model_state, images):
+    def maps(params, model_state, images):
         inputs = preprocess(images)
-        maps = []
-        for scale in averaging.scales:
+        found = []
+        for scale in augmentation.scales:
             scaled = inputs
             if scale != 1:
-                scaled = resample.bilinear(inputs, resized(inputs.shape[1:3], scale))
-            found = [logits(params, model_state, scaled)]
-            if averaging.flip:
+                scaled = resample.bilinear(inputs, _scaled(inputs.shape[1:3], scale))
+            views = [logits(params, model_state, scaled)]
+            if augmentation.flip:
                 mirrored = logits(params, model_state, scaled[:, :, ::-1])
-                found.append(mirrored[:, :, ::-1])
-            maps += [sum(found) / len(found)] if at_features else found
-        return tuple(maps)
+                views.append(mirrored[:, :, ::-1])
+            found += [sum(views) / len(views)] if at_features else views
+        return tuple(found)
 
     def merge(maps, size):
         enlarged = (resample.bilinear(one, size) for one in maps)
@@ -180,80 +153,57 @@ def network(
             enlarged = map(jax.nn.softmax, enlarged)
         return sum(enlarged) / len(maps)
 
-    return Scores(views, merge)
+    return Scores(maps, merge)
 
 
 def ensemble(members: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """The weighted sum of the members' scores.
+    """The weighted sum of the members' scores; weights are positive.
 
     Parameters and model states become tuples with one entry a member. Feature To Adapt
     adds 0.7 of its first network and 0.3 of its second, probabilities with flip and
     logits without.
-
-    Raises:
-      InputError: a weight that is not positive.
     """
-    if not weights or not all(0 < weight < math.inf for weight in weights):
-        raise InputError(f"ensemble: expected positive weights, found {list(weights)}")
 
-    def views(params, model_states, images):
+    def maps(params, model_states, images):
         triples = zip(members, params, model_states, strict=True)
-        return tuple(member.views(p, state, images) for member, p, state in triples)
+        return tuple(member.maps(p, state, images) for member, p, state in triples)
 
     def merge(maps, size):
         triples = zip(weights, members, maps, strict=True)
         return sum(w * member.merge(own, size) for w, member, own in triples)
 
-    return Scores(views, merge)
-
-
-Protocol = Literal["native", "resized"]
-PROTOCOLS: tuple[Protocol, ...] = ("native", "resized")
-Batches = Iterable[tuple[Images, np.ndarray, Any]]
-"""``(images, valid [B], ids)``; ``valid`` is False where an image only fills up."""
+    return Scores(maps, merge)
 
 
 class Predictor:
-    """Classes of pixels from scores. It holds no parameters.
+    """Predictions and confusion matrices, jitted once for each image size.
 
-    The network is compiled once for each size of its input; what compares with labels
-    or enlarges to another size is compiled apart.
+    It holds no parameters, so one predictor serves all checkpoints of a network.
+
+    Args:
+      scores: of `network` or `ensemble`.
+      num_classes: ``C``.
+      mesh: every batch is split over its axis ``data``; the batch size must be a
+        multiple of the size of that axis.
     """
 
-    def __init__(self, scores: Scores, *, num_classes: int, mesh: Mesh | None = None):
-        """Describes what is run.
-
-        Args:
-          scores: of a network or an ensemble.
-          num_classes: ``C``.
-          mesh: splits every batch over its axis ``data``; the batch size must then be a
-            multiple of the size of that axis.
-        """
+    def __init__(self, scores: Scores, *, num_classes: int, mesh: Mesh):
         self.num_classes = num_classes
         self._mesh = mesh
         self._merge = scores.merge
-        self._views = jax.jit(scores.views)
-        # Whole on every device, so that every process can read the results.
-        whole = None if mesh is None else sharding.replicated(mesh)
+        self._maps = jax.jit(scores.maps)
+        # Replicated, so that every process can read the results.
+        whole = sharding.replicated(mesh)
         self._count = jax.jit(self._count, static_argnames="sizes", out_shardings=whole)
         self._label = jax.jit(self._label, static_argnames="size", out_shardings=whole)
         self._score = jax.jit(scores.merge, static_argnums=1, out_shardings=whole)
 
     def confusion(
-        self,
-        params: PyTree,
-        model_state: PyTree,
-        batches: Batches,
-        *,
-        protocol: Protocol = "native",
+        self, params: PyTree, model_state: PyTree, batches: Batches
     ) -> np.ndarray:
-        """Confusion matrix over ``batches`` under one protocol; see `confusions`.
-
-        Returns:
-          int64 ``[C, C]``, rows = truth.
-        """
-        found = self.confusions(params, model_state, batches, protocols=(protocol,))
-        return found[(protocol,)]
+        """The native confusion matrix ``[C, C]`` over ``batches``; see `confusions`."""
+        found = self.confusions(params, model_state, batches, protocols=("native",))
+        return found["native",]
 
     def confusions(
         self,
@@ -263,11 +213,11 @@ class Predictor:
         *,
         protocols: Sequence[Protocol] = PROTOCOLS,
     ) -> dict[tuple[Protocol, ...], np.ndarray]:
-        """Confusion matrices over ``batches``, in evaluation mode, the network run once.
+        """Confusion matrices over ``batches`` in evaluation mode, from one forward pass.
 
         Args:
           params: parameters of the network.
-          model_state: the statistics to normalise with.
+          model_state: BatchNorm statistics to normalise with.
           batches: labelled images.
           protocols: "native" enlarges the prediction to the label as it is stored
             (AdaptSegNet, ADVENT, CLAN, BDL, CAG), "resized" shrinks the label to the
@@ -278,79 +228,54 @@ class Predictor:
           all labels have the size of the images the protocols are the same, and are
           counted once: ``{("native", "resized"): matrix}``.
         """
-        unknown = set(protocols) - set(PROTOCOLS)
-        if unknown or not protocols:
-            raise ValueError(f"protocols must be of {PROTOCOLS}, got {protocols!r}")
         params, model_state = self._replicate((params, model_state))
-        empty = np.zeros((self.num_classes, self.num_classes), np.int64)
-        total = {protocol: empty.copy() for protocol in protocols}
-        alike, previous = True, None
+        shape = self.num_classes, self.num_classes
+        total = {protocol: np.zeros(shape, np.int64) for protocol in protocols}
+        alike, pending = True, None
         for images, valid, _ in batches:
             size = images.image.shape[1:3]
-            wanted = {"native": images.label.shape[1:], "resized": size}
-            wanted = {protocol: wanted[protocol] for protocol in protocols}
+            both = {"native": images.label.shape[1:], "resized": size}
+            wanted = {protocol: both[protocol] for protocol in protocols}
             sizes = tuple(dict.fromkeys(wanted.values()))
             alike &= images.label.shape[1:] == size
             image, label, valid = self._split(
                 (images.image, images.label, np.asarray(valid))
             )
-            maps = self._views(params, model_state, image)
+            maps = self._maps(params, model_state, image)
             counts = self._count(maps, label, valid, sizes=sizes)
             # Read one batch late: the device works while the host loads the next.
-            if previous is not None:
-                _add(total, *previous)
-            previous = wanted, dict(zip(sizes, counts, strict=True))
-        if previous is not None:
-            _add(total, *previous)
+            if pending is not None:
+                _add(total, *pending)
+            pending = wanted, dict(zip(sizes, counts, strict=True))
+        if pending is not None:
+            _add(total, *pending)
         if alike:
             return {tuple(protocols): total[protocols[0]]}
         return {(protocol,): matrix for protocol, matrix in total.items()}
 
     def predict(
-        self,
-        params: PyTree,
-        model_state: PyTree,
-        images: np.ndarray,
-        *,
-        size: Size | None = None,
+        self, params: PyTree, model_state: PyTree, images: np.ndarray
     ) -> np.ndarray:
-        """Class of every pixel, any number of images.
+        """Class of every pixel, uint8 ``[B, H, W]`` of any number of images."""
+        maps = self.maps(params, model_state, images)
+        return self.labels(maps, images.shape[1:3])[: len(images)]
 
-        Args:
-          params: parameters of the network.
-          model_state: the statistics to normalise with.
-          images: uint8 ``[B, H, W, 3]``.
-          size: size of the result, that of the images by default.
+    def maps(self, params: PyTree, model_state: PyTree, images: np.ndarray) -> PyTree:
+        """The first half of the scores, ``[B or more, h, w, C]``.
 
-        Returns:
-          uint8 ``[B, H, W]``.
+        Images are repeated until the devices divide their number.
         """
-        maps = self.views(params, model_state, images)
-        return self.labels(maps, size or images.shape[1:3])[: len(images)]
-
-    def views(self, params: PyTree, model_state: PyTree, images: np.ndarray) -> PyTree:
-        """The first half of the scores; rows are repeated until the devices divide them.
-
-        Args:
-          params: parameters of the network.
-          model_state: the statistics to normalise with.
-          images: uint8 ``[B, H, W, 3]``.
-
-        Returns:
-          A tree of ``[B or more, h, w, C]``.
-        """
-        number = len(images)
-        devices = 1 if self._mesh is None else self._mesh.shape["data"]
-        filled = np.asarray(images)[np.arange(-(-number // devices) * devices) % number]
+        number, devices = len(images), self._mesh.shape["data"]
+        padded = np.asarray(images)[np.arange(-(-number // devices) * devices) % number]
         params, model_state = self._replicate((params, model_state))
-        return self._views(params, model_state, self._split(filled))
+        return self._maps(params, model_state, self._split(padded))
 
     def labels(self, maps: PyTree, size: Size) -> np.ndarray:
-        """The second half, decided: uint8 ``[B, *size]``."""
+        """The class with the largest score: uint8 ``[B, *size]``."""
         return np.asarray(self._label(maps, size=tuple(size)))
 
     def scores(self, maps: PyTree, size: Size) -> np.ndarray:
-        """The second half: float32 ``[B, *size, C]``."""
+        """The scores: float32 ``[B, *size, C]``."""
         return np.asarray(self._score(maps, tuple(size)))
 
     def _label(self, maps, *, size):
@@ -367,12 +292,20 @@ class Predictor:
         return [count(size) for size in sizes]
 
     def _replicate(self, tree):
-        return tree if self._mesh is None else sharding.replicate(tree, self._mesh)
+        return sharding.replicate(tree, self._mesh)
 
     def _split(self, tree):
-        return (
-            tree if self._mesh is None else sharding.shard_whole_batch(tree, self._mesh)
+        return sharding.shard_whole_batch(tree, self._mesh)
+
+
+def _scaled(size: Size, scale: float) -> Size:
+    height, width = size
+    if scale * height * scale * width > image_io.LARGEST_IMAGE:
+        raise InputError(
+            f"--scales: expected at most {image_io.LARGEST_IMAGE} pixels, found "
+            f"{image_io.by(size)} enlarged by {scale:g}; choose a smaller scale"
         )
+    return max(1, round(scale * height)), max(1, round(scale * width))
 
 
 def _add(total, wanted, counts):

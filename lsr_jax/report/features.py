@@ -1,20 +1,26 @@
-"""The numbers behind the figures of the feature space: pure functions of numpy arrays.
+"""The numbers behind the figures: feature vectors, class shares, training curves.
 
-``N`` vectors of length ``D`` with a class each; angles are in degrees. What is undefined
-(a class without vectors, an angle at a zero vector) is NaN.
-
-Feature vectors in the plane: principal components and t-SNE, reproducible.
+Feature vectors are ``N`` of length ``D`` with a class each; angles are in degrees. What
+is undefined (a class without vectors, an angle at a zero vector) is NaN.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from lsr_jax.errors import InputError
 from lsr_jax.ops import numerics
 from lsr_jax.types import IGNORE
+
+PERPLEXITY = 30
+COMPONENTS = 50
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Metric -> steps and values."""
 
 
 class Sample(NamedTuple):
@@ -116,10 +122,6 @@ def joined(samples: Sequence[Sample]) -> tuple[Sample, np.ndarray]:
     return whole, np.repeat(np.arange(len(samples)), sizes)
 
 
-PERPLEXITY = 30
-COMPONENTS = 50
-
-
 def principal(vectors: np.ndarray, components: int = 2) -> np.ndarray:
     """Coordinates ``[N, components]`` along the directions of largest variance.
 
@@ -150,3 +152,27 @@ def tsne(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
     method = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1)
     with threadpool_limits(1):
         return method.fit_transform(reduced.astype(np.float32)).astype(np.float64)
+
+
+def read_curves(path: Path) -> Curves:
+    """The curves in a stage's ``metrics.jsonl``; empty without one.
+
+    Raises:
+      InputError: a line that is not a JSON object with a step.
+    """
+    found: dict[str, list] = {}
+    lines = path.read_text().splitlines(True) if path.is_file() else []
+    for line in lines:
+        if not line.endswith("\n"):  # the last one, of a run in progress
+            break
+        try:
+            entry = json.loads(line)
+            step = entry.pop("step")
+        except (ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{path}: not a line of metrics: {line[:60]!r}; restore the file"
+            ) from error
+        for name, value in entry.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found.setdefault(name, []).append((step, value))
+    return {name: tuple(np.array(pairs).T) for name, pairs in found.items()}

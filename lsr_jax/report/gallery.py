@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
-from lsr_jax.data import records
-from lsr_jax.ops import numerics
-from lsr_jax.report import features, panel
-from lsr_jax.report import figures as report_figures
-from lsr_jax.report.measuring import Evaluation
-from lsr_jax.report.sampling import Sampler
+from lsr_jax.errors import InputError
+from lsr_jax.ops import numerics, pseudo_labels, resample
+from lsr_jax.report import features, figures
+from lsr_jax.report.evaluate import Evaluation
+from lsr_jax.report.features import Sample
+from lsr_jax.training import sharding
 from lsr_jax.training.stage import Run
 
 PER_CLASS = 350  # vectors, as in LSR
 PER_CLASS_OF_BOTH = 100  # vectors of each domain where both are shown together
 MAPS = 2  # images of the figure of downsampled labels
+SEED = 0  # of the choice of cells
 DOMAINS = ("source", "target")
 
 
 class Picture(NamedTuple):
-    """A figure in the report.
-
-    Attributes:
-      file: PNG in the folder of the report.
-      caption: what it shows.
-    """
+    """A PNG in the folder of the report, and its caption."""
 
     file: str
     caption: str
@@ -42,15 +40,15 @@ PANEL = Picture(
 
 
 def curves(experiment: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
-    """The training curves; nothing where no stage kept a log."""
+    """Draw the training curves of the stages that have a log."""
     found = {
-        stage: report_figures.read_curves(experiment.folder(stage) / "metrics.jsonl")
+        stage: features.read_curves(experiment.folder(stage) / "metrics.jsonl")
         for stage in stages
     }
     found = {stage: curve for stage, curve in found.items() if curve}
     if not found:
         return []
-    figure = report_figures.training_curves(found)
+    figure = figures.training_curves(found)
     return [_save(figure, folder, "training_curves", "Metrics of every training step.")]
 
 
@@ -58,7 +56,7 @@ def write(evaluation: Evaluation, stages: Sequence[str], folder: Path) -> list[P
     """Compute and draw everything that needs the networks.
 
     Args:
-      evaluation: of the run; it restores each network once, for tables and figures.
+      evaluation: of the run.
       stages: in the order of the panels.
       folder: the report.
 
@@ -67,56 +65,144 @@ def write(evaluation: Evaluation, stages: Sequence[str], folder: Path) -> list[P
     """
     sampler = Sampler(evaluation)
     return [
-        *_confusion(sampler, stages, folder),
+        _confusion(evaluation, stages, folder),
         *_labels(sampler, folder),
         *_latent(sampler, stages, folder),
         *_domains(sampler, stages, folder),
     ]
 
 
-def _confusion(sampler, stages, folder):
-    names = sampler.space.classes
-    shares = {stage: features.row_shares(sampler.confusion(stage)) for stage in stages}
+class Sampler:
+    """Feature vectors of trained networks, of the same balanced cells for each of them."""
+
+    def __init__(self, evaluation: Evaluation):
+        self.evaluation = evaluation
+        self.space = evaluation.space
+        self._model = evaluation.experiment.model
+        self._maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._gather = jax.jit(self._gather)
+        self._downsample = jax.jit(self._downsample, static_argnames="size")
+
+    def label_maps(self, domain: str) -> tuple[np.ndarray, np.ndarray]:
+        """Validation labels ``[N, h, w]`` at the size of the feature map, by two rules.
+
+        `pseudo_labels.histogram_downsample` (frequency-aware) and `resample.nearest`.
+        """
+        if domain not in self._maps:
+            found = []
+            with self.evaluation.batches(domain) as batches:
+                for images, valid, _ in batches:
+                    size = self.feature_size(images.image)
+                    # One at a time: labels may be large, and their one-hot form is.
+                    for label in images.label[valid]:
+                        found.append(self._downsample(label[None], size=size))
+            aware, nearest = map(np.concatenate, zip(*found, strict=True))
+            self._maps[domain] = aware, nearest
+        return self._maps[domain]
+
+    def choose(self, domain: str, count: int) -> np.ndarray:
+        """Positions of at most ``count`` cells of every class of a domain.
+
+        Raises:
+          InputError: no cell of the split has a class.
+        """
+        labels, _ = self.label_maps(domain)
+        positions = features.balanced_choice(
+            labels, count=count, num_classes=self.space.num_classes, seed=SEED
+        )
+        if len(positions) < 2:
+            raise InputError(
+                f"--figures: the {domain} split has no labelled pixel; choose another"
+            )
+        return positions
+
+    def sample(self, stage: str, domain: str, count: int) -> Sample:
+        """A network's vectors of at most ``count`` cells of every class."""
+        network = self.evaluation.network(stage)
+        positions = self.choose(domain, count)
+        labels, _ = self.label_maps(domain)
+        found, seen = [], 0
+        with self.evaluation.batches(domain) as batches:
+            for images, valid, _ in batches:
+                end = seen + valid.sum() * labels[0].size
+                inside = positions[(positions >= seen) & (positions < end)] - seen
+                if len(inside):
+                    image = sharding.shard_batch(
+                        images.image, self.evaluation.experiment.mesh
+                    )
+                    # Few different lengths, so that few programs are compiled.
+                    length = 1 << (len(inside) - 1).bit_length()
+                    index = np.resize(inside, length)
+                    vectors = self._gather(
+                        network.params, network.model_state, image, index
+                    )
+                    found.append(np.asarray(vectors, np.float32)[: len(inside)])
+                seen = end
+        return Sample(np.concatenate(found), labels.reshape(-1)[positions])
+
+    def feature_size(self, images: np.ndarray) -> tuple[int, int]:
+        """``(h, w)`` of the feature map of ``[B, H, W, 3]`` images, from shapes alone."""
+        fresh = jax.eval_shape(
+            lambda key: self._model.init(key, images.shape[1:3]), jax.random.key(0)
+        )
+        return jax.eval_shape(self._features, *fresh, images).shape[1:3]
+
+    def _features(self, params, model_state, image):
+        inputs = self.evaluation.experiment.normalise(image)
+        return self._model.forward(params, model_state, inputs, False)[0].features
+
+    def _gather(self, params, model_state, image, index):
+        maps = self._features(params, model_state, image)
+        return maps.reshape(-1, maps.shape[-1])[index]
+
+    def _downsample(self, label, size):
+        label = label.astype(jnp.int32)
+        aware = pseudo_labels.histogram_downsample(
+            label, size=size, num_classes=self.space.num_classes
+        )
+        return aware, resample.nearest(label, size)
+
+
+def _confusion(evaluation, stages, folder):
+    shares = {}
+    for stage in stages:
+        entry = evaluation.entry(stage)
+        predictor, params = evaluation.predictor(entry)
+        # That of the table: running statistics, the first of its protocols.
+        protocols = evaluation.protocols[:1]
+        with evaluation.batches("target") as batches:
+            state = evaluation.network(stage).model_state
+            found = predictor.confusions(params, state, batches, protocols=protocols)
+        shares[stage] = features.row_shares(found[tuple(protocols)])
     caption = (
         "Confusion on the target in percent of the pixels of each true class; grey: a "
         "class that does not occur."
     )
-    return [
-        _save(report_figures.confusion(shares, names), folder, "confusion", caption)
-    ]
+    figure = figures.confusion(shares, evaluation.space.classes)
+    return _save(figure, folder, "confusion", caption)
 
 
 def _labels(sampler, folder):
-    names, colors = sampler.space.classes, np.array(sampler.space.colors)
-    maps = sampler.label_maps("source")
-    rules = {"nearest": maps.nearest, "frequency-aware": maps.frequency_aware}
-    source = sampler.experiment.open("source", "val")
-    count = min(MAPS, len(source))
-    places = [i * len(source) // count for i in range(count)]
-    decode = partial(records.decode, labelled=True, same_size=False)
-    chosen = [decode(source[place]) for place in places]
-    images = np.stack([example["image"] for example in chosen])
-    truths = [panel.nearest(x["label"], images.shape[1:3]) for x in chosen]
-    panel.panel(
-        images,
-        np.stack(truths),
-        {rule: labels[places] for rule, labels in rules.items()},
-        names,
-        colors,
-        folder / "downsampling.png",
-    )
+    space = sampler.space
+    positions, images, truths = sampler.evaluation.examples("source", MAPS)
+    aware, nearest = sampler.label_maps("source")
+    rules = {"nearest": nearest, "frequency-aware": aware}
+    columns = {"image": images, "ground truth": truths}
+    columns |= {rule: maps[positions] for rule, maps in rules.items()}
     shares = {
-        rule: features.class_shares(labels, num_classes=len(names))
-        for rule, labels in rules.items()
+        rule: features.class_shares(maps, num_classes=space.num_classes)
+        for rule, maps in rules.items()
     }
     return [
-        Picture(
-            "downsampling.png",
+        _save(
+            figures.panel(columns, space.classes, space.colors),
+            folder,
+            "downsampling",
             "Source labels at the size of the feature map, nearest and frequency-aware "
             "(LSR, Fig. 3b).",
         ),
         _save(
-            report_figures.shares(shares, names),
+            figures.shares(shares, space.classes),
             folder,
             "class_shares",
             "Share of each class among the cells of the source labels after nearest and "
@@ -135,25 +221,25 @@ def _latent(sampler, stages, folder):
         for stage, sample in samples.items()
     }
     points = {stage: _tsne(sample) for stage, sample in samples.items()}
-    labels = next(iter(samples.values())).labels
+    labels = {stage: sample.labels for stage, sample in samples.items()}
     vectors = f"at most {PER_CLASS} feature vectors a class, target validation images"
     return [
         _save(
-            report_figures.polar(samples, names, colors),
+            figures.polar(samples, names, colors),
             folder,
             "polar",
             "Norms (radius) and angles to the class mean (beside the ray of the class) "
             f"of {vectors} (LSR, Fig. 5).",
         ),
         _save(
-            report_figures.prototype_angles(angles, names),
+            figures.prototype_angles(angles, names),
             folder,
             "prototype_angles",
             "Mean angle of each class prototype to all others; dashed: 90 degrees, the "
             f"most there can be; {vectors} (LSR, Fig. 6).",
         ),
         _save(
-            report_figures.scatter(points, labels, names),
+            figures.scatter(points, labels, names),
             folder,
             "tsne",
             f"t-SNE of normalised features, {vectors} (LSR, Fig. 7).",
@@ -162,19 +248,19 @@ def _latent(sampler, stages, folder):
 
 
 def _domains(sampler, stages, folder):
-    components, neighbours, labels = {}, {}, {}
+    components, neighbors, labels = {}, {}, {}
     for stage in stages:
         parts = [sampler.sample(stage, d, PER_CLASS_OF_BOTH) for d in DOMAINS]
         whole, labels[stage] = features.joined(parts)
         components[stage] = features.principal(whole.vectors)
-        neighbours[stage] = _tsne(whole)
+        neighbors[stage] = _tsne(whole)
     drawn = {
         "domains_pca": (components, "Two principal components of the features"),
-        "domains_tsne": (neighbours, "t-SNE of normalised features"),
+        "domains_tsne": (neighbors, "t-SNE of normalised features"),
     }
     return [
         _save(
-            report_figures.scatter(points, labels, DOMAINS),
+            figures.scatter(points, labels, DOMAINS),
             folder,
             name,
             f"{what} of both domains, at most {PER_CLASS_OF_BOTH} vectors a class and "
@@ -184,10 +270,10 @@ def _domains(sampler, stages, folder):
     ]
 
 
-def _tsne(sample):
+def _tsne(sample: Sample) -> np.ndarray:
     return features.tsne(np.nan_to_num(numerics.unit_rows(sample.vectors)))
 
 
-def _save(figure, folder, name, caption):
-    report_figures.save(figure, folder / name)
+def _save(figure: Figure, folder: Path, name: str, caption: str) -> Picture:
+    figures.save(figure, folder / name)
     return Picture(f"{name}.png", caption)

@@ -1,21 +1,25 @@
-"""What papers and READMEs report, from ``published.json``: rows that are certain, only.
+"""Published results, and ratios to an oracle (mASR).
 
-A row is kept where its mean follows from its classes, or where several places agree on
-the number. The file says where each was read; mIoU and IoU are in percent there.
-
-Ratios of adapted networks to an oracle, a network trained on target labels (mASR).
+``published.json`` holds the rows of papers and READMEs that are certain: their mean
+follows from their classes, or several places agree on the number. The file says where
+each was read; mIoU and IoU are in percent there. An oracle is a network trained on target
+labels, the method `ORACLE`.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from lsr_jax import files
 from lsr_jax.errors import InputError
+from lsr_jax.evaluation import metrics
 from lsr_jax.report import results
 from lsr_jax.report.results import Row
 
@@ -24,6 +28,9 @@ PAIRS = {
     ("gta5", "cityscapes"): "gta2cs",
     ("synthia_rand_cityscapes", "cityscapes"): "synthia2cs",
 }
+ORACLE = "target_only"
+PUBLISHED = "published"
+PAPER = "LSR, Table 1 (CVPRW 2021)"
 
 
 class Score(NamedTuple):
@@ -62,106 +69,97 @@ def scores() -> tuple[Score, ...]:
     return tuple(Score(**row) for row in json.loads(FILE.read_text(encoding="utf-8")))
 
 
-def pair(config: Mapping) -> str | None:
-    """The pair of domains of a resolved config; None for one without published rows."""
-    source, target = config["data"]["source"], config["data"]["target"]
-    if (source["name"], target["name"]) == ("cityscapes", "cross_city"):
-        return "cs2crosscity_" + target["val"].partition("_")[0]
-    return PAIRS.get((source["name"], target["name"]))
-
-
 def find(config: Mapping, method: str) -> list[Score]:
-    """What was published for a method on the domains and the network of a config."""
+    """The published results of a method on the domains and the network of a config."""
+    source, target = config["data"]["source"], config["data"]["target"]
+    pair = PAIRS.get((source["name"], target["name"]))
+    if (source["name"], target["name"]) == ("cityscapes", "cross_city"):
+        pair = "cs2crosscity_" + target["val"].partition("_")[0]
     model = config["model"]
-    wanted = (pair(config), model["backbone"], model["num_classes"], method)
-    return [
-        score
-        for score in scores()
-        if (score.pair, score.backbone, score.classes, score.method) == wanted
-    ]
+    wanted = pair, model["backbone"], model["num_classes"], method
+    return [s for s in scores() if (s.pair, s.backbone, s.classes, s.method) == wanted]
 
 
-METHOD = "target_only"
-PUBLISHED = "published"
-PAPER = "LSR, Table 1 (CVPRW 2021)"
-
-
-def attach(
-    found: Sequence[Row],
+def attach_ratios(
+    rows: Sequence[Row],
     *,
     subsets: Mapping[str, Sequence[int]],
-    origin: str | None = None,
+    oracle: str | None = None,
 ) -> list[Row]:
-    """The rows, those of the target domain with their ratio to the oracle's IoU.
+    """Add the ratio to an oracle's IoU to the rows of the target domain.
 
-    An oracle counts with its running statistics, on the same split under the same
-    protocol. Rows without such an oracle stay as they are.
+    ``asr`` is the IoU over the oracle's IoU of the same class, ``masr`` its mean (LSR,
+    section 5). The oracle's row is the one with running statistics on the same split
+    under the same protocol; rows without one stay as they are.
 
     Args:
-      found: measured and recorded rows.
+      rows: measured and recorded.
       subsets: of the classes, see `results.make`.
-      origin: "published" (LSR, Table 1), a workdir or a JSON file of rows with a
-        ``target_only`` network; None takes the first of ``found``, if there is one.
+      oracle: "published" (LSR, Table 1), a workdir or a JSON file of rows with a
+        ``target_only`` network; None takes the first of ``rows``, if there is one.
 
     Raises:
-      InputError: ``origin`` has no oracle, or none for these rows.
+      InputError: ``oracle`` has no such network, or not for these rows.
     """
-    known = _known(found if origin is None else _read(origin))
-    attached, count = [], 0
-    for row in found:
-        against = _match(row, known, origin) if row["domain"] == "target" else None
-        if against:
-            row = results.with_asr(row, against[0], oracle=against[1], subsets=subsets)
-            count += 1
+    paper = oracle == PUBLISHED
+    known = {} if paper else _oracles(_read(oracle) if oracle else rows)
+    attached, matched = [], False
+    for row in rows:
+        if row["domain"] == "target":
+            kinds = [(row["split"], protocol) for protocol in _protocols(row)]
+            found = next((known[kind] for kind in kinds if kind in known), None)
+            found = _published_oracle() if paper else found
+            if found:
+                row, matched = _with_ratios(row, *found, subsets), True
         attached.append(row)
-    if origin is not None and not count:
+    if oracle is not None and not matched:
         kinds = ", ".join(sorted({f"{split} {protocol}" for split, protocol in known}))
         raise InputError(
-            f"oracle {origin}: expected a split and protocol that is evaluated, found "
-            f"{kinds}; evaluate the oracle in the same way first"
+            f"--oracle {oracle}: was evaluated on other splits and protocols ({kinds}); "
+            "evaluate the oracle in the same way first"
         )
     return attached
 
 
-def published_score() -> Score:
-    """The oracle of `PAPER`: Cityscapes val, DeepLabV2 with ResNet-101."""
-    return next(
-        score for score in scores() if (score.pair, score.method) == ("gta2cs", METHOD)
-    )
+def _with_ratios(row, oracle_iou, oracle, subsets):
+    supervised = np.array([oracle_iou.get(name, math.nan) for name in row["iou"]])
+    ratios = metrics.asr(np.array(list(row["iou"].values())), supervised)
+    counted = {name: s for name, s in subsets.items() if name.isdecimal()}
+    return {
+        **row,
+        "masr": metrics.mean(ratios),
+        **{f"masr_{name}": metrics.mean(ratios, s) for name, s in counted.items()},
+        "asr": dict(zip(row["iou"], ratios.tolist(), strict=True)),
+        "oracle": oracle,
+    }
 
 
-def _read(origin):
-    if origin == PUBLISHED:
-        return []
-    path = files.expanded(origin, key="--oracle")
+def _published_oracle():
+    """IoU by class on Cityscapes val, DeepLabV2 with ResNet-101, and its source."""
+    score = next(s for s in scores() if (s.pair, s.method) == ("gta2cs", ORACLE))
+    return {name: percent / 100 for name, percent in score.iou.items()}, PAPER
+
+
+def _read(oracle):
+    path = files.expanded(oracle, key="--oracle")
     path = path / "report" / "metrics.json" if path.is_dir() else path
-    found = results.read(path)
-    if not _known(found):
-        raise InputError(
-            f"{path}: expected rows of a {METHOD} network on the target, found none"
-        )
-    return found
+    rows = results.read(path)
+    if not _oracles(rows):
+        raise InputError(f"--oracle {path}: has no {ORACLE} network on the target")
+    return rows
 
 
-def _known(found):
-    """``{(split, protocol): (IoU by class, words)}`` of the oracles among rows."""
+def _oracles(rows):
+    """``{(split, protocol): (IoU by class, description)}``."""
     known = {}
-    for row in found:
-        if (row["method"], row["domain"], row["bn"]) != (METHOD, "target", "running"):
-            continue
-        words = f"{METHOD}, seed {row['seed']}, step {row['step']}"
-        if "recorded" in row:
-            words += " (recorded)"
-        for protocol in results.protocols(row):
-            known.setdefault((row["split"], protocol), (row["iou"], words))
+    for row in rows:
+        if (row["method"], row["domain"], row["bn"]) == (ORACLE, "target", "running"):
+            words = f"{ORACLE}, seed {row['seed']}, step {row['step']}"
+            words += " (recorded)" if "recorded" in row else ""
+            for protocol in _protocols(row):
+                known.setdefault((row["split"], protocol), (row["iou"], words))
     return known
 
 
-def _match(row, known, origin):
-    if origin == PUBLISHED:
-        score = published_score()
-        return {name: percent / 100 for name, percent in score.iou.items()}, PAPER
-    for protocol in results.protocols(row):
-        if (row["split"], protocol) in known:
-            return known[row["split"], protocol]
-    return None
+def _protocols(row):
+    return row["protocol"], *row.get("same_as", "").split()

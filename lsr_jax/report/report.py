@@ -1,20 +1,19 @@
-"""The tables and the pictures of a run, from the checkpoints in its workdir."""
+"""The report of a run: tables, pictures, model card and one HTML page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from lsr_jax import files
-from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import DISK_FULL, InputError
-from lsr_jax.report import gallery, html, measuring, published, results
-from lsr_jax.report import panel as drawing
-from lsr_jax.report.measuring import Entry, Evaluation, Options
-from lsr_jax.training import distributed, tensorboard
+from lsr_jax.report import figures, gallery, html, model_card, published, results
+from lsr_jax.report.evaluate import Entry, Evaluation
+from lsr_jax.report.results import Table
+from lsr_jax.training import distributed, tensorboard, workdir
 from lsr_jax.training.stage import Run
 
 ROOT = Path(__file__).parents[2]  # relative paths of recorded rows start here
@@ -22,90 +21,85 @@ ROOT = Path(__file__).parents[2]  # relative paths of recorded rows start here
 
 def write(
     experiment: Run,
-    stages: Iterable[str] | None = None,
+    stages: Sequence[str] = (),
     *,
     per_class: bool = False,
     folder: str | Path = "report",
-    options: Options = measuring.ONE_PASS,
+    evaluation: Evaluation | None = None,
     entries: Sequence[Entry] = (),
     oracle: str | None = None,
-    figures: bool = False,
-) -> list[dict]:
+    latent_figures: bool = False,
+) -> list[results.Row]:
     """Evaluate stages, print their tables, write tables and pictures into the workdir.
 
     A stage is evaluated on the validation splits of both domains, with the BatchNorm
     statistics of its training and with statistics re-estimated on unlabelled target
     training images, under every protocol in one pass. Of several processes all evaluate
-    and the first writes and prints.
+    and the first writes and prints. ``index.html`` is written last: a report that has it
+    is complete.
 
     Args:
       experiment: with finished checkpoints.
-      stages: names; all of the config by default.
+      stages: names; default: all of the config.
       per_class: print the IoU of every class too.
       folder: where to write, below the workdir.
-      options: protocols, and views of every image.
+      evaluation: of the experiment, for other protocols or test-time augmentation.
       entries: networks and ensembles to evaluate in place of stages.
-      oracle: to which ratios are taken, see `published.attach`.
-      figures: draw the figures of the feature space too, which takes minutes and one
-        process.
+      oracle: to which ratios are taken, see `published.attach_ratios`.
+      latent_figures: draw the figures of the feature space too, which takes minutes and
+        one process.
 
     Returns:
       The rows, as in ``metrics.json``; without ratios where nothing is written.
 
     Raises:
-      InputError: a stage without checkpoint, or unusable data.
+      InputError: an unknown stage, one without checkpoint, or unusable data.
     """
-    stages = check_stages(experiment.config, stages)
-    evaluation = Evaluation(experiment, options)
+    config = experiment.config
+    stages = tuple(stages or config["stages"])
+    if unknown := sorted(set(stages) - set(config["stages"])):
+        raise InputError(
+            f"--stages: expected some of {', '.join(config['stages'])}, found "
+            f"{', '.join(unknown)}"
+        )
+    evaluation = evaluation or Evaluation(experiment)
     chosen = entries or [evaluation.entry(stage) for stage in stages]
-    found = [row for entry in chosen for row in evaluation.rows(entry)]
-    for path in experiment.config["recorded"]:
-        found += results.read(ROOT / path)
-    pictures = evaluation.pictures(chosen)
+    rows = [row for entry in chosen for row in evaluation.rows(entry)]
+    for path in config["recorded"]:
+        rows += results.read(ROOT / path)
+    _, images, truths = evaluation.examples(
+        "target", config["evaluation"]["panel_images"]
+    )
+    predictions = evaluation.predictions(chosen, images)
     with distributed.together("report"):
-        if distributed.is_main():
-            subsets = evaluation.space.subsets()
-            found = published.attach(found, subsets=subsets, origin=oracle)
-            folder = experiment.workdir / folder
-            summary, details = publish(folder, experiment.config, found, per_class)
-            steps = [one.step or 0 for entry in chosen for one in entry.members]
-            save_panel(folder, evaluation.space, pictures, step=max(steps))
-            if not entries:
-                parts = {"summary": summary, "details": details, "figures": figures}
-                html.write(evaluation, stages, folder, **parts)
-                page = folder / "index.html"
-                print(f"{page}: all of it with pictures; model_card.md")
-    return found
+        if not distributed.is_main():
+            return rows
+        rows = published.attach_ratios(
+            rows, subsets=evaluation.space.subsets(), oracle=oracle
+        )
+        summary = results.summary(rows, control=config["evaluation"]["control"])
+        classes = [*results.per_class(rows), *results.per_class(rows, "asr")]
+        folder = experiment.workdir / folder
+        save_tables(folder, rows, [*summary, *classes])
+        print(results.terminal([*summary, *classes] if per_class else summary))
+        columns = {"image": images, "ground truth": truths, **predictions}
+        space = evaluation.space
+        panel = figures.panel(columns, space.classes, space.colors)
+        figures.save(panel, folder / "panel", ["png"])
+        step = max(member.step or 0 for entry in chosen for member in entry.members)
+        log_panel(folder, step)
+        print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
+        if not entries:
+            pictures = [gallery.PANEL, *gallery.curves(experiment, stages, folder)]
+            if latent_figures:
+                pictures += gallery.write(evaluation, stages, folder)
+            write_page(evaluation, stages, folder, summary, classes, pictures)
+            print(f"wrote {folder / 'index.html'} and model_card.md")
+    return rows
 
 
-def publish(
-    folder: Path, config: Mapping, found: Sequence[results.Row], per_class: bool
-) -> tuple[list[results.Table], list[results.Table]]:
-    """Write rows and tables, and print the tables.
-
-    Args:
-      folder: the report.
-      config: names the control.
-      found: measured and recorded rows.
-      per_class: print the IoU of every class too.
-
-    Returns:
-      The table of all rows, and the tables by class.
-
-    Raises:
-      InputError: the folder cannot be written.
-    """
-    summary = results.summary(found, control=config["evaluation"]["control"])
-    details = [*results.per_class(found), *results.ratios(found)]
-    save(folder, found, [*summary, *details])
-    print(results.terminal([*summary, *details] if per_class else summary))
-    names = "metrics.json, metrics.csv, table.md, table.tex, panel.png"
-    print(f"\n{folder}: {names}")
-    return summary, details
-
-
-def save(
-    folder: Path, found: Sequence[results.Row], whole: Sequence[results.Table]
+def save_tables(
+    folder: Path, rows: Sequence[results.Row], tables: Sequence[Table]
 ) -> None:
     """Write rows and tables.
 
@@ -113,60 +107,66 @@ def save(
       InputError: the folder cannot be written.
     """
     try:
-        results.write(folder / "metrics.json", found)
-        files.text(folder / "metrics.csv", results.to_csv(found))
-        files.text(folder / "table.md", results.markdown(whole))
-        files.text(folder / "table.tex", results.latex(whole))
+        results.write(folder / "metrics.json", rows)
+        files.text(folder / "metrics.csv", results.to_csv(rows))
+        files.text(folder / "table.md", results.markdown(tables))
+        files.text(folder / "table.tex", results.latex(tables))
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
         raise InputError(f"{folder}: cannot be written: {error}") from error
 
 
-def save_panel(folder: Path, space: LabelSpace, pictures: tuple, *, step: int) -> None:
-    """Write ``panel.png``, and the same for TensorBoard.
-
-    In a folder of its own, in place of that of an earlier report, so that nothing else
-    is removed from where a report is written.
-
-    Args:
-      folder: the report.
-      space: names and colours of the classes.
-      pictures: of `Evaluation.pictures`.
-      step: under which TensorBoard shows it.
-    """
-    drawing.panel(*pictures, space.classes, space.colors, folder / gallery.PANEL.file)
+def log_panel(folder: Path, step: int) -> None:
+    """Write ``panel.png`` for TensorBoard, in place of that of an earlier report."""
     own = folder / "tensorboard"
     own.mkdir(exist_ok=True)
     for old in own.glob("events.out.tfevents.*"):
         old.unlink()
     with Image.open(folder / gallery.PANEL.file) as image:
         pixels = np.asarray(image.convert("RGB"))
-    with tensorboard.Events(own, first=step) as written:
-        written.image(step, "panel", pixels, gallery.PANEL.caption)
+    with tensorboard.Events(own, first=step) as events:
+        events.image(step, "panel", pixels, gallery.PANEL.caption)
 
 
-def check_stages(config: Mapping, stages: Iterable[str] | None) -> tuple[str, ...]:
-    """The stages meant, all by default.
-
-    Raises:
-      InputError: an unknown one.
-    """
-    stages = tuple(stages or config["stages"])
-    unknown = set(stages) - set(config["stages"])
-    if unknown:
-        raise InputError(
-            f"stages: expected some of {', '.join(config['stages'])}, found "
-            f"{', '.join(sorted(unknown))}"
-        )
-    return stages
+def write_page(
+    evaluation: Evaluation,
+    stages: Sequence[str],
+    folder: Path,
+    summary: Sequence[Table],
+    classes: Sequence[Table],
+    pictures: Sequence[gallery.Picture],
+) -> None:
+    """Write ``model_card.md`` and ``index.html``."""
+    experiment = evaluation.experiment
+    config, manifest = experiment.config, workdir.manifest(experiment.workdir)
+    card = model_card.markdown(
+        config, manifest, evaluation.space.classes, stages, summary
+    )
+    files.text(folder / "model_card.md", card)
+    facts = {
+        "stages": ", ".join(stages),
+        "source": config["data"]["source"]["name"],
+        "target": config["data"]["target"]["name"],
+        "network": config["model"]["backbone"],
+        "seed": str(config["seed"]),
+        "command": manifest["command"],
+        "machine": results.machine(manifest),
+    }
+    sections = (
+        html.Section("Scores", summary),
+        html.Section("Figures", (), [(folder / p.file, p.caption) for p in pictures]),
+        html.Section("By class", classes),
+    )
+    title = f"lsr_jax: {experiment.workdir.name}"
+    files.text(folder / "index.html", html.document(title, facts, sections))
 
 
 def check_recorded(config: Mapping) -> None:
-    """Read the rows that the report will quote, and forget them.
+    """Read the recorded rows of a config before anything is trained.
 
     Raises:
-      InputError: a file in the config's ``recorded`` that is missing or holds no rows.
+      InputError: a file in the config's ``recorded`` is missing or holds no rows.
     """
     for path in config["recorded"]:
         try:

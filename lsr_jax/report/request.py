@@ -1,4 +1,4 @@
-"""What ``evaluate.py`` was asked for: which networks, on which data, how, and where to."""
+"""What ``evaluate.py`` does: find the networks that its flags name, and report them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jax.sharding import Mesh
-
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
-from lsr_jax.evaluation.predictor import PROTOCOLS, Averaging
-from lsr_jax.report import report
-from lsr_jax.report.measuring import Entry, Options
+from lsr_jax.evaluation.predictor import PROTOCOLS
+from lsr_jax.report import report, results
+from lsr_jax.report.evaluate import Entry, Evaluation
 from lsr_jax.training import distributed, sharding, weights
 from lsr_jax.training.stage import open_run
 from lsr_jax.training.weights import Source
@@ -23,7 +21,7 @@ BOTH = "both"
 
 
 class Request(NamedTuple):
-    """The flags of ``evaluate.py``, as they were given; see there.
+    """The values of the flags of ``evaluate.py``; see there.
 
     ``processes`` are the keywords of `distributed.initialize`, None for one process.
     """
@@ -45,72 +43,81 @@ class Request(NamedTuple):
     processes: Mapping | None = None
 
 
-def carry_out(request: Request) -> list[dict]:
-    """Evaluate, print, write; the rows.
+def evaluate(request: Request) -> list[results.Row]:
+    """Evaluate, print and write; returns the rows.
 
     Raises:
       InputError: flags that contradict each other, or unusable files.
     """
     check(request)
-    averaging = predictor.parse(request.flip, request.scales, request.average)
-    places = [weights.resolve(name, step=request.step) for name, _ in named(request)]
+    augmentation = predictor.parse_augmentation(
+        request.flip, request.scales, request.average
+    )
+    named = named_networks(request)
+    places = [weights.resolve(name, step=request.step) for name, _ in named]
     config = data_config(request, places)
     sharding.share_cpu(config["cpu_devices"])
     if request.processes:
         distributed.initialize(**request.processes)
-    if request.split:
-        config = on_split(config, request.split)
-    folder = output(request, places, averaging, config["stages"])
+    data = config["data"]
+    split = request.split or data["target"]["val"]
+    config["data"] = {**data, "target": {**data["target"], "val": split}}
+    words = augmentation.describe()
+    folder = output(request, places, words, config["stages"])
     check_writable(folder)
+
     experiment = open_run(config, Path(request.workdir or folder))
-    options = Options(
-        PROTOCOLS if request.protocol == BOTH else (request.protocol,),
-        averaging,
+    mesh = experiment.mesh
+    loaded = tuple(
+        weights.load(place, mesh=mesh, config=config, split=split) for place in places
     )
+    entries = [Entry(network.stage, (network,)) for network in loaded]
+    if request.ensemble:
+        entries = [Entry("ensemble", loaded, tuple(weight for _, weight in named))]
+    protocols = PROTOCOLS if request.protocol == BOTH else (request.protocol,)
     return report.write(
         experiment,
         request.stages,
         per_class=True,
         folder=folder.absolute(),
-        options=options,
-        entries=entries(request, places, config, experiment.mesh),
+        evaluation=Evaluation(
+            experiment, protocols=protocols, augmentation=augmentation
+        ),
+        entries=entries,
         oracle=request.oracle,
-        figures=request.figures,
+        latent_figures=request.figures,
     )
 
 
 def check(request: Request) -> None:
     """Raise InputError for flags that contradict each other."""
-    if not (request.workdir or request.checkpoint or request.ensemble):
-        raise InputError(
-            "expected --workdir, --checkpoint or --ensemble, found none; see --help"
+    given = {name for name, value in request._asdict().items() if value}
+    given |= {"step"} if request.step is not None else set()
+    if not given & {"workdir", "checkpoint", "ensemble"}:
+        raise InputError("--workdir, --checkpoint or --ensemble is needed; see --help")
+    excluded = {
+        "ensemble": {
+            "checkpoint": "name it in --ensemble",
+            "stages": "name WORKDIR:STAGE in --ensemble",
+            "step": "name folders of checkpoints in --ensemble",
+        },
+        "checkpoint": {"stages": "name WORKDIR:STAGE in --checkpoint"},
+        "figures": dict.fromkeys(
+            ("checkpoint", "ensemble", "step"),
+            "figures are drawn of the reported stages of a run",
         )
-    for name, value in (("checkpoint", request.checkpoint), ("stages", request.stages)):
-        if request.ensemble and value:
-            raise InputError(f"--{name}: expected no such flag beside --ensemble")
-    if request.checkpoint and request.stages:
-        raise InputError(
-            "--stages: expected no such flag beside --checkpoint; name WORKDIR:STAGE there"
-        )
-    named_otherwise = request.checkpoint or request.ensemble or request.step is not None
-    if request.figures and named_otherwise:
-        raise InputError(
-            "--figures: expected no such flag beside --checkpoint, --ensemble and "
-            "--step: they are drawn of the stages of a run as it reports them"
-        )
-    if request.figures and request.processes:
-        raise InputError(
-            "--figures: expected no such flag beside --distributed: one process draws "
-            "them; evaluate once more without --distributed"
-        )
-    if request.ensemble and request.step is not None:
-        raise InputError(
-            "--step: expected no such flag beside --ensemble; name folders of checkpoints"
-        )
+        | {"processes": "one process draws; evaluate again without --distributed"},
+    }
+    for flag in given & excluded.keys():
+        for other in given & excluded[flag].keys():
+            name = {"processes": "distributed"}.get(other, other)
+            raise InputError(
+                f"--{name}: cannot be combined with --{flag}; {excluded[flag][other]}"
+            )
 
 
-def named(request: Request) -> list[tuple[str, float]]:
-    """Names of the networks and their weights; empty where stages are meant.
+def named_networks(request: Request) -> list[tuple[str, float]]:
+    """Names of the networks and their weights; empty if stages are evaluated.
 
     Raises:
       InputError: an ensemble that is not written NAME=WEIGHT,NAME=WEIGHT.
@@ -124,14 +131,15 @@ def named(request: Request) -> list[tuple[str, float]]:
     for part in request.ensemble:
         name, _, weight = part.rpartition("=")
         try:
-            found.append((name, float(weight)))
+            weight = float(weight)
         except ValueError:
-            name = ""
-        if not name or not found[-1][1] > 0:
+            weight = 0.0
+        if not name or not 0 < weight < float("inf"):
             raise InputError(
                 "--ensemble: expected NAME=WEIGHT,NAME=WEIGHT with positive weights, as "
                 f"runs/a:lsr=0.7,runs/b=0.3, found {part!r}"
             )
+        found.append((name, weight))
     return found
 
 
@@ -149,38 +157,14 @@ def data_config(request: Request, places: Sequence[Source]) -> Mapping:
         if place.config:
             return place.config
     raise InputError(
-        f"{places[0].path}: expected --config or --workdir with the data, found neither "
-        "and no run around it"
+        f"{places[0].path}: is outside of a run; name the data by --config or --workdir"
     )
-
-
-def on_split(config: Mapping, split: str) -> dict:
-    """A copy of the config with another reported split of the target."""
-    data = config["data"]
-    return {**config, "data": {**data, "target": {**data["target"], "val": split}}}
-
-
-def entries(
-    request: Request,
-    places: Sequence[Source],
-    config: Mapping,
-    mesh: Mesh,
-) -> list[Entry]:
-    """The networks of ``places``, one line each or one ensemble."""
-    split = config["data"]["target"]["val"]
-    loaded = [
-        weights.load(place, mesh=mesh, config=config, split=split) for place in places
-    ]
-    if request.ensemble:
-        weights = tuple(weight for _, weight in named(request))
-        return [Entry("ensemble", tuple(loaded), weights)]
-    return [Entry(network.stage, (network,)) for network in loaded]
 
 
 def output(
     request: Request,
     places: Sequence[Source],
-    averaging: Averaging,
+    augmentation: str,
     stages: Sequence[str],
 ) -> Path:
     """The folder to write: --out, or ``report`` in the run with a suffix for each choice.
@@ -192,23 +176,22 @@ def output(
     """
     if request.out:
         return Path(request.out)
-    words = [request.split or ""]
-    words += ["ensemble" if request.ensemble else ""]
+    words = [request.split, "ensemble" if request.ensemble else None]
     if request.checkpoint and places[0].config:
         words.append(places[0].stage)
     if set(request.stages) != set(stages):
         words += request.stages
     if any(place.step is not None for place in places):
         words.append(f"step{places[0].step}")
-    words += [request.protocol if request.protocol != BOTH else ""]
-    words += [averaging.words().replace(",", "").replace(" ", "-")]
-    words = [word for word in words if word not in ("", "one-view")]
+    words.append(request.protocol if request.protocol != BOTH else None)
+    if augmentation != "one view":
+        words.append(augmentation.replace(",", "").replace(" ", "-"))
     runs = [place.path.parents[1] for place in places if place.config]
     if not request.workdir and not runs:
         raise InputError(
-            f"{places[0].path}: expected --out, the folder to write, found no run around it"
+            f"{places[0].path}: is outside of a run; name the folder to write by --out"
         )
-    return Path(request.workdir or runs[0]) / "-".join(["report", *words])
+    return Path(request.workdir or runs[0]) / "-".join(["report", *filter(None, words)])
 
 
 def check_writable(folder: Path) -> None:

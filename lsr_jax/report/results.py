@@ -1,46 +1,38 @@
-"""Rows of ``report/metrics.json``: one evaluation each, with all that moves its number.
+"""Results of evaluations: rows of ``report/metrics.json``, and tables of them.
 
-A row is a plain dict. Its identity: ``stage, method, seed, step, domain, split`` (which
-images), ``bn`` ("running", or "target": statistics re-estimated on unlabelled target
-images), ``protocol`` ("native" or "resized") and ``selection`` (how the checkpoint was
-chosen). Its measures are fractions in 0..1: ``miou``, ``iou`` by class name (likewise
-``accuracy`` and ``precision``), and ``miou_NAME`` for subsets of the classes. With an
-oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent class) is null in
-the file. Further facts of a measured row: ``averaging`` (views of an image), ``data``
-(fingerprint of the domain), ``weights`` (sha256 of the network), ``same_as`` (the other
-protocol, where labels have the size of the images), ``oracle`` (what ``asr`` compares
-with), ``members`` (of an ensemble), ``newest`` (where a rule chose the checkpoint: the
-step up to which its stage had been trained).
+A row is a plain dict of one evaluation. Its identity: ``stage, method, seed, step,
+domain, split`` (which images), ``bn`` ("running", or "target": statistics re-estimated
+on unlabelled target images), ``protocol`` ("native" or "resized") and ``selection`` (how
+the checkpoint was chosen). Its measures are fractions in 0..1: ``miou``, ``iou`` by class
+name (likewise ``accuracy`` and ``precision``), and ``miou_NAME`` for subsets of the
+classes. With an oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent
+class) is null in the file.
 
-A row that was not measured by this run has ``recorded``: the command that made it.
+Metadata of a row: ``averaging`` (test-time augmentation), ``data`` (fingerprint of the
+domain), ``weights`` (sha256 of the network), ``same_as`` (the other protocol, where
+labels have the size of the images), ``oracle`` (what ``asr`` compares with), ``members``
+(of an ensemble), ``newest`` (where a rule chose the checkpoint: the last step that its
+stage had been trained), ``recorded`` (of a row that an earlier run measured: the command
+of that run), ``line`` (in a study: the method, or a method without one of its terms).
 
-Tables of rows: which numbers stand beside each other. ``formats`` prints them.
-
-What all rows of a table share stands in its caption; what differs between its lines
-(seed, step, selection rule, views, weights) gets a column or a note. Numbers of different protocols
-or target splits never share a table. Absent values print as ``-``, fingerprints by their
-first eight digits.
-
-Tables as text for a terminal, as Markdown and as LaTeX.
-
-What has to stand beside a number: the facts of a row, in captions and columns.
+`frame` makes one pandas DataFrame of rows, from which the tables are pivoted. What all
+rows of a table share is in its caption; what differs (seed, step, selection rule, views,
+weights) gets a column or a note. Numbers of different protocols or target splits never
+share a table.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import json
 import math
 import os
-import pathlib
-import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lsr_jax import files
 from lsr_jax.errors import InputError
@@ -49,26 +41,22 @@ from lsr_jax.evaluation import metrics
 Row = dict[str, Any]
 
 IDENTITY = (
-    "stage",
-    "method",
-    "seed",
-    "step",
-    "domain",
-    "split",
-    "bn",
-    "protocol",
-    "selection",
+    *("stage", "method", "seed", "step", "domain"),
+    *("split", "bn", "protocol", "selection"),
 )
 BY_CLASS = ("iou", "accuracy", "precision", "asr")
 MEASURES = (
-    "miou",
-    "masr",
-    "pixel_accuracy",
-    "mean_accuracy",
-    "mean_precision",
-    "frequency_weighted_iou",
-    "iou_std",
+    *("miou", "masr", "pixel_accuracy", "mean_accuracy", "mean_precision"),
+    *("frequency_weighted_iou", "iou_std"),
 )
+STATISTICS = ("running", "target")  # kinds of BatchNorm statistics
+# What tells apart two rows of one method.
+FACTS = ("seed", "step", "selection", "averaging", "weights")
+LINE = ("stage", "method", *FACTS, "recorded")
+METADATA = ("same_as", "data", "oracle", "members", "line")
+ABSENT = "-"
+DIGITS = 8  # of a fingerprint
+WIDTH = 120  # of captions in a terminal
 
 
 def make(
@@ -76,34 +64,16 @@ def make(
     *,
     classes: Sequence[str],
     subsets: Mapping[str, Sequence[int]],
-    stage: str,
-    method: str,
-    seed: int,
-    step: int,
-    domain: str,
-    split: str,
-    bn: str,
-    protocol: str,
-    selection: str,
-    **more: Any,
+    **facts: Any,
 ) -> Row:
-    """Builds the row of a confusion matrix.
+    """Build the row of a confusion matrix.
 
     Args:
       matrix: ``[C, C]``, rows = truth.
       classes: the ``C`` names.
       subsets: name -> class indices, each a further mean IoU ``miou_NAME``, as
         ``{"large": space.indices(LARGE), "small": space.indices(SMALL)}``.
-      stage: name of the stage in the config.
-      method: name of its method.
-      seed: seed of the run.
-      step: step of the checkpoint within the stage.
-      domain: "source" or "target".
-      split: "train", "val" or "test".
-      bn: "running" or "target".
-      protocol: "native" or "resized".
-      selection: rule by which the checkpoint was chosen.
-      **more: further facts that can be written as JSON.
+      **facts: the `IDENTITY` of the row, and metadata that JSON can hold.
     """
     iou = metrics.iou(matrix)
 
@@ -111,15 +81,7 @@ def make(
         return dict(zip(classes, values.tolist(), strict=True))
 
     return {
-        "stage": stage,
-        "method": method,
-        "seed": seed,
-        "step": step,
-        "domain": domain,
-        "split": split,
-        "bn": bn,
-        "protocol": protocol,
-        "selection": selection,
+        **{name: facts.pop(name) for name in IDENTITY},
         "miou": metrics.mean_iou(iou),
         "iou": by_class(iou),
         **{f"miou_{name}": metrics.mean_iou(iou, s) for name, s in subsets.items()},
@@ -130,148 +92,104 @@ def make(
         "iou_std": metrics.population_std(iou),
         "accuracy": by_class(metrics.class_accuracy(matrix)),
         "precision": by_class(metrics.precision(matrix)),
-        **more,
-    }
-
-
-def with_asr(
-    row: Row,
-    oracle_iou: Mapping[str, float],
-    *,
-    oracle: str,
-    subsets: Mapping[str, Sequence[int]],
-) -> Row:
-    """The row with ``asr``, ``masr``, ``masr_NAME`` and ``oracle``.
-
-    ``asr`` is the IoU over the oracle's IoU of the same class (LSR, section 5).
-
-    Args:
-      row: measured.
-      oracle_iou: by class name; a class that it lacks has no ratio.
-      oracle: in words.
-      subsets: as for `make`; the large and small classes are left out.
-    """
-    supervised = np.array([oracle_iou.get(name, math.nan) for name in row["iou"]])
-    ratios = metrics.asr(np.array(list(row["iou"].values())), supervised)
-    chosen = {name: s for name, s in subsets.items() if name.isdecimal()}
-    return {
-        **row,
-        "masr": metrics.mean(ratios),
-        **{f"masr_{name}": metrics.mean(ratios, s) for name, s in chosen.items()},
-        "asr": dict(zip(row["iou"], ratios.tolist(), strict=True)),
-        "oracle": oracle,
+        **facts,
     }
 
 
 def write(path: str | os.PathLike, rows: Sequence[Row]) -> None:
-    """Writes rows as JSON."""
-    path = pathlib.Path(path)
+    """Write rows as JSON."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([_without_nan(row) for row in rows], indent=1, allow_nan=False)
+    text = json.dumps(nan_to_none(rows), indent=1, allow_nan=False)
     files.text(path, text + "\n")
 
 
 def read(path: str | os.PathLike) -> list[Row]:
-    """Reads what ``write`` wrote.
+    """Read what `write` wrote.
 
     Raises:
-      InputError: where the file is missing or is not a list of rows.
+      InputError: the file is missing or is not a list of rows.
     """
     try:
-        rows = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: expected the metrics of a run, found no file; run evaluate.py"
-        ) from None
+        raise InputError(f"{path}: no such file; run evaluate.py first") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: expected JSON, found {error}; delete it and run evaluate.py"
+            f"{path}: not JSON ({error}); delete it and run evaluate.py"
         ) from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(
-            f"{path}: expected a list of rows, found other JSON; "
-            "delete it and run evaluate.py"
-        )
+        raise InputError(f"{path}: not a list of rows; delete it and run evaluate.py")
     for number, row in enumerate(rows):
-        lacking = [key for key in (*IDENTITY, "miou", "iou") if key not in row]
-        if lacking:
+        missing = [key for key in (*IDENTITY, "miou", "iou") if key not in row]
+        if missing:
             raise InputError(
-                f"{path}: expected {lacking[0]!r} in row {number}, found none; "
-                "delete the file and run evaluate.py"
+                f"{path}: row {number} has no {missing[0]!r}; delete the file and run "
+                "evaluate.py"
             )
-    return [_with_nan(row) for row in rows]
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """One line a row, ``iou`` spread over columns ``iou_CLASS``; NaN is empty.
-
-    The other measures by class likewise; members of an ensemble stay JSON.
-    """
-    flat = []
-    for row in map(_without_nan, rows):
-        line = {k: v for k, v in row.items() if k not in BY_CLASS}
-        if "members" in line:
-            line["members"] = json.dumps(line["members"])
-        for key in BY_CLASS:
-            values = row.get(key, {}).items()
-            line |= {f"{key}_{name}": value for name, value in values}
-        flat.append(line)
-    text = io.StringIO()
-    columns = list(dict.fromkeys(name for row in flat for name in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    return [_none_to_nan(row) for row in rows]
 
 
 def is_measure(name: str) -> bool:
-    """Whether a key of a row holds a measured fraction."""
-    return name in MEASURES or name.startswith(("miou_", "masr_"))
+    """Whether a key of a row, or a column of `frame`, is a measured fraction."""
+    prefixes = ("miou_", "masr_", *(f"{key}/" for key in BY_CLASS))
+    return name in MEASURES or name.startswith(prefixes)
 
 
-def _without_nan(value: Any) -> Any:
+def nan_to_none(value: Any) -> Any:
+    """The same tree with None for NaN and Python numbers for numpy's, for JSON."""
     if isinstance(value, dict):
-        return {name: _without_nan(inner) for name, inner in value.items()}
+        return {name: nan_to_none(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_none(inner) for inner in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _with_nan(row: Row) -> Row:
-    filled = {
-        name: math.nan if value is None and is_measure(name) else value
-        for name, value in row.items()
-    }
-    for key in set(BY_CLASS) & set(row):
-        filled[key] = {
-            name: math.nan if value is None else value
-            for name, value in row[key].items()
-        }
-    return filled
+def _none_to_nan(row: Row) -> Row:
+    def filled(values):
+        return {k: math.nan if v is None else v for k, v in values.items()}
+
+    by_class = {key: filled(row[key]) for key in BY_CLASS if key in row}
+    measured = filled({key: value for key, value in row.items() if is_measure(key)})
+    return {**row, **measured, **by_class}
 
 
-class Column(NamedTuple):
-    """A heading, a heading above it that neighbours may share, and the cells."""
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """Rows as a DataFrame; measures by class become columns such as ``iou/road``."""
+    flat = []
+    for row in rows:
+        values = {key: value for key, value in row.items() if key not in BY_CLASS}
+        for key in BY_CLASS:
+            found = row.get(key, {}).items()
+            values |= {f"{key}/{name}": value for name, value in found}
+        flat.append(values)
+    table = pd.DataFrame(flat, dtype=object)
+    measured = [name for name in table if is_measure(name)]
+    return table.astype(dict.fromkeys(measured, float))
 
-    group: str
-    heading: str
-    cells: tuple[str, ...]
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """`frame` as CSV, columns such as ``iou_road``; members of an ensemble are JSON."""
+    table = frame(rows).rename(columns=lambda name: name.replace("/", "_"))
+    if "members" in table:
+        table["members"] = table["members"].map(json.dumps, na_action="ignore")
+    return table.to_csv(index=False)
 
 
 class Table(NamedTuple):
-    """Columns of equal length, the first one naming the lines.
+    """Cells of text, and what they mean.
 
     Attributes:
       caption: what the numbers are.
-      columns: headings and cells.
+      cells: one row a line; columns have one level, or several with groups above.
       notes: pairs of a remark and the command that it is about.
-      rules: the lines above which a rule is drawn.
     """
 
     caption: str
-    columns: tuple[Column, ...]
-    notes: tuple[tuple[str, str], ...]
-    rules: tuple[int, ...] = (0,)
+    cells: pd.DataFrame
+    notes: Sequence[tuple[str, str]] = ()
 
 
 def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
@@ -283,405 +201,273 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
         to the control's with the same seed and statistics, in points.
     """
     tables = []
-    for protocol, target_split, source_split, part in _benchmarks(rows):
-        lines = _grouped(part, LINE)
-        shared, columns = _facts(lines)
-        weights = [column.cells for column in columns if column.heading == "weights"]
-        columns = [column for column in columns if column.heading != "weights"]
-        columns.insert(0, Column("", "stage", tuple(_label(line) for line, _ in lines)))
-        for bn in ("running", "target"):
-            group = f"target {target_split}, {bn} BN"
-            scores = [_only(part, domain="target", bn=bn) for _, part in lines]
-            columns.append(_percent(group, "mIoU", scores, "miou"))
-            if control is not None:
-                columns.append(Column(group, "diff", _differences(scores, control)))
-            # With 16 classes the 13 are reported too; with 19, the per-class table tells.
-            if not any("miou_16" in row for row in part):
-                columns.append(_percent(group, "of 13", scores, "miou_13"))
-            columns.append(_percent(group, "large", scores, "miou_large"))
-            columns.append(_percent(group, "small", scores, "miou_small"))
-            columns.append(_percent(group, "mASR", scores, "masr"))
-        for bn in ("running", "target"):
-            scores = [_only(part, domain="source", bn=bn) for _, part in lines]
-            columns.append(
-                _percent(f"source {source_split}", f"{bn} BN", scores, "miou")
-            )
-        columns = tuple(c for c in columns if set(c.cells) != {ABSENT})
-        caption = f"mIoU in percent, {phrase(protocol, part, shared)}"
-        if any(column.heading == "diff" for column in columns):
+    for target, source, part in _benchmarks(with_facts(rows)):
+        measured = [name for name in part if is_measure(name)]
+        lines = part.pivot_table(
+            values=measured,
+            index=list(LINE),
+            columns=["domain", "bn"],
+            aggfunc="last",
+            sort=False,
+        )
+        shared, differing = _shared_facts(lines.index)
+        cells = {
+            ("", "", fact): lines.index.get_level_values(fact)
+            for fact in differing
+            if fact != "weights"
+        }
+        for bn in STATISTICS:
+            group = f"target {target}", f"{bn} BN"
+            for heading, measure in target_measures(part).items():
+                if (measure, "target", bn) not in lines:
+                    continue
+                values = lines[measure, "target", bn]
+                cells[*group, heading] = percent(values)
+                if measure == "miou" and control is not None:
+                    cells[*group, "diff"] = _difference(values, control)
+        for bn in STATISTICS:
+            if ("miou", "source", bn) in lines:
+                values = lines["miou", "source", bn]
+                cells[f"source {source}", f"{bn} BN", "mIoU"] = percent(values)
+        caption = f"mIoU in percent, {describe(part, shared)}"
+        if any(heading == "diff" for *_, heading in cells):
             caption += f"; diff: points above {control}"
-        caption += against(part)
-        notes = [*_weights(columns[0].cells, *weights), *_notes(lines)]
-        tables.append(Table(caption, columns, tuple(notes)))
+        caption += describe_oracle(part)
+        labels = [_label(line) for line in lines.index]
+        notes = _notes(part)
+        if "weights" in differing:
+            weights = lines.index.get_level_values("weights")
+            pairs = zip(labels, weights, strict=True)
+            named = [f"{label} {w}" for label, w in pairs if w != ABSENT]
+            notes = [("weights", ", ".join(named)), *notes]
+        tables.append(Table(caption, text_table(cells, labels, "stage"), notes))
     return tables
 
 
-def per_class(rows: Sequence[Row]) -> list[Table]:
-    """One line a class, one column a stage; a table for each kind of evaluation."""
-    return [
-        _by_class(kind, part, key="iou", title="IoU", means=True)
-        for kind, part in _grouped(rows, ("domain", "split", "bn", "protocol"))
-    ]
+def per_class(rows: Sequence[Row], key: str = "iou") -> list[Table]:
+    """One line a class, one column a stage; a table for each kind of evaluation.
 
-
-def ratios(rows: Sequence[Row]) -> list[Table]:
-    """The same of the ratio to the oracle (ASR), of the rows that have it."""
-    rows = [row for row in rows if "asr" in row]
-    return [
-        _by_class(kind, part, key="asr", title="ASR", means=False)
-        for kind, part in _grouped(rows, ("domain", "split", "bn", "protocol"))
-    ]
-
-
-def _by_class(kind, part, *, key, title, means):
-    domain, split, bn, protocol = kind
-    lines = _grouped(part, LINE)
-    shared, facts = _facts(lines)
-    classes = list(dict.fromkeys(name for row in part for name in row[key]))
-    measures = [
-        name
-        for name in dict.fromkeys(itertools.chain(*part))
-        if is_measure(name) and (means or name.startswith("masr"))
-    ]
-    names = [c.heading for c in facts] + classes + [_title(name) for name in measures]
-    columns = [Column("", "class", tuple(names))]
-    for number, (line, (*_, row)) in enumerate(lines):
-        cells = [column.cells[number] for column in facts]
-        cells += [_number(row[key].get(name)) for name in classes]
-        cells += [_number(row.get(name)) for name in measures]
-        columns.append(Column("", _label(line), tuple(cells)))
-    caption = f"{title} in percent on {domain} {split}, {bn} BN, "
-    caption += phrase(protocol, part, shared) + against(part)
-    rules = sorted({0, len(facts), len(facts) + len(classes)})
-    return Table(caption, tuple(columns), _notes(lines), tuple(rules))
-
-
-def _benchmarks(rows):
-    """``(protocol, target split, source split, rows)`` of each summary.
-
-    A target split stands beside the source split of the same name, else beside the only
-    one that no target split claims: GTA5's "val_lsr" beside Cityscapes' "val". Rows for
-    which the protocols are the same stand under each that there is.
+    Args:
+      rows: of one run or of several.
+      key: "iou", or "asr" (ratio to the oracle) of the rows that have it.
     """
-    found = []
-    for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        part = [row for row in rows if protocol in protocols(row)]
-        splits = {
-            domain: list(
-                dict.fromkeys(row["split"] for row in part if row["domain"] == domain)
-            )
+    rows = [row for row in rows if key in row]
+    tables = []
+    if not rows:
+        return tables
+    kinds = ["domain", "split", "bn", "protocol"]
+    for (domain, split, bn, _), part in with_facts(rows).groupby(kinds, sort=False):
+        lines = part.groupby(list(LINE), sort=False).last()
+        shared, differing = _shared_facts(lines.index)
+        cells = {fact: lines.index.get_level_values(fact) for fact in differing}
+        wanted = [name for name in part if name.startswith(f"{key}/")]
+        means = [name for name in part if is_measure(name) and "/" not in name]
+        wanted += [name for name in means if key == "iou" or name.startswith("masr")]
+        for name in wanted:
+            if part[name].notna().any() or "/" in name:
+                cells[_title(name)] = percent(lines[name])
+        caption = f"{_title(key)} in percent on {domain} {split}, {bn} BN, "
+        caption += describe(part, shared) + describe_oracle(part)
+        labels = [_label(line) for line in lines.index]
+        whole = pd.DataFrame(
+            {name: list(values) for name, values in cells.items()}, index=labels
+        ).T
+        whole.columns.name = "class"
+        tables.append(Table(caption, whole, _notes(part)))
+    return tables
+
+
+def target_measures(part: pd.DataFrame) -> dict[str, str]:
+    """Heading -> measure of the columns of the target domain.
+
+    With 16 classes the mean of 13 is reported too; with 19 the table by class has it.
+    """
+    headings = {"mIoU": "miou", "of 13": "miou_13", "large": "miou_large"}
+    headings |= {"small": "miou_small", "mASR": "masr"}
+    if "miou_16" in part and part["miou_16"].notna().any():
+        del headings["of 13"]
+    return {heading: name for heading, name in headings.items() if name in part}
+
+
+def text_table(cells: Mapping, labels: Sequence[str], corner: str) -> pd.DataFrame:
+    """A DataFrame of texts with grouped columns, the name of the lines in its corner."""
+    columns = pd.MultiIndex.from_tuples(list(cells))
+    columns.names = [*[None] * (columns.nlevels - 1), corner]
+    values = [list(column) for column in cells.values()]
+    return pd.DataFrame(
+        list(zip(*values, strict=True)), index=list(labels), columns=columns
+    )
+
+
+def percent(values: Iterable[float], sign: str = "") -> list[str]:
+    """Fractions as percent with one digit; NaN is ``-``."""
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return [
+        ABSENT if math.isnan(x) else f"{round(100 * x, 1) + 0.0:{sign}.1f}"
+        for x in values
+    ]
+
+
+def with_facts(rows: Sequence[Row]) -> pd.DataFrame:
+    """`frame` with a text for every fact of `LINE`."""
+    table = frame(rows)
+    wanted = [*table, *IDENTITY, *LINE, *METADATA]
+    table = table.reindex(columns=list(dict.fromkeys(wanted)))
+    for fact in LINE:
+        # Rows from before there was test-time augmentation do not name it.
+        default = {"averaging": "one view", "recorded": ""}.get(fact, ABSENT)
+        texts = [default if pd.isna(value) else str(value) for value in table[fact]]
+        if fact == "weights":
+            texts = [text[:DIGITS] for text in texts]
+        table[fact] = texts
+    return table
+
+
+def _benchmarks(table):
+    """``(target split, source split, rows)`` of each summary.
+
+    A target split is reported with the source split of the same name, else with the only
+    one that no target split claims: GTA5's "val_lsr" with Cityscapes' "val". Rows for
+    which the protocols are the same appear under each that there is.
+    """
+    protocols = table["protocol"].unique()
+    same = table[table["same_as"].notna()]
+    same = same.assign(protocol=same["same_as"], same_as=same["protocol"])
+    for protocol, part in pd.concat([table, same]).groupby("protocol", sort=False):
+        if protocol not in protocols:
+            continue
+        targets, sources = (
+            part.loc[part["domain"] == domain, "split"].unique().tolist()
             for domain in ("target", "source")
-        }
-        free = [split for split in splits["source"] if split not in splits["target"]]
-        shown = []
-        for target in splits["target"]:
-            source = target
-            if target not in splits["source"] and len(free) == 1:
-                source = free[0]
-            shown.append((target, source))
-        claimed = {source for _, source in shown}
-        shown += [(split, split) for split in free if split not in claimed]
-        for pair in shown:
-            wanted = set(zip(("target", "source"), pair, strict=True))
-            chosen = [row for row in part if (row["domain"], row["split"]) in wanted]
-            found.append((protocol, *pair, chosen))
-    return found
+        )
+        free = [split for split in sources if split not in targets]
+        pairs = {split: split for split in targets}
+        if len(free) == 1:
+            pairs |= {split: free[0] for split in targets if split not in sources}
+        pairs |= {split: split for split in free if split not in pairs.values()}
+        for target, source in pairs.items():
+            wanted = [("target", target), ("source", source)]
+            pair = pd.MultiIndex.from_frame(part[["domain", "split"]])
+            yield target, source, part[pair.isin(wanted)]
 
 
-def _grouped(rows, keys):
-    """``[(values of the keys, rows)]`` in the order in which they first appear."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
-    return list(groups.items())
+def _shared_facts(lines: pd.MultiIndex) -> tuple[dict[str, str], list[str]]:
+    """Fact -> text of those that all measured lines share; names of the others."""
+    texts = {fact: lines.get_level_values(fact).unique() for fact in FACTS}
+    shared = {fact: found[0] for fact, found in texts.items() if len(found) == 1}
+    differing = [fact for fact in texts if fact not in shared]
+    return {k: text for k, text in shared.items() if text != ABSENT}, differing
 
 
-def _facts(lines):
-    """What all measured lines share as a dict, and columns of what differs."""
-    shared, differing = captions_facts(line for line, _ in lines)
-    return shared, [Column("", key, cells) for key, cells in differing.items()]
+def describe(part: pd.DataFrame, shared: Mapping[str, str]) -> str:
+    """The protocol, what lines share, and the fingerprints of the data, for a caption."""
+    own = part[part["recorded"] == ""]
+    (protocol,) = part["protocol"].unique()
+    words = [f"protocol {protocol}"]
+    if len(own) and own["same_as"].notna().all():
+        words = [f"protocol {protocol} (= {own['same_as'].iloc[0]})"]
+    words += [f"{key} {text}" for key, text in shared.items() if key != "averaging"]
+    words += [text for key, text in shared.items() if key == "averaging"]
+    for data, domains in part.groupby("data", sort=False)["domain"]:
+        words.append(f"data {data[:DIGITS]} ({', '.join(domains.unique())})")
+    return ", ".join(words)
 
 
-def _label(line):
+def describe_oracle(part: pd.DataFrame) -> str:
+    """Which oracles ratios are relative to, as the end of a caption."""
+    oracles = part["oracle"].dropna().unique()
+    return "".join(f"; ASR: ratio to {oracle}" for oracle in oracles)
+
+
+def _difference(values: pd.Series, control: str) -> list[str]:
+    """Points above the control of the same seed."""
+    methods = values.index.get_level_values("method")
+    reference = values[methods == control].groupby("seed").last()
+    seeds = values.index.get_level_values("seed")
+    texts = percent(values - seeds.map(reference), sign="+")
+    return [
+        "ref" if method == control and text != ABSENT else text
+        for method, text in zip(methods, texts, strict=True)
+    ]
+
+
+def _label(line: tuple) -> str:
     stage, method, *_, recorded = line
     label = stage if stage == method else f"{stage} ({method})"
     return f"{label} *" if recorded else label
 
 
-def _notes(lines):
+def _notes(part: pd.DataFrame) -> list[tuple[str, str]]:
     """Commands of recorded lines, and the members of ensembles."""
     notes = {}
-    for line, part in lines:
-        if line[-1]:
-            notes[f"{_label(line)} recorded by an earlier run of"] = line[-1]
-        for member in part[0].get("members", ()):
-            remark = f"{_label(line)}: {member['weight']:g} of"
-            notes[f"{remark} {member['stage']}"] = captions_member(member)
-    return tuple(notes.items())
+    for line in part.drop_duplicates(list(LINE)).to_dict("records"):
+        label = _label(tuple(line[key] for key in LINE))
+        if line["recorded"]:
+            notes[f"{label} recorded by an earlier run of"] = line["recorded"]
+        members = line["members"] if isinstance(line["members"], list) else []
+        for member in members:
+            words = [
+                f"{k} {member[k]}" for k in FACTS if k in member and k != "weights"
+            ]
+            words.append(f"weights {member['weights'][:DIGITS]}")
+            remark = f"{label}: {member['weight']:g} of {member['stage']}"
+            notes[remark] = ", ".join([member["method"], *words])
+    return list(notes.items())
 
 
-def _weights(labels, cells=()):
-    """Fingerprints that differ between the lines; as a column they would be too wide."""
-    pairs = [
-        f"{label} {cell}"
-        for label, cell in zip(labels, cells, strict=False)
-        if cell != ABSENT
-    ]
-    return [("weights", ", ".join(pairs))] if pairs else []
-
-
-def _only(rows, **wanted):
-    """The row with these values; the last one where an evaluation was repeated."""
-    found = [row for row in rows if all(row[k] == v for k, v in wanted.items())]
-    return found[-1] if found else None
-
-
-def _percent(group, heading, rows, key):
-    cells = tuple(_number(row.get(key)) if row else ABSENT for row in rows)
-    return Column(group, heading, cells)
-
-
-def _number(value, sign=""):
-    if value is None or math.isnan(value):
-        return ABSENT
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return f"{round(100 * value, 1) + 0.0:{sign}.1f}"
-
-
-def _differences(rows, control):
-    baseline = {r["seed"]: r["miou"] for r in rows if r and r["method"] == control}
-
-    def difference(row):
-        if row is None or row["seed"] not in baseline:
-            return ABSENT
-        if row["method"] == control:
-            return "ref"
-        return _number(row["miou"] - baseline[row["seed"]], sign="+")
-
-    return tuple(map(difference, rows))
-
-
-def _title(key):
-    for name, title in (("miou", "mIoU"), ("masr", "mASR"), ("iou", "IoU")):
-        if name in key:
-            return key.replace(name, title, 1).replace("_", " ")
-    return key.replace("_", " ")
-
-
-WIDTH = 120
-LONGEST_HEADING = 10
-# What LaTeX takes for a command.
-TEX = str.maketrans(
-    {
-        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-    }
-)
+def _title(name: str) -> str:
+    if "/" in name:
+        return name.partition("/")[2]
+    for key, title in (("miou", "mIoU"), ("masr", "mASR"), ("iou", "IoU")):
+        if name.startswith(key):
+            return name.replace(key, title, 1).replace("_", " ")
+    return "ASR" if name == "asr" else name.replace("_", " ")
 
 
 def terminal(tables: Sequence[Table]) -> str:
-    """At most 120 wide (but for commands); a wider table continues below itself."""
-    return "\n\n".join(_terminal(table) for table in tables)
-
-
-def markdown(tables: Sequence[Table]) -> str:
-    """Pipe tables; a group stands above the heading in the same cell."""
+    """Tables for a terminal."""
     texts = []
-    for caption, columns, notes, _ in tables:
-        head = [f"{c.group}<br>{c.heading}" if c.group else c.heading for c in columns]
-        marks = [":--", *["--:"] * (len(columns) - 1)]
-        lines = ["| " + " | ".join(x) + " |" for x in (head, marks, *_body(columns))]
-        remarks = [f"{remark} `{command}`" for remark, command in notes]
-        texts.append("\n\n".join([caption, "\n".join(lines), *remarks]))
-    return "\n\n".join(texts) + "\n"
-
-
-def latex(tables: Sequence[Table]) -> str:
-    r"""``tabular`` environments with ``\hline`` only, the caption as a comment."""
-    texts = []
-    for caption, columns, notes, rules in tables:
-        lines = [f"% {caption}", *(f"% {remark} {what}" for remark, what in notes)]
-        lines.append(rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}")
-        groups = [(name, len(list(part))) for name, part in _groups(columns)]
-        if len(groups) > 1:
-            above = [rf"\multicolumn{{{n}}}{{c}}{{{_tex(name)}}}" for name, n in groups]
-            lines.append(" & ".join(above) + r" \\")
-        lines.append(_tex_line(column.heading for column in columns))
-        for number, cells in enumerate(_body(columns)):
-            lines += [r"\hline"] * (number in rules) + [_tex_line(cells)]
-        texts.append("\n".join([*lines, r"\end{tabular}"]))
-    return "\n\n".join(texts) + "\n"
-
-
-def _terminal(table: Table) -> str:
-    first, *rest = table.columns
-    parts, part = [], [first]
-    for column in rest:
-        if len(part) > 1 and _total_width([*part, column]) > WIDTH:
-            parts.append(part)
-            part = [first]
-        part.append(column)
-    parts.append(part)
-    texts = [textwrap.fill(table.caption, WIDTH)]
-    texts += [_block(part, table.rules) for part in parts]
-    texts += [f"{remark}\n    {command}" for remark, command in table.notes]
+    for caption, cells, notes in tables:
+        remarks = [f"{remark}\n    {command}" for remark, command in notes]
+        texts += [textwrap.fill(caption, WIDTH), cells.to_string(), *remarks]
     return "\n\n".join(texts)
 
 
-def _block(columns: Sequence[Column], rules: Sequence[int]) -> str:
-    """Headings at the bottom of their rows, then the cells with rules between them."""
-    headings = [_heading(column) for column in columns]
-    rows = max(map(len, headings))
-    headings = [[""] * (rows - len(lines)) + lines for lines in headings]
-    lines = [_line(columns, cells) for cells in zip(*headings, strict=True)]
-    groups = [(name, list(part)) for name, part in _groups(columns)]
-    if len(groups) > 1:
-        names = [name.ljust(_group_width(part)) for name, part in groups]
-        lines.insert(0, " | ".join(names).rstrip())
-    rule = ["-" * _total_width(columns)]
-    for number, cells in enumerate(_body(columns)):
-        lines += rule * (number in rules) + [_line(columns, cells)]
-    return "\n".join(lines)
-
-
-def _line(columns, cells):
-    """The first cell to the left, the others to the right, bars between groups."""
-    padded = [
-        cell.rjust(_width(column)) if number else cell.ljust(_width(column))
-        for number, (column, cell) in enumerate(zip(columns, cells, strict=True))
-    ]
-    pairs = zip(columns, padded, strict=True)
+def markdown(tables: Sequence[Table]) -> str:
+    """Pipe tables; a group is above the heading in the same cell."""
     texts = []
-    for _, part in itertools.groupby(pairs, key=lambda pair: pair[0].group):
-        group, cells = zip(*part, strict=True)
-        texts.append("  ".join(cells).ljust(_group_width(group)))
-    return " | ".join(texts).rstrip()
+    for caption, cells, notes in tables:
+        flat = cells.set_axis(map(_flat, cells.columns), axis="columns")
+        align = ("left", *["right"] * len(flat.columns))
+        flat.index.name = cells.columns.names[-1]
+        text = flat.to_markdown(disable_numparse=True, colalign=align)
+        remarks = [f"{remark} `{command}`" for remark, command in notes]
+        texts.append("\n\n".join([caption, text, *remarks]))
+    return "\n\n".join(texts) + "\n"
 
 
-def _heading(column):
-    """A long heading broken behind underscores and spaces."""
-    lines = [""]
-    for piece in re.findall(r"[^_ ]+[_ ]*", column.heading):
-        if lines[-1] and len((lines[-1] + piece).rstrip()) > LONGEST_HEADING:
-            lines.append("")
-        lines[-1] += piece
-    return [line.rstrip() for line in lines]
+def _flat(heading: str | tuple) -> str:
+    return heading if isinstance(heading, str) else "<br>".join(filter(None, heading))
 
 
-def _width(column):
-    return max(map(len, (*_heading(column), *column.cells)))
-
-
-def _group_width(columns):
-    return max(
-        len(columns[0].group), sum(map(_width, columns)) + 2 * (len(columns) - 1)
-    )
-
-
-def _total_width(columns):
-    widths = [_group_width(list(part)) for _, part in _groups(columns)]
-    return sum(widths) + 3 * (len(widths) - 1)
-
-
-def _groups(columns):
-    return itertools.groupby(columns, key=lambda column: column.group)
-
-
-def _body(columns):
-    return zip(*(column.cells for column in columns), strict=True)
-
-
-def _tex_line(cells):
-    return " & ".join(map(_tex, cells)) + r" \\"
-
-
-def _tex(text):
-    return text.translate(TEX)
-
-
-FACTS = ("seed", "step", "selection", "averaging", "weights")
-LINE = ("stage", "method", *FACTS, "recorded")
-# What a row says that was written before there were views to choose.
-UNSAID = {"averaging": "one view"}
-ABSENT = "-"
-DIGITS = 8  # of a fingerprint
-
-
-def captions_facts(
-    lines: Iterable[tuple],
-) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """What lines share, and what differs between them.
-
-    Args:
-      lines: the values of `LINE` of each.
-
-    Returns:
-      ``{fact: text}`` of those that all share, ``{fact: a text for each line}``.
-    """
-    found = [dict(zip(LINE, line, strict=True)) for line in lines]
-    shared, differing = {}, {}
-    for key in FACTS:
-        cells = tuple(_text(key, captions_facts[key]) for captions_facts in found)
-        if len(set(cells)) > 1:
-            differing[key] = cells
-        elif cells[0] != ABSENT:
-            shared[key] = cells[0]
-    return shared, differing
-
-
-def phrase(protocol: str, rows: Sequence[Row], shared: Mapping[str, str]) -> str:
-    """The protocol, what lines share, and the fingerprints of the data."""
-    own = [row for row in rows if row["protocol"] == protocol and "recorded" not in row]
-    same = {row.get("same_as") for row in own}
-    words = [f"protocol {protocol}"]
-    if len(same) == 1 and None not in same:
-        words = [f"protocol {protocol} (= {same.pop()})"]
-    words += [f"{key} {value}" for key, value in shared.items() if key not in UNSAID]
-    words += [value for key, value in shared.items() if key in UNSAID]
-    prints = {}
-    for row in rows:
-        if "data" in row:
-            prints.setdefault(row["data"][:DIGITS], {})[row["domain"]] = None
-    words += [f"data {short} ({', '.join(of)})" for short, of in prints.items()]
-    return ", ".join(words)
-
-
-def against(rows: Sequence[Row]) -> str:
-    """Which oracles ratios are taken to, as the end of a caption."""
-    oracles = dict.fromkeys(row["oracle"] for row in rows if "oracle" in row)
-    return "".join(f"; ASR: ratio to {oracle}" for oracle in oracles)
+def latex(tables: Sequence[Table]) -> str:
+    """``tabular`` environments with the rules of booktabs, the caption as a comment."""
+    texts = []
+    for caption, cells, notes in tables:
+        comments = [f"% {caption}", *(f"% {remark} {what}" for remark, what in notes)]
+        columns = f"l{'r' * len(cells.columns)}"
+        text = cells.to_latex(
+            escape=True, column_format=columns, multicolumn_format="c"
+        )
+        texts.append("\n".join([*comments, text]))
+    return "\n".join(texts)
 
 
 def machine(facts: Mapping) -> str:
     """Where a run was made, from its manifest or `workdir.environment`."""
-    versions = ", ".join(
-        f"{name} {v}" for name, v in captions_facts["versions"].items()
-    )
-    system = captions_facts["platform"].split("-")[0]
+    versions = ", ".join(f"{name} {v}" for name, v in facts["versions"].items())
+    system = facts["platform"].split("-")[0]
     return (
-        f"{captions_facts['cpus']} cores ({captions_facts['device_kind']}), {system}, "
-        f"Python {captions_facts['python']}, {versions}"
+        f"{facts['cpus']} cores ({facts['device_kind']}), {system}, "
+        f"Python {facts['python']}, {versions}"
     )
-
-
-def protocols(row: Row) -> tuple[str, ...]:
-    """The protocols whose number a row holds."""
-    return (row["protocol"], *row.get("same_as", "").split())
-
-
-def captions_member(facts: Mapping) -> str:
-    """A network of an ensemble in words."""
-    words = [
-        f"{key} {_text(key, captions_facts[key])}"
-        for key in FACTS
-        if key in captions_facts
-    ]
-    return ", ".join([captions_facts["method"], *words])
-
-
-def _text(key, value):
-    if value is None:
-        return UNSAID.get(key, ABSENT)
-    return value[:DIGITS] if key == "weights" else str(value)

@@ -1,1 +1,1 @@
-"""Studies: which runs a comparison needs, and what they say together."""
+"""Studies: methods times seeds, and their comparison."""

@@ -1,151 +1,281 @@
-"""Numbers of a study: spread of every line, differences to controls, paired by seed.
+"""Comparison of a study's lines: statistics over seeds, tables and figures.
 
-Rows are those of `analysis.rows` with ``line``, the label of their line; one row a line,
-seed and kind of evaluation. Measures by class are named ``iou/CLASS``.
+Tables of rows are those of `results.with_facts`, with ``line``, the label of a method or
+of a method without one of its terms; one row a line, seed and kind of evaluation.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from scipy import special
 
-from lsr_jax.report.results import Row, is_measure
+from lsr_jax.report import figures, results
+from lsr_jax.report.figures import Estimate
+from lsr_jax.report.published import Score
+from lsr_jax.report.results import ABSENT, STATISTICS, Table
 
 KIND = ("domain", "split", "bn", "protocol", "averaging")
-BY_CLASS = ("iou", "asr")
 CONTROLS = ("source_only", "source_continued", "batchnorm_only")
 CONFIDENCE = 0.95
 
 
-class Spread(NamedTuple):
-    """What seeds say together.
-
-    Attributes:
-      mean: NaN of nothing.
-      sd: standard deviation (n - 1), NaN of fewer than two.
-      n: how many values are defined.
-      half: of the confidence interval, ``t(0.975, n - 1) sd / sqrt(n)``, NaN likewise.
-    """
-
-    mean: float
-    sd: float
-    n: int
-    half: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether the interval leaves out 0; not without an interval."""
-        return abs(self.mean) > self.half
-
-
-def spread(values: Iterable[float]) -> Spread:
-    """Mean, deviation and interval by Student's t; NaN values are left out."""
-    values = [value for value in values if not math.isnan(value)]
-    n = len(values)
-    mean = statistics.fmean(values) if n else math.nan
-    if n < 2:
-        return Spread(mean, math.nan, n, math.nan)
-    sd = statistics.stdev(values)
-    t = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-    return Spread(mean, sd, n, t * sd / math.sqrt(n))
-
-
-def labels(rows: Iterable[Row]) -> list[str]:
-    """The lines that have rows, in their order."""
-    return list(dict.fromkeys(row["line"] for row in rows))
-
-
-def controls(lines: Sequence[str], ablated: str | None = None) -> list[str]:
-    """Those lines to which differences are taken, the method of an ablation last."""
+def select_controls(lines: Sequence[str], ablated: str | None = None) -> list[str]:
+    """The lines to which differences are taken, the method of an ablation last."""
     wanted = [*CONTROLS, *([ablated] if ablated else [])]
     return [name for name in dict.fromkeys(wanted) if name in lines]
 
 
-def kinds(rows: Iterable[Row]) -> list[dict]:
-    """The kinds of evaluation that stand in the rows."""
-    found = dict.fromkeys(tuple(row.get(key) for key in KIND) for row in rows)
-    return [dict(zip(KIND, values, strict=True)) for values in found]
+def measurements(table: pd.DataFrame) -> pd.Series:
+    """Every defined number, indexed by `KIND`, ``line``, ``measure`` and ``seed``."""
+    measures = [
+        name
+        for name in table
+        if results.is_measure(name) and not name.startswith(("accuracy/", "precision/"))
+    ]
+    keys = [*KIND, "line", "seed"]
+    long = table.melt(keys, measures, "measure").dropna(subset="value")
+    return long.groupby([*KIND, "line", "measure", "seed"], sort=False)["value"].last()
 
 
-def measures(rows: Iterable[Row]) -> list[str]:
-    """Names of all measures, those by class last."""
-    rows = list(rows)
-    whole = (key for row in rows for key in row if is_measure(key))
-    by_class = (
-        f"{key}/{name}" for row in rows for key in BY_CLASS for name in row.get(key, ())
-    )
-    return list(dict.fromkeys([*whole, *by_class]))
+def spread(values: pd.Series) -> pd.DataFrame:
+    """Mean, deviation and confidence interval over seeds, by Student's t.
+
+    Returns:
+      Columns ``mean``; ``sd``, the standard deviation (n - 1); ``n``, how many seeds;
+      ``half``, half of the 95 % interval, ``t(0.975, n - 1) sd / sqrt(n)``. The last two
+      are NaN of one seed.
+    """
+    others = [name for name in values.index.names if name != "seed"]
+    found = values.groupby(others, sort=False).agg(["mean", "std", "count"])
+    found.columns = ["mean", "sd", "n"]
+    quantile = special.stdtrit(found["n"] - 1.0, (1 + CONFIDENCE) / 2)
+    return found.assign(half=quantile * found["sd"] / np.sqrt(found["n"]))
 
 
-def seeds(
-    rows: Iterable[Row], measure: str, *, line: str, **kind: str | None
-) -> dict[int, float]:
-    """Seed -> value of a measure, of the rows of a line and a kind of evaluation."""
-    wanted = {"line": line, **kind}
+def differences(values: pd.Series, control: str) -> pd.DataFrame:
+    """`spread` of every other line above the control, paired by seed."""
+    lines = values.unstack("line", sort=False)
+    if control not in lines:
+        return spread(values.iloc[:0])
+    above = lines.drop(columns=control).sub(lines[control], axis="index")
+    return spread(above.stack().dropna())
+
+
+def benchmarks(table: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Target rows of each split, protocol and augmentation, and their source rows.
+
+    The source rows are of the split of the same name, or of the only one.
+    """
+    kinds = ["split", "protocol", "averaging"]
+    source = table[table["domain"] == "source"]
+    target = table[table["domain"] == "target"]
+    for (split, protocol, averaging), part in target.groupby(kinds, sort=False):
+        own = source[
+            (source["protocol"] == protocol) & (source["averaging"] == averaging)
+        ]
+        splits = own["split"].unique()
+        wanted = splits[0] if split not in splits and len(splits) == 1 else split
+        yield part, own[own["split"] == wanted]
+
+
+def means(
+    table: pd.DataFrame, published: Mapping[str, Sequence[Score]], split: str | None
+) -> list[Table]:
+    """A line a method: target mIoU under both BatchNorm statistics, and source mIoU.
+
+    Args:
+      table: of all rows.
+      published: label -> published results of its method.
+      split: of the target, to which published numbers belong.
+    """
+    tables = []
+    for target, source in benchmarks(table):
+        lines = target["line"].unique()
+        seeds = target.groupby("line")["seed"].nunique()[lines]
+        cells = {("", "", "seeds"): [str(count) for count in seeds]}
+        measured = spread(measurements(target))
+        for bn in STATISTICS:
+            for heading, measure in results.target_measures(target).items():
+                texts = _column(measured, lines, _mean, bn=bn, measure=measure)
+                cells["target", f"{bn} BN", heading] = texts
+        if len(source):
+            measured = spread(measurements(source))
+            name = source["split"].iloc[0]
+            same = name == target["split"].iloc[0]
+            group = "source" if same else f"source {name}"
+            texts = _column(measured, lines, _mean, bn="running", measure="miou")
+            cells[group, "running BN", "mIoU"] = texts
+        scores = published if target["split"].iloc[0] == split else {}
+        cells["", "published", "mIoU"] = [
+            ", ".join(f"{score.miou:.1f}" for score in scores.get(line, ())) or ABSENT
+            for line in lines
+        ]
+        cells = {key: texts for key, texts in cells.items() if set(texts) != {ABSENT}}
+        notes = {
+            f"{score.name} ({score.method}), {score.miou:.1f}, was published in": (
+                score.source
+            )
+            for line in lines
+            for score in scores.get(line, ())
+        }
+        caption = "mIoU in percent, mean ± standard deviation over seeds, "
+        caption += _describe(target) + results.describe_oracle(target)
+        whole = results.text_table(cells, lines, "method")
+        tables.append(Table(caption, whole, list(notes.items())))
+    return tables
+
+
+def difference_tables(table: pd.DataFrame, controls: Sequence[str]) -> list[Table]:
+    """A line a method: target mIoU above each control; none without a second line."""
+    tables = []
+    for target, _ in benchmarks(table):
+        lines = target["line"].unique()
+        if len(lines) < 2:
+            continue
+        cells = {}
+        for control in controls:
+            found = differences(measurements(target), control)
+            for bn in STATISTICS:
+                texts = _column(found, lines, _above, bn=bn, measure="miou")
+                texts[list(lines).index(control)] = "ref"
+                cells[f"above {control}", f"{bn} BN"] = texts
+        if cells:
+            caption = (
+                "Target mIoU above the controls in points, paired by seed, with the 95 % "
+                "confidence interval (Student's t); *: the interval leaves out 0; "
+            )
+            caption += _describe(target)
+            whole = results.text_table(cells, lines, "method")
+            tables.append(Table(caption, whole))
+    return tables
+
+
+def class_tables(table: pd.DataFrame) -> list[Table]:
+    """A line a class, a column a method: target IoU."""
+    tables = []
+    for target, _ in benchmarks(table):
+        lines = target["line"].unique()
+        measured = spread(measurements(target))
+        for bn in target["bn"].unique():
+            classes = {
+                name.partition("/")[2]: _column(
+                    measured, lines, _mean, bn=bn, measure=name
+                )
+                for name in _classes(target)
+            }
+            cells = pd.DataFrame(classes, index=lines).T
+            cells.columns.name = "class"
+            caption = f"Target IoU in percent by class, {bn} BN, mean ± sd, "
+            tables.append(Table(caption + _describe(target), cells))
+    return tables
+
+
+class Drawing(NamedTuple):
+    """A figure of a study and its caption."""
+
+    figure: Figure
+    caption: str
+
+
+def draw(
+    table: pd.DataFrame, controls: Sequence[str], ablated: str | None
+) -> dict[str, Drawing]:
+    """The figures of a study, of its first benchmark.
+
+    Args:
+      table: of all rows.
+      controls: figures show the last one that is not the ablated method itself.
+      ablated: the method each of whose terms was removed.
+    """
+    target, _ = next(benchmarks(table), (None, None))
+    if target is None:
+        return {}
+    values = measurements(target)
+    lines = list(target["line"].unique())
+    where = f"target {target['split'].iloc[0]}, protocol {target['protocol'].iloc[0]}"
+    axis = f"mIoU (%), {where}"
+    control = ([name for name in controls if name != ablated] or controls or [None])[-1]
+    both = {line: _estimates(values, line) for line in lines}
+    drawn = {
+        "methods": Drawing(
+            figures.methods(both, control, axis),
+            f"Every seed, mean and 95 % confidence interval; {where}.",
+        )
+    }
+    if control and len(lines) > 1:
+        gaps = differences(values, control)["mean"]
+        gaps = gaps.xs("running", level="bn").unstack("measure")
+        gaps = gaps.reindex(columns=_classes(target)).droplevel([*_others("bn")])
+        above = {line: 100 * gaps.loc[line].to_numpy() for line in gaps.index}
+        names = [name.partition("/")[2] for name in gaps.columns]
+        drawn["by_class"] = Drawing(
+            figures.per_class(above, names, control),
+            f"IoU of each class above {control} in points, mean over seeds, running "
+            f"BatchNorm statistics; {where}.",
+        )
+    terms = [line for line in lines if line.startswith(f"{ablated} without ")]
+    if ablated in lines and terms:
+        running = {line: both[line]["running BN"] for line in (ablated, *terms)}
+        drawn["ablation"] = Drawing(
+            figures.ablation(running, axis),
+            f"{ablated} and each of its terms removed (LSR, Fig. 3a), with every seed "
+            f"and the 95 % confidence interval; {where}.",
+        )
+    return drawn
+
+
+def _estimates(values: pd.Series, line: str) -> dict[str, Estimate]:
+    """``{BatchNorm statistics: mIoU}`` of a line."""
+    found = 100 * values.xs((line, "miou"), level=("line", "measure"))
+    measured = spread(found).droplevel([*_others("bn", "line")])
     return {
-        row["seed"]: value(row, measure)
-        for row in rows
-        if all(row.get(key) == want for key, want in wanted.items())
+        f"{bn} BN": Estimate(
+            found.xs(bn, level="bn").tolist(), row["mean"], row["half"]
+        )
+        for bn, row in measured.iterrows()
     }
 
 
-def value(row: Row, measure: str) -> float:
-    """A fraction, NaN where the row does not have it."""
-    key, _, name = measure.partition("/")
-    found = row.get(key, math.nan)
-    return found.get(name, math.nan) if name else found
+def _others(*names: str) -> list[str]:
+    return [name for name in KIND if name not in names]
 
 
-def difference(
-    rows: Iterable[Row],
-    measure: str,
-    *,
-    line: str,
-    control: str,
-    **kind: str | None,
-) -> Spread:
-    """Of the line above the control within each seed that both have."""
-    rows = list(rows)
-    own = seeds(rows, measure, line=line, **kind)
-    other = seeds(rows, measure, line=control, **kind)
-    return spread(own[seed] - other[seed] for seed in own if seed in other)
+def _column(
+    measured: pd.DataFrame, lines: Sequence[str], text: Callable, **where: str
+) -> list[str]:
+    chosen = measured.reset_index()
+    for name, value in where.items():
+        chosen = chosen[chosen[name] == value]
+    chosen = chosen.set_index("line").reindex(lines)
+    return [text(row) for row in chosen.itertuples()]
 
 
-def summary(rows: Sequence[Row]) -> list[dict]:
-    """The spread of every kind, line and measure."""
-    return [
-        {**kind, "line": line, "measure": measure, **found._asdict()}
-        for kind, part in _parts(rows)
-        for line in labels(rows)
-        for measure in measures(part)
-        for found in [spread(seeds(part, measure, line=line).values())]
-    ]
+def _classes(table: pd.DataFrame) -> list[str]:
+    return [name for name in table if name.startswith("iou/")]
 
 
-def differences(rows: Sequence[Row], controls: Sequence[str]) -> list[dict]:
-    """The paired difference of every kind, line, control and measure."""
-    return [
-        {
-            **kind,
-            "line": line,
-            "control": control,
-            "measure": measure,
-            **difference(part, measure, line=line, control=control)._asdict(),
-        }
-        for kind, part in _parts(rows)
-        for line in labels(rows)
-        for control in controls
-        if line != control
-        for measure in measures(part)
-    ]
+def _mean(row) -> str:
+    """``mean ± sd`` in percent, the mean alone of one seed."""
+    mean, sd = results.percent([row.mean, row.sd])
+    return mean if sd == ABSENT else f"{mean} ± {sd}"
 
 
-def _parts(rows: Sequence[Row]) -> list[tuple[Mapping, list[Row]]]:
-    return [
-        (kind, [row for row in rows if all(row.get(k) == v for k, v in kind.items())])
-        for kind in kinds(rows)
-    ]
+def _above(row) -> str:
+    """``+mean [low, high]`` in points, with a star where the interval leaves out 0."""
+    ends = [row.mean, row.mean - row.half, row.mean + row.half]
+    middle, low, high = results.percent(ends, "+")
+    if math.isnan(row.half):
+        return middle
+    return f"{middle} [{low}, {high}]" + "*" * (abs(row.mean) > row.half)
+
+
+def _describe(target: pd.DataFrame) -> str:
+    found = {key: target[key].unique() for key in ("selection", "averaging")}
+    shared = {key: texts[0] for key, texts in found.items() if len(texts) == 1}
+    return f"split {target['split'].iloc[0]}, " + results.describe(target, shared)

@@ -76,14 +76,9 @@ def carry_out(options, stop: Stop) -> int:
         if error:
             errors[run.folder] = error
             print(f"error: {run.folder}: {error}; going on", file=sys.stderr)
-    results = [
-        outcome.Result(cell, "failed", errors[cell.run.folder])
-        if cell.run.folder in errors
-        else outcome.Result(cell, "finished")
-        for cell in cells
-    ]
+    results = [outcome.Result(cell, errors.get(cell.run.folder)) for cell in cells]
     print(outcome.write(results, folder, ablated=options.ablate))
-    print(f"\n{folder / 'index.html'}: all of it; study.json, .md, .tex, .csv")
+    print(f"\nwrote {folder / 'index.html'} and study.json, .md, .tex, .csv")
     for path, error in errors.items():
         print(f"error: {path}: {error}", file=sys.stderr)
     return 1 if errors else 0

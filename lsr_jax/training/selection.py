@@ -16,8 +16,7 @@ from collections.abc import Mapping
 
 from lsr_jax.data import pipeline
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import metrics
-from lsr_jax.evaluation.evaluate import Evaluator
+from lsr_jax.evaluation import metrics, predictor
 from lsr_jax.training.stage import Run, Stage
 from lsr_jax.training.state import TrainState
 
@@ -64,12 +63,11 @@ class Selector:
         self.split = split_of(run.config)
         if self.split:
             self._source = run.domains[self.split[0]].open(self.split[1])
-        self._evaluator = Evaluator(
-            run.model.forward,
-            num_classes=run.model.num_classes,
-            preprocess=run.normalise,
-            prediction=run.model.prediction,
-            mesh=run.mesh,
+        scores = predictor.network(
+            run.model.forward, run.normalise, prediction=run.model.prediction
+        )
+        self._predictor = predictor.Predictor(
+            scores, num_classes=run.model.num_classes, mesh=run.mesh
         )
 
     def is_due(self, stage: Stage, step: int) -> bool:
@@ -85,7 +83,7 @@ class Selector:
         domain, split = self.split
         size = self._run.evaluation_batch_size()
         with pipeline.eval_batches(self._source, batch_size=size) as batches:
-            matrix = self._evaluator.confusion(
+            matrix = self._predictor.confusion(
                 state.params["model"], state.model_state, batches
             )
         score = float(metrics.mean_iou(metrics.iou(matrix)))

@@ -1,16 +1,19 @@
-"""Both protocols on hand-made labels, and what each of them loses."""
+"""Both protocols on hand-made labels, test-time augmentation, ensembles."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_bn
 from PIL import Image
+from toy_bn import BATCH, HEIGHT, WIDTH, batched, draw
 
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import metrics, predictor
-from lsr_jax.evaluation import predictor as evaluation_predictor
-from lsr_jax.evaluation.predictor import Averaging, Predictor
+from lsr_jax.evaluation.predictor import Predictor, TestTimeAugmentation
 from lsr_jax.ops import resample
+from lsr_jax.training import sharding
 from lsr_jax.types import Images, Outputs
 
 
@@ -21,8 +24,8 @@ def says(logits):
         rows = jnp.broadcast_to(logits, (images.shape[0], *logits.shape[1:]))
         return Outputs(rows, rows), model_state
 
-    scores = evaluation_predictor.network(forward, lambda image: image)
-    return Predictor(scores, num_classes=logits.shape[-1])
+    scores = predictor.network(forward, lambda image: image)
+    return Predictor(scores, num_classes=logits.shape[-1], mesh=sharding.make_mesh(1))
 
 
 def one_batch(label, image_size):
@@ -41,9 +44,9 @@ LABEL = np.array([[0, 0, 2, 0, 2, 1, 1, 1]] * 4, np.uint8)[None]
 
 
 def test_shrinking_labels_loses_what_is_thin():
-    predictor = says(logits_of(CLASSES))
+    own = says(logits_of(CLASSES))
     batches = one_batch(LABEL, (2, 4))
-    found = predictor.confusions({}, {}, batches, protocols=("native", "resized"))
+    found = own.confusions({}, {}, batches, protocols=("native", "resized"))
     assert set(found) == {("native",), ("resized",)}
     native, resized = found["native",], found["resized",]
     # By hand. Resized: the label becomes 0 0 1 1, all right; class 2 has gone.
@@ -63,9 +66,9 @@ def test_resized_labels_are_those_of_pil():
 
 def test_enlarging_moves_borders_of_the_prediction():
     """Corners aligned: from 3 to 5 columns, the middle one is the network's middle one."""
-    predictor = says(jnp.asarray([[[[4.0, 0.0], [1.0, 2.0], [0.0, 4.0]]]]))
+    own = says(jnp.asarray([[[[4.0, 0.0], [1.0, 2.0], [0.0, 4.0]]]]))
     label = np.array([[[0, 0, 1, 1, 1]]], np.uint8)
-    found = predictor.confusions({}, {}, one_batch(label, (1, 3)))
+    found = own.confusions({}, {}, one_batch(label, (1, 3)))
     # Between the columns: (2.5, 1), then (0.5, 3): the border lies where it belongs.
     np.testing.assert_array_equal(found["native",], [[2, 0], [0, 3]])
     # PIL keeps columns 0, 2 and 4 of the label; at the network's size all is right too.
@@ -73,40 +76,41 @@ def test_enlarging_moves_borders_of_the_prediction():
 
 
 def test_ignored_pixels_of_a_shrunk_label_can_hide_an_error():
-    predictor = says(logits_of([[0, 1]], 2))
+    own = says(logits_of([[0, 1]], 2))
     label = np.array([[[0, 0, 0, 255]]], np.uint8)
-    found = predictor.confusions({}, {}, one_batch(label, (1, 2)))
+    found = own.confusions({}, {}, one_batch(label, (1, 2)))
     np.testing.assert_array_equal(found["native",], [[2, 1], [0, 0]])
     np.testing.assert_array_equal(found["resized",], [[1, 0], [0, 0]])
 
 
 def test_labels_of_the_input_size_are_counted_once():
-    predictor = says(logits_of(CLASSES))
+    own = says(logits_of(CLASSES))
     label = LABEL[:, ::2, 1::2]
-    found = predictor.confusions({}, {}, one_batch(label, (2, 4)))
+    found = own.confusions({}, {}, one_batch(label, (2, 4)))
     assert list(found) == [("native", "resized")]
     np.testing.assert_array_equal(found["native", "resized"], np.diag([4, 4, 0]))
     batches = [*one_batch(label, (2, 4)), *one_batch(LABEL, (2, 4))]
-    assert len(predictor.confusions({}, {}, batches)) == 2
+    assert len(own.confusions({}, {}, batches)) == 2
 
 
 def test_one_protocol_alone_is_that_of_both():
-    predictor = says(logits_of(CLASSES))
-    both = predictor.confusions({}, {}, one_batch(LABEL, (2, 4)))
-    for (protocol,), matrix in both.items():
-        alone = predictor.confusion({}, {}, one_batch(LABEL, (2, 4)), protocol=protocol)
-        np.testing.assert_array_equal(alone, matrix)
-    with pytest.raises(ValueError, match="protocols must be"):
-        predictor.confusions({}, {}, [], protocols=())
+    own = says(logits_of(CLASSES))
+    both = own.confusions({}, {}, one_batch(LABEL, (2, 4)))
+    for protocols, matrix in both.items():
+        batches = one_batch(LABEL, (2, 4))
+        alone = own.confusions({}, {}, batches, protocols=protocols)
+        np.testing.assert_array_equal(alone[protocols], matrix)
+    native = own.confusion({}, {}, one_batch(LABEL, (2, 4)))
+    np.testing.assert_array_equal(native, both["native",])
 
 
 def test_views_are_merged_at_any_size():
-    predictor = says(logits_of(CLASSES))
-    maps = predictor.views({}, {}, np.zeros((2, 2, 4, 3), np.uint8))
+    own = says(logits_of(CLASSES))
+    maps = own.maps({}, {}, np.zeros((2, 2, 4, 3), np.uint8))
     for size in ((2, 4), (3, 9)):
-        scores = predictor.scores(maps, size)
+        scores = own.scores(maps, size)
         assert scores.shape == (2, *size, 3)
-        labels = predictor.labels(maps, size)
+        labels = own.labels(maps, size)
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, scores.argmax(-1))
 
@@ -148,9 +152,9 @@ def softmax(values):
 
 
 def score(images, size=SIZE, **keywords):
-    averaging = Averaging(**keywords)
-    scores = predictor.network(forward, preprocess, averaging=averaging)
-    return np.asarray(scores.merge(scores.views(PARAMS, STATE, images), size))
+    augmentation = TestTimeAugmentation(**keywords)
+    scores = predictor.network(forward, preprocess, augmentation=augmentation)
+    return np.asarray(scores.merge(scores.maps(PARAMS, STATE, images), size))
 
 
 def test_one_view_is_the_enlarged_logits(images):
@@ -161,7 +165,7 @@ def test_another_prediction_than_the_main_head(images):
     scores = predictor.network(
         forward, preprocess, prediction=lambda out: out.logits + out.aux_logits
     )
-    both = scores.merge(scores.views(PARAMS, STATE, images), SIZE)
+    both = scores.merge(scores.maps(PARAMS, STATE, images), SIZE)
     outputs, _ = forward(PARAMS, STATE, preprocess(images), False)
     summed = outputs.logits + outputs.aux_logits
     np.testing.assert_array_equal(both, enlarged(summed))
@@ -172,21 +176,21 @@ def test_flip_is_mirrored_back(images):
     plain = logits(images)
     assert np.abs(mirrored - plain).max() > 0.5
     close = {"rtol": 1e-5, "atol": 1e-6}
-    found = score(images, flip=True, of="logits")
+    found = score(images, flip=True, average="logits")
     np.testing.assert_allclose(found, enlarged((plain + mirrored) / 2), **close)
     # Feature To Adapt: softmax before enlarging.
-    found = score(images, flip=True, of="probabilities")
+    found = score(images, flip=True, average="probabilities")
     mean = (softmax(plain) + softmax(mirrored)) / 2
     np.testing.assert_allclose(found, enlarged(mean), **close)
     # MaxSquare: softmax after enlarging.
-    after = score(images, flip=True, of="pixel_probabilities")
+    after = score(images, flip=True, average="pixel_probabilities")
     mean = (softmax(enlarged(plain)) + softmax(enlarged(mirrored))) / 2
     np.testing.assert_allclose(after, mean, **close)
     assert np.abs(after - found).max() > 1e-3
 
 
 def test_scales_resize_the_input_of_the_network(images):
-    found = score(images, scales=(1.0, 2.0), of="probabilities")
+    found = score(images, scales=(1.0, 2.0), average="probabilities")
     larger = resample.bilinear(preprocess(images), (10, 18))
     outputs, _ = forward(PARAMS, STATE, larger, False)
     parts = [softmax(logits(images)), softmax(outputs.logits)]
@@ -197,19 +201,21 @@ def test_scales_resize_the_input_of_the_network(images):
 
 def test_probabilities_sum_to_one_at_any_size(images):
     for of in ("probabilities", "pixel_probabilities"):
-        found = score(images, (11, 7), flip=True, scales=(0.75, 1.0, 1.25), of=of)
+        found = score(images, (11, 7), flip=True, scales=(0.75, 1.0, 1.25), average=of)
         assert found.shape == (2, 11, 7, 3)
         np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("of", ["logits", "probabilities"])
 def test_an_ensemble_adds_weighted_scores(images, of):
-    member = predictor.network(forward, preprocess, averaging=Averaging(of=of))
+    member = predictor.network(
+        forward, preprocess, augmentation=TestTimeAugmentation(average=of)
+    )
     scores = predictor.ensemble([member, member], [0.7, 0.3])
     params = (PARAMS, {"gain": jnp.float32(-1.0)})
-    maps = scores.views(params, (STATE, STATE), images)
+    maps = scores.maps(params, (STATE, STATE), images)
     parts = [
-        np.asarray(member.merge(member.views(p, STATE, images), SIZE)) for p in params
+        np.asarray(member.merge(member.maps(p, STATE, images), SIZE)) for p in params
     ]
     expected = 0.7 * parts[0] + 0.3 * parts[1]
     np.testing.assert_allclose(scores.merge(maps, SIZE), expected, atol=1e-5)
@@ -228,51 +234,122 @@ def test_averages_can_disagree():
         member = predictor.network(
             lambda params, state, images, train: (Outputs(images, params), state),
             lambda images: images,
-            averaging=Averaging(of=of),
+            augmentation=TestTimeAugmentation(average=of),
         )
         scores = predictor.ensemble([member, member], [0.45, 0.55])
         params = tuple(jnp.asarray(m, jnp.float32) for m in maps)
         image = jnp.zeros((1, 1, 1, 3))
-        merged = scores.merge(scores.views(params, ({}, {}), image), (1, 1))
+        merged = scores.merge(scores.maps(params, ({}, {}), image), (1, 1))
         assert int(merged.argmax(-1).item()) == expected
 
 
 def test_words_name_what_moves_the_number():
-    assert Averaging().words() == "one view"
-    assert Averaging(of="probabilities").words() == "probabilities"
-    several = Averaging(True, (0.75, 1.0, 1.25), "probabilities")
-    assert several.words() == "flip, scales 0.75 1 1.25, probabilities"
+    assert TestTimeAugmentation().describe() == "one view"
+    assert TestTimeAugmentation(average="probabilities").describe() == "probabilities"
+    several = TestTimeAugmentation(True, (0.75, 1.0, 1.25), "probabilities")
+    assert several.describe() == "flip, scales 0.75 1 1.25, probabilities"
 
 
 def test_flags_average_probabilities_of_several_views():
-    assert predictor.parse(False, ["1"], None) == Averaging()
-    assert predictor.parse(True, ["1"], None).of == "probabilities"
-    assert predictor.parse(False, ["0.5", "1"], None).scales == (0.5, 1.0)
-    assert predictor.parse(True, ["1"], "logits").of == "logits"
+    assert predictor.parse_augmentation(False, ["1"], None) == TestTimeAugmentation()
+    assert predictor.parse_augmentation(True, ["1"], None).average == "probabilities"
+    assert predictor.parse_augmentation(False, ["0.5", "1"], None).scales == (0.5, 1.0)
+    assert predictor.parse_augmentation(True, ["1"], "logits").average == "logits"
 
 
 @pytest.mark.parametrize("scale", [2e3, 1e9, 1e300])
 def test_a_scale_is_bounded_as_images_are(images, scale):
-    with pytest.raises(InputError, match=r"^scales: .* 5x9 .* enlarged by"):
+    with pytest.raises(InputError, match=r"^--scales: .* 5x9 .* enlarged by"):
         score(images, scales=(scale,))
 
 
-@pytest.mark.parametrize(
-    ("scales", "average", "message"),
-    [
-        (["1", "x"], None, "scales: expected numbers .* found '1,x'"),
-        (["0"], None, "scales: expected positive"),
-        ([], None, "found none"),
-        (["nan"], None, "scales: expected positive"),
-        (["1"], "median", "average: .*found 'median'"),
-    ],
-)
-def test_wrong_flags_are_one_line(scales, average, message):
-    with pytest.raises(InputError, match=message):
-        predictor.parse(False, scales, average)
+@pytest.mark.parametrize("scales", [["1", "x"], ["0"], [], ["nan"], ["-1"], ["inf"]])
+def test_wrong_scales_are_one_line(scales):
+    with pytest.raises(InputError, match="--scales: expected positive numbers"):
+        predictor.parse_augmentation(False, scales, None)
 
 
-@pytest.mark.parametrize("weights", [[], [0.7, 0.0], [1.0, -1.0], [float("nan")]])
-def test_weights_must_be_positive(weights):
-    with pytest.raises(InputError, match="positive weights"):
-        predictor.ensemble([None] * len(weights), weights)
+params, model_state = toy_bn.params, toy_bn.model_state
+
+
+def make_predictor(devices=1, forward=toy_bn.forward):
+    scores = predictor.network(forward, toy_bn.preprocess)
+    mesh = sharding.make_mesh(devices)
+    return Predictor(scores, num_classes=toy_bn.CLASSES, mesh=mesh)
+
+
+def test_confusion_is_that_of_the_predictions_without_the_padding(params, model_state):
+    image, label = draw(BATCH + 3)
+    own = make_predictor()
+    matrix = own.confusion(params, model_state, batched(image, label))
+
+    assert matrix.dtype == np.int64
+    assert matrix.sum() == (label != 255).sum()
+    predictions = own.predict(params, model_state, image)
+    expected = metrics.confusion_matrix(label, predictions, toy_bn.CLASSES)
+    np.testing.assert_array_equal(matrix, expected)
+    assert own.confusion(params, model_state, []).sum() == 0
+
+
+def test_predictions_are_the_class_of_the_enlarged_logits(params, model_state):
+    image, _ = draw(3)
+    outputs, _ = toy_bn.forward(
+        params, model_state, toy_bn.preprocess(jnp.asarray(image)), False
+    )
+    own = make_predictor()
+    labels = own.predict(params, model_state, image)
+    assert labels.dtype == np.uint8
+    enlarged = resample.bilinear(outputs.logits, (HEIGHT, WIDTH))
+    np.testing.assert_array_equal(labels, enlarged.argmax(-1))
+    assert len(np.unique(labels)) == toy_bn.CLASSES
+
+
+def test_protocols_compare_at_the_size_of_the_label_or_of_the_input(
+    params, model_state
+):
+    image, label = draw(BATCH, label_size=(23, 41))
+    own = make_predictor()
+
+    def score(protocol):
+        batches = batched(image, label)
+        found = own.confusions(params, model_state, batches, protocols=(protocol,))
+        return found[protocol,]
+
+    maps = own.maps(params, model_state, image)
+    enlarged = own.labels(maps, (23, 41))
+    shrunk = np.stack(
+        [
+            np.asarray(Image.fromarray(one).resize((WIDTH, HEIGHT), Image.NEAREST))
+            for one in label
+        ]
+    )
+    predictions = own.predict(params, model_state, image)
+    np.testing.assert_array_equal(
+        score("native"), metrics.confusion_matrix(label, enlarged, toy_bn.CLASSES)
+    )
+    np.testing.assert_array_equal(
+        score("resized"), metrics.confusion_matrix(shrunk, predictions, toy_bn.CLASSES)
+    )
+
+
+def test_eight_devices_give_what_one_gives(params, model_state):
+    image, label = draw(2 * BATCH - 3)
+    one, eight = (
+        (
+            own.confusion(params, model_state, batched(image, label)),
+            own.predict(params, model_state, image),
+        )
+        for own in (make_predictor(1), make_predictor(8))
+    )
+    chex.assert_trees_all_equal(one, eight)
+
+
+def test_one_trace_for_all_checkpoints_and_batches(params, model_state):
+    image, label = draw(2 * BATCH)
+    once = chex.assert_max_traces(toy_bn.forward, 1)
+    own = make_predictor(forward=once)
+    for scale in (1, 2):
+        scaled = jax.tree.map(lambda value, s=scale: s * value, params)
+        own.confusion(scaled, model_state, batched(image, label))
+    with pytest.raises(AssertionError, match="traced"):
+        own.predict(params, model_state, image)

@@ -95,3 +95,14 @@ def test_tsne_keeps_clusters_together_and_repeats_itself():
 
 def test_tsne_of_very_few_vectors():
     assert np.isfinite(features.tsne(np.eye(4, 3))).all()
+
+
+def test_curves_are_read_from_the_log(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 5, "total": 2.0}\n{"step": 10, "total": 1, "norm": 3}\n{"st'
+    )
+    found = features.read_curves(path)
+    np.testing.assert_array_equal(found["total"], [[5, 10], [2, 1]])
+    np.testing.assert_array_equal(found["norm"], [[10], [3]])
+    assert features.read_curves(tmp_path / "none") == {}

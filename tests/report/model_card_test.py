@@ -1,6 +1,6 @@
 from lsr_jax.data import label_spaces
-from lsr_jax.report import model_card
-from lsr_jax.report.results import Column, Table
+from lsr_jax.report import model_card, results
+from lsr_jax.report.results import Table
 
 MANIFEST = {
     "command": "python train.py --config configs/streets.py:lsr,tiny",
@@ -15,9 +15,7 @@ MANIFEST = {
 
 def test_card_says_what_was_trained_how_well_and_what_to_check(load_config):
     config = load_config("streets", "lsr,tiny")
-    table = Table(
-        "mIoU", (Column("", "stage", ("lsr",)), Column("", "x", ("1.5",))), ()
-    )
+    table = Table("mIoU", results.text_table({("", "x"): ("1.5",)}, ("lsr",), "stage"))
     text = model_card.markdown(
         config, MANIFEST, label_spaces.NAMES, ("source", "adapt"), [table]
     )
@@ -27,7 +25,7 @@ def test_card_says_what_was_trained_how_well_and_what_to_check(load_config):
         "fingerprint `cd34`",
         "**adapt**: method `lsr`, from `source`, 20 steps of 4 images",
         "clustering `0.0006`",
-        "| lsr | 1.5 |",
+        "| lsr     | 1.5 |",
         "grants no rights",
         "configs/streets.py:lsr,tiny",
         "jax 0.10; Python 3.11; cpu, 1 device(s), 4 CPU cores",

@@ -79,7 +79,7 @@ ORACLE = make("target_only", (0.8, 0.4, 0.5))
 
 def test_the_oracle_among_the_rows_is_taken():
     source = ADAPTED | {"domain": "source"}
-    found = published.attach([ADAPTED, source, ORACLE], subsets=SUBSETS)
+    found = published.attach_ratios([ADAPTED, source, ORACLE], subsets=SUBSETS)
     assert list(found[0]["asr"]) == ["road", "car", "pole"]
     np.testing.assert_allclose(list(found[0]["asr"].values()), [0.5, 0.75, np.nan])
     assert found[0]["masr"] == pytest.approx(0.625)
@@ -95,22 +95,22 @@ def test_without_an_oracle_rows_stay_as_they_are():
     resized = ORACLE | {"protocol": "resized"}
     adapted_statistics = ORACLE | {"bn": "target"}
     for found in ([ADAPTED], [ADAPTED, other], [ADAPTED, resized, adapted_statistics]):
-        assert published.attach(found, subsets=SUBSETS)[0] == ADAPTED
+        assert published.attach_ratios(found, subsets=SUBSETS)[0] == ADAPTED
 
 
 def test_protocols_that_are_the_same_share_their_oracle():
     same = ORACLE | {"same_as": "resized"}
     resized = ADAPTED | {"protocol": "resized"}
-    assert "masr" in published.attach([resized, same], subsets=SUBSETS)[0]
+    assert "masr" in published.attach_ratios([resized, same], subsets=SUBSETS)[0]
     both = ADAPTED | {"protocol": "resized", "same_as": "native"}
-    assert "masr" in published.attach([both, ORACLE], subsets=SUBSETS)[0]
+    assert "masr" in published.attach_ratios([both, ORACLE], subsets=SUBSETS)[0]
 
 
 def test_the_published_oracle_has_the_printed_means():
-    (row,) = published.attach(
+    (row,) = published.attach_ratios(
         [ADAPTED | {"iou": dict.fromkeys(label_spaces.NAMES, 1.0)}],
         subsets={},
-        origin="published",
+        oracle="published",
     )
     assert tuple(row["asr"]) == label_spaces.NAMES
     found = 1 / np.array(list(row["asr"].values()))
@@ -122,7 +122,7 @@ def test_the_published_oracle_has_the_printed_means():
 
 
 def test_the_published_oracle_is_lsr_table_1():
-    found = published.attach([ADAPTED], subsets=SUBSETS, origin="published")
+    found = published.attach_ratios([ADAPTED], subsets=SUBSETS, oracle="published")
     assert found[0]["asr"]["road"] == pytest.approx(0.4 / 0.965)
     assert found[0]["oracle"].startswith("LSR, Table 1")
 
@@ -132,18 +132,18 @@ def test_the_oracle_of_another_run(tmp_path):
         tmp_path / "report" / "metrics.json", [ORACLE | {"recorded": "train"}]
     )
     for origin in (tmp_path, tmp_path / "report" / "metrics.json"):
-        (row,) = published.attach([ADAPTED], subsets=SUBSETS, origin=str(origin))
+        (row,) = published.attach_ratios([ADAPTED], subsets=SUBSETS, oracle=str(origin))
         assert row["oracle"] == "target_only, seed 0, step 9 (recorded)"
         assert row["asr"]["car"] == pytest.approx(0.75)
 
 
 def test_a_wrong_oracle_is_named(tmp_path):
     path = tmp_path / "rows.json"
-    with pytest.raises(InputError, match="found no file"):
-        published.attach([ADAPTED], subsets=SUBSETS, origin=str(path))
+    with pytest.raises(InputError, match="no such file"):
+        published.attach_ratios([ADAPTED], subsets=SUBSETS, oracle=str(path))
     results.write(path, [ADAPTED])
-    with pytest.raises(InputError, match="expected rows of a target_only network"):
-        published.attach([ADAPTED], subsets=SUBSETS, origin=str(path))
+    with pytest.raises(InputError, match="has no target_only network"):
+        published.attach_ratios([ADAPTED], subsets=SUBSETS, oracle=str(path))
     results.write(path, [ORACLE | {"split": "test"}])
-    with pytest.raises(InputError, match="found test native"):
-        published.attach([ADAPTED], subsets=SUBSETS, origin=str(path))
+    with pytest.raises(InputError, match=r"\(test native\)"):
+        published.attach_ratios([ADAPTED], subsets=SUBSETS, oracle=str(path))

@@ -16,10 +16,10 @@ def test_recorded_rows_are_read(load_config):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nope.json", "expected the metrics of a run, found no file"),
+        ("nope.json", "no such file; run evaluate.py first"),
         ("folder", "folder: cannot be read: "),
-        ("words.json", "expected JSON, found "),
-        ("other.json", "expected a list of rows, found other JSON"),
+        ("words.json", "not JSON "),
+        ("other.json", "not a list of rows"),
     ],
 )
 def test_files_without_rows_are_named(name, message, tmp_path):

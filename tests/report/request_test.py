@@ -11,9 +11,7 @@ import saved
 
 from lsr_jax import streets
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation.predictor import Averaging
 from lsr_jax.report import request, results
-from lsr_jax.report.measuring import Evaluation
 from lsr_jax.report.request import Request
 from lsr_jax.training import weights
 
@@ -62,7 +60,7 @@ def _preset():
 def evaluated(run):
     """The rows of both stages, and what was printed."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        found = request.carry_out(Request(workdir=str(run), oracle="published"))
+        found = request.evaluate(Request(workdir=str(run), oracle="published"))
     return found, printed.getvalue()
 
 
@@ -90,10 +88,10 @@ def test_stages_of_a_run(run, evaluated):
 
 
 def test_a_step_and_a_checkpoint_are_that_network(run):
-    by_step = request.carry_out(Request(workdir=str(run), stages=["source"], step=1))
+    by_step = request.evaluate(Request(workdir=str(run), stages=["source"], step=1))
     kept = results.read(run / "report-source-step1" / "metrics.json")
     path = run / "source" / "checkpoints" / "1"
-    by_path = request.carry_out(Request(checkpoint=str(path)))
+    by_path = request.evaluate(Request(checkpoint=str(path)))
     np.testing.assert_equal(by_step, by_path)
     np.testing.assert_equal(by_step, kept)
     assert {row["selection"] for row in by_step} == {"named"}
@@ -102,7 +100,7 @@ def test_a_step_and_a_checkpoint_are_that_network(run):
 def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_path):
     name = f"{run}:source"
     alone = [row for row in evaluated[0] if row["stage"] == "source"]
-    found = request.carry_out(
+    found = request.evaluate(
         Request(ensemble=[f"{name}=0.7", f"{name}=0.3"], out=str(tmp_path / "twice"))
     )
     assert {row["stage"] for row in found} == {"ensemble"}
@@ -116,7 +114,7 @@ def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_pa
 
 
 def test_views_reach_the_network(run, evaluated):
-    flipped = request.carry_out(
+    flipped = request.evaluate(
         Request(checkpoint=str(run), protocol="native", flip=True, split="test")
     )
     assert {row["averaging"] for row in flipped} == {"flip, probabilities"}
@@ -138,7 +136,7 @@ def test_views_reach_the_network(run, evaluated):
 )
 def test_only_a_report_of_all_stages_is_the_report(flags, name, run):
     given = Request(workdir=str(run), **flags)
-    assert request.output(given, [], Averaging(), ["source", "adapt"]) == run / name
+    assert request.output(given, [], "one view", ["source", "adapt"]) == run / name
 
 
 @pytest.mark.parametrize(
@@ -153,37 +151,45 @@ def test_only_a_report_of_all_stages_is_the_report(flags, name, run):
 def test_a_choice_on_the_split_of_the_flag_is_an_oracles(flags, chosen, monkeypatch):
     flags = json.loads(json.dumps(flags).replace("{}", str(chosen)))
 
-    def selections(experiment, stages, *, entries, **_):
-        evaluation = Evaluation(experiment)
+    def selections(experiment, stages, *, entries, evaluation, **_):
         entries = entries or [evaluation.entry(stage) for stage in stages]
         return [m.selection for entry in entries for m in entry.members]
 
     monkeypatch.setattr(request.report, "write", selections)
     for split, rule in (("test", "oracle"), (None, "target_heldout")):
-        assert set(request.carry_out(Request(split=split, **flags))) == {rule}
+        assert set(request.evaluate(Request(split=split, **flags))) == {rule}
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({}, "expected --workdir, --checkpoint or --ensemble"),
-        ({"ensemble": ["a=1"], "stages": ["b"]}, "--stages: expected no such flag"),
-        ({"ensemble": ["a=1"], "checkpoint": "b"}, "--checkpoint: expected no such"),
-        ({"ensemble": ["a=1"], "step": 1}, "--step: expected no such flag"),
+        ({}, "--workdir, --checkpoint or --ensemble is needed"),
+        (
+            {"ensemble": ["a=1"], "stages": ["b"]},
+            "--stages: cannot be combined with --ensemble",
+        ),
+        (
+            {"ensemble": ["a=1"], "checkpoint": "b"},
+            "--checkpoint: cannot be combined with --ensemble",
+        ),
+        (
+            {"ensemble": ["a=1"], "step": 1},
+            "--step: cannot be combined with --ensemble",
+        ),
         (
             {"workdir": "a", "figures": True, "processes": {"num_processes": 2}},
-            "--figures: expected no such flag beside --distributed",
+            "--distributed: cannot be combined with --figures",
         ),
         (
             {"workdir": "a", "figures": True, "step": 1},
-            "--figures: expected no such flag beside --checkpoint, .* and --step",
+            "--step: cannot be combined with --figures",
         ),
-        ({"checkpoint": "a", "stages": ["b"]}, "name WORKDIR:STAGE there"),
+        ({"checkpoint": "a", "stages": ["b"]}, "name WORKDIR:STAGE in --checkpoint"),
         ({"ensemble": ["a"]}, "NAME=WEIGHT.* found 'a'"),
         ({"ensemble": ["a=x"]}, "NAME=WEIGHT.* found 'a=x'"),
         ({"ensemble": ["a=0"]}, "NAME=WEIGHT.* found 'a=0'"),
         ({"ensemble": ["=1"]}, "NAME=WEIGHT.* found '=1'"),
-        ({"checkpoint": "a", "scales": ["b"]}, "scales: expected numbers"),
+        ({"checkpoint": "a", "scales": ["b"]}, "--scales: expected positive numbers"),
         ({"workdir": "{run}", "out": "{run}/config.json"}, "cannot be written"),
         ({"workdir": "{run}", "stages": ["b"]}, "found b"),
     ],
@@ -194,7 +200,7 @@ def test_wrong_flags_are_one_line(flags, message, run):
         for name, value in flags.items()
     }
     with pytest.raises(InputError, match=message) as caught:
-        request.carry_out(Request(**flags))
+        request.evaluate(Request(**flags))
     assert "\n" not in str(caught.value)
 
 
@@ -208,17 +214,17 @@ def test_processes_meet_before_anything_is_read(run, monkeypatch):
     monkeypatch.setattr(request.distributed, "initialize", initialize)
     given = {"num_processes": 2, "process_id": 1}
     with pytest.raises(MetError, match="'process_id': 1"):
-        request.carry_out(Request(workdir=str(run), processes=given))
+        request.evaluate(Request(workdir=str(run), processes=given))
 
 
 def test_weights_outside_of_a_run_need_data_and_a_folder(run, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"")
     place = weights.resolve(str(tmp_path / "w.safetensors"))
     given = Request(checkpoint=str(place.path))
-    with pytest.raises(InputError, match="expected --config or --workdir"):
+    with pytest.raises(InputError, match="name the data by --config"):
         request.data_config(given, [place])
-    with pytest.raises(InputError, match="expected --out"):
-        request.output(given, [place], Averaging(), ["source"])
+    with pytest.raises(InputError, match="folder to write by --out"):
+        request.output(given, [place], "one view", ["source"])
     config = json.loads((run / "config.json").read_text())
     assert request.data_config(given._replace(config=config), [place]) is config
 
@@ -227,5 +233,5 @@ def test_a_network_of_other_classes_is_named(run, load_config):
     config = load_config("streets", "lsr,tiny")
     config["model"]["num_classes"] = 16
     other = saved.run(run.parent / "other", config, {"source": (1,)})
-    with pytest.raises(InputError, match=r"of 19 classes, .* found 16"):
-        request.carry_out(Request(workdir=str(run), checkpoint=f"{other}:source"))
+    with pytest.raises(InputError, match=r"labels have 19 classes, the network 16"):
+        request.evaluate(Request(workdir=str(run), checkpoint=f"{other}:source"))

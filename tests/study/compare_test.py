@@ -2,9 +2,11 @@
 
 import math
 
+import pandas as pd
 import pytest
 
-from lsr_jax.study import compare, tables
+from lsr_jax.report import results
+from lsr_jax.study import compare
 
 # Student's t at 0.975, from printed tables.
 T = {1: 12.706, 2: 4.303}
@@ -14,6 +16,9 @@ NAN = math.nan
 def row(line, seed, miou, *, domain="target", bn="running", pole=0.1):
     return {
         "line": line,
+        "stage": line,
+        "method": line,
+        "step": 9,
         "seed": seed,
         "domain": domain,
         "split": "val",
@@ -37,71 +42,76 @@ ROWS = [
 ]
 
 
+def frame(rows=ROWS):
+    return results.with_facts(rows)
+
+
+def series(values):
+    index = pd.MultiIndex.from_product([["lsr"], range(len(values))])
+    return pd.Series(values, index.set_names(["line", "seed"]), dtype=float)
+
+
 @pytest.mark.parametrize(
-    ("values", "mean", "sd", "n"),
-    [
-        ((1.0, 2.0, 3.0), 2.0, 1.0, 3),
-        ((1.0, NAN, 3.0), 2.0, math.sqrt(2), 2),
-        ((5.0,), 5.0, NAN, 1),
-        ((NAN,), NAN, NAN, 0),
-    ],
+    ("values", "mean", "sd"),
+    [((1.0, 2.0, 3.0), 2.0, 1.0), ((1.0, 3.0), 2.0, math.sqrt(2)), ((5.0,), 5.0, NAN)],
 )
-def test_spread(values, mean, sd, n):
-    found = compare.spread(values)
+def test_spread(values, mean, sd):
+    found = compare.spread(series(values)).loc["lsr"]
+    n = len(values)
     half = T[n - 1] * sd / math.sqrt(n) if n > 1 else NAN
-    assert found == pytest.approx((mean, sd, n, half), rel=1e-4, nan_ok=True)
+    assert list(found.index) == ["mean", "sd", "n", "half"]
+    assert tuple(found) == pytest.approx((mean, sd, n, half), rel=1e-4, nan_ok=True)
 
 
 def test_differences_are_paired_by_seed():
-    entries = {
-        entry["measure"]: entry
-        for entry in compare.differences(ROWS, ["source_only"])
-        if entry["domain"] == "target"
-    }
-    assert list(entries) == ["miou", "miou_large", "miou_small", "iou/road", "iou/pole"]
-    gap = entries["miou"]  # 0.04 and 0.05; seed 2 has no partner
-    assert (gap["line"], gap["control"], gap["n"]) == ("lsr", "source_only", 2)
+    found = compare.differences(compare.measurements(frame()), "source_only")
+    entries = found.reset_index().set_index("measure")
+    assert set(entries["line"]) == {"lsr"}
+    assert list(entries.index) == [
+        *("miou", "miou_large", "miou_small", "iou/road", "iou/pole")
+    ]
+    gap = entries.loc["miou"]  # 0.04 and 0.05; seed 2 has no partner
+    assert gap["n"] == 2
     assert gap["mean"] == pytest.approx(0.045)
     assert gap["half"] == pytest.approx(T[1] * 0.005, rel=1e-4)
-    assert entries["iou/pole"]["n"] == 1
-    assert entries["iou/pole"]["mean"] == pytest.approx(0.2)
+    assert entries.loc["iou/pole", "n"] == 1
+    assert entries.loc["iou/pole", "mean"] == pytest.approx(0.2)
+    assert len(compare.differences(compare.measurements(frame()), "oce")) == 0
 
 
-def test_summary_keeps_domains_and_subsets_apart():
-    means = {
-        (entry["line"], entry["domain"], entry["measure"]): entry["mean"]
-        for entry in compare.summary(ROWS)
-    }
+def test_measurements_keep_domains_and_subsets_apart_and_leave_nan_out():
+    found = compare.spread(compare.measurements(frame())).reset_index()
+    means = found.set_index(["line", "domain", "measure"])["mean"]
     assert means["lsr", "target", "miou_large"] == pytest.approx(0.455)
     assert means["lsr", "target", "miou_small"] == pytest.approx(0.255)
     assert means["lsr", "source", "miou"] == pytest.approx(0.5)
-    assert math.isnan(means["source_only", "source", "miou"])
+    assert ("source_only", "source", "miou") not in means
 
 
 def test_controls_are_those_that_the_study_has():
     lines = ["lsr", "batchnorm_only", "source_only"]
-    assert compare.controls(lines) == ["source_only", "batchnorm_only"]
-    assert compare.controls(lines, "lsr")[-1] == "lsr"
-    assert compare.controls(["lsr"]) == []
+    assert compare.select_controls(lines) == ["source_only", "batchnorm_only"]
+    assert compare.select_controls(lines, "lsr")[-1] == "lsr"
+    assert compare.select_controls(["lsr"]) == []
 
 
 def test_tables_hold_the_numbers_and_no_empty_column():
-    (means,) = tables.means(ROWS, {}, "val")
-    cells = {(c.group, c.heading): c.cells for c in means.columns}
-    assert cells["", "seeds"] == ("3", "2")
-    assert cells["target, running BN", "mIoU"] == ("31.0 ± 1.0", "35.5 ± 2.1")
-    assert cells["target, running BN", "small"] == ("21.0 ± 1.0", "25.5 ± 2.1")
-    assert cells["source", "running BN"] == ("-", "50.0")
-    assert len(cells) == 6
-    (gaps,) = tables.differences(ROWS, ["source_only"])
-    assert gaps.columns[1].cells == ("ref", "+4.5 [-1.9, +10.9]")
-    (classes,) = tables.by_class(ROWS)
-    assert [c.cells for c in classes.columns] == [
-        ("road", "pole"),
-        ("31.0 ± 1.0", "10.0 ± 0.0"),
-        ("35.5 ± 2.1", "30.0"),
-    ]
-    assert tables.differences(ROWS, []) == []
+    (means,) = compare.means(frame(), {}, "val")
+    cells = {key: tuple(column) for key, column in means.cells.items()}
+    assert list(means.cells.index) == ["source_only", "lsr"]
+    assert cells["", "", "seeds"] == ("3", "2")
+    assert cells["target", "running BN", "mIoU"] == ("31.0 ± 1.0", "35.5 ± 2.1")
+    assert cells["target", "running BN", "small"] == ("21.0 ± 1.0", "25.5 ± 2.1")
+    assert cells["source", "running BN", "mIoU"] == ("-", "50.0")
+    assert len(cells) == 5
+    (gaps,) = compare.difference_tables(frame(), ["source_only"])
+    above = gaps.cells["above source_only", "running BN"]
+    assert list(above) == ["ref", "+4.5 [-1.9, +10.9]"]
+    (classes,) = compare.class_tables(frame())
+    assert list(classes.cells.index) == ["road", "pole"]
+    assert list(classes.cells["source_only"]) == ["31.0 ± 1.0", "10.0 ± 0.0"]
+    assert list(classes.cells["lsr"]) == ["35.5 ± 2.1", "30.0"]
+    assert compare.difference_tables(frame(), []) == []
 
 
 @pytest.mark.parametrize(
@@ -110,8 +120,9 @@ def test_tables_hold_the_numbers_and_no_empty_column():
         ((0.05, 0.05), "+5.0 [+5.0, +5.0]*"),
         ((0.0, 0.0), "+0.0 [+0.0, +0.0]"),
         ((-0.0004,), "+0.0"),
-        ((), "-"),
+        ((NAN,), "-"),
     ],
 )
 def test_a_star_marks_an_interval_without_zero(values, text):
-    assert tables.above(compare.spread(values)) == text
+    (row,) = compare.spread(series(values)).itertuples()
+    assert compare._above(row) == text

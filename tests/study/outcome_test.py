@@ -54,15 +54,15 @@ def test_a_report_without_its_page_was_cut_short(run):
     assert not outcome.finished(run)
 
 
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (row("adapt", 6), True),
-        (row("adapt", 2, newest=6), True),
-        (SOURCE, False),
-        (row("adapt", 6, recorded="python train.py"), False),
-        (row("adapt", 6, members=[]), False),
-    ],
-)
-def test_rows_of_the_network_of_a_cell(run, found, expected):
-    assert outcome.final(found, Cell(Line("lsr", "lsr"), 0, run)) == expected
+def test_rows_of_the_network_of_a_cell(run):
+    ours = [row("adapt", 6), row("adapt", 2, newest=6)]
+    others = [
+        row("adapt", 6, recorded="python train.py"),
+        row("adapt", 6, members=[]),
+    ]
+    results.write(run.folder / "report" / "metrics.json", [SOURCE, *ours, *others])
+    cell = Cell(Line("lsr", "lsr"), 0, run)
+    found = outcome.collect([outcome.Result(cell), outcome.Result(cell, "error")])
+    assert len(found.everything) == 5
+    assert found.compared == [{**one, "line": "lsr"} for one in ours]
+    assert {one["line"] for one in found.stages} == {"lsr, source", "lsr, adapt"}

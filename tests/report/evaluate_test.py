@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lsr_jax import models
-from lsr_jax.report.measuring import Entry, Evaluation, First
+from lsr_jax.report.evaluate import Entry, Evaluation, First
 from lsr_jax.training.weights import Trained
 
 
@@ -74,20 +74,22 @@ def test_the_steps_of_a_stage_stand_beside_a_step_that_a_rule_chose():
     assert "newest" not in Entry("a", (A,)).facts()
 
 
-def test_pictures_of_labels_of_several_sizes():
+def test_examples_are_spread_and_keep_labels_of_several_sizes():
     image = np.zeros((4, 6, 3), np.uint8)
     small = np.arange(24, dtype=np.uint8).reshape(4, 6)
     large = small.repeat(3, 0).repeat(2, 1)
     records = [
         {"id": str(i), "image": image, "label": label}
-        for i, label in enumerate((small, large))
+        for i, label in enumerate((small, small, large))
     ]
     evaluation = Evaluation.__new__(Evaluation)
-    evaluation.config = {"panel_images": 2}
     evaluation.experiment = types.SimpleNamespace(open=lambda *_: records)
-    images, truths, _ = evaluation.pictures([])
+    positions, images, labels = evaluation.examples("target", 2)
+    assert positions == [0, 1]
     assert images.shape == (2, 4, 6, 3)
-    np.testing.assert_array_equal(truths, [small, small])
+    np.testing.assert_array_equal(labels, [small, small])
+    *_, labels = evaluation.examples("target", 9)
+    assert [label.shape for label in labels] == [(4, 6), (4, 6), (12, 12)]
 
 
 def test_first_records_only():

@@ -1,0 +1,232 @@
+"""Evaluation of networks and ensembles on both domains of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from lsr_jax.data import pipeline, records
+from lsr_jax.errors import InputError
+from lsr_jax.evaluation import batchnorm, predictor
+from lsr_jax.evaluation.predictor import (
+    ONE_VIEW,
+    PROTOCOLS,
+    Predictor,
+    Protocol,
+    Scores,
+    TestTimeAugmentation,
+)
+from lsr_jax.report import results
+from lsr_jax.training.stage import Run
+from lsr_jax.training.weights import Trained
+from lsr_jax.types import PyTree
+
+
+class Entry(NamedTuple):
+    """A network, or an ensemble of several, and its name in the tables."""
+
+    name: str
+    members: tuple[Trained, ...]
+    weights: tuple[float, ...] = (1.0,)
+
+    def facts(self) -> dict:
+        """The part of its rows that describes the network."""
+        first, *others = self.members
+        if not others:
+            keys = ["method", "seed", "step", "selection", "weights"]
+            keys += ["newest"] if first.newest is not None else []
+            return {key: getattr(first, key) for key in keys}
+        pairs = list(zip(self.weights, self.members, strict=True))
+        seeds = {member.seed for member in self.members}
+        text = " ".join(f"{weight} {member.weights}" for weight, member in pairs)
+        return {
+            "method": " + ".join(f"{w:g} {member.method}" for w, member in pairs),
+            "seed": seeds.pop() if len(seeds) == 1 else None,
+            "step": None,
+            "selection": "/".join(dict.fromkeys(m.selection for m in self.members)),
+            "weights": hashlib.sha256(text.encode()).hexdigest(),
+            "members": [
+                {"weight": w, "stage": member.stage, **Entry("", (member,)).facts()}
+                for w, member in pairs
+            ],
+        }
+
+
+class Compiled(NamedTuple):
+    """The functions of a network that evaluation compiles, once for all its weights."""
+
+    scores: Scores
+    predictor: Predictor
+    estimate_statistics: Callable[..., PyTree]
+
+
+class Evaluation:
+    """Evaluates networks on the data of one run.
+
+    Args:
+      experiment: of the run.
+      protocols: see `Predictor.confusions`.
+      augmentation: at test time.
+    """
+
+    def __init__(
+        self,
+        experiment: Run,
+        *,
+        protocols: Sequence[Protocol] = PROTOCOLS,
+        augmentation: TestTimeAugmentation = ONE_VIEW,
+    ):
+        self.experiment = experiment
+        self.protocols = protocols
+        self.augmentation = augmentation
+        self.space = experiment.domains["target"].space
+        self._networks: dict[str, Trained] = {}
+        self._compiled: dict[str, Compiled] = {}
+
+    def network(self, stage: str) -> Trained:
+        """The trained network of a stage, restored once for tables and figures."""
+        if stage not in self._networks:
+            self._networks[stage] = self.experiment.trained(stage)
+        return self._networks[stage]
+
+    def entry(self, stage: str) -> Entry:
+        """The entry of a stage."""
+        return Entry(stage, (self.network(stage),))
+
+    def rows(self, entry: Entry) -> Iterator[results.Row]:
+        """Both domains, both kinds of BatchNorm statistics, every protocol.
+
+        Raises:
+          InputError: a network with another number of classes than the labels.
+        """
+        expected = self.space.num_classes
+        for member in entry.members:
+            if member.model.num_classes != expected:
+                raise InputError(
+                    f"{entry.name}: the labels have {expected} classes, the network "
+                    f"{member.model.num_classes}; use the config of its data"
+                )
+        own, params = self.predictor(entry)
+        facts = entry.facts()
+        data = self.experiment.config["data"]
+        for bn, model_state in self.statistics(entry).items():
+            for domain in ("target", "source"):
+                with self.batches(domain) as batches:
+                    found = own.confusions(
+                        params, model_state, batches, protocols=self.protocols
+                    )
+                for (protocol, *same), matrix in found.items():
+                    yield results.make(
+                        matrix,
+                        classes=self.space.classes,
+                        subsets=self.space.subsets(),
+                        stage=entry.name,
+                        domain=domain,
+                        split=data[domain]["val"],
+                        bn=bn,
+                        protocol=protocol,
+                        averaging=self.augmentation.describe(),
+                        data=self.experiment.domains[domain].fingerprint,
+                        **({"same_as": same[0]} if same else {}),
+                        **facts,
+                    )
+
+    def predictor(self, entry: Entry) -> tuple[Predictor, PyTree]:
+        """The predictor of an entry, and its parameters."""
+        found = [self._compile(member) for member in entry.members]
+        if len(found) == 1:
+            return found[0].predictor, entry.members[0].params
+        scores = predictor.ensemble([one.scores for one in found], entry.weights)
+        own = self._predictor(scores, self.space.num_classes)
+        return own, tuple(member.params for member in entry.members)
+
+    def statistics(self, entry: Entry) -> dict[str, PyTree]:
+        """``{bn: model_state}``, "target" where all networks can re-estimate theirs."""
+        found = {"running": _joined([m.model_state for m in entry.members])}
+        if all(m.model.arguments.get("batch_norm") != "eval" for m in entry.members):
+            found["target"] = _joined(
+                [self.target_statistics(m) for m in entry.members]
+            )
+        return found
+
+    def target_statistics(self, network: Trained) -> PyTree:
+        """BatchNorm statistics of the first unlabelled target training images."""
+        source = self.experiment.open("target", "train")
+        count = self.experiment.config["evaluation"]["batchnorm_images"]
+        first = First(source, min(count, len(source)))
+        size = self.experiment.evaluation_batch_size()
+        with pipeline.eval_batches(first, batch_size=size) as batches:
+            return self._compile(network).estimate_statistics(
+                network.params, network.model_state, batches
+            )
+
+    def batches(self, domain: str) -> pipeline.Batches:
+        """Batches of a validation split that the devices divide."""
+        size = self.experiment.evaluation_batch_size()
+        source = self.experiment.open(domain, "val")
+        return pipeline.eval_batches(source, batch_size=size)
+
+    def examples(self, domain: str, count: int) -> tuple[list[int], np.ndarray, list]:
+        """Positions, images and labels of validation images spread over the split."""
+        source = self.experiment.open(domain, "val")
+        count = min(count, len(source))
+        positions = [i * len(source) // count for i in range(count)]
+        decode = partial(records.decode, labelled=True, same_size=False)
+        chosen = [decode(source[position]) for position in positions]
+        images = np.stack([example["image"] for example in chosen])
+        return positions, images, [example["label"] for example in chosen]
+
+    def predictions(
+        self, entries: Sequence[Entry], images: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Name -> predicted classes of every entry, with running statistics."""
+        found = {}
+        for entry in entries:
+            own, params = self.predictor(entry)
+            state = _joined([member.model_state for member in entry.members])
+            found[entry.name] = own.predict(params, state, images)
+        return found
+
+    def _compile(self, network: Trained) -> Compiled:
+        model = network.model
+        key = f"{network.preprocessing} {sorted(model.arguments.items())}"
+        if key not in self._compiled:
+            scores = predictor.network(
+                model.forward,
+                network.normalise,
+                prediction=model.prediction,
+                augmentation=self.augmentation,
+            )
+            estimate = batchnorm.estimator(
+                model.forward, network.normalise, mesh=self.experiment.mesh
+            )
+            own = self._predictor(scores, model.num_classes)
+            self._compiled[key] = Compiled(scores, own, estimate)
+        return self._compiled[key]
+
+    def _predictor(self, scores, num_classes):
+        mesh = self.experiment.mesh
+        return Predictor(scores, num_classes=num_classes, mesh=mesh)
+
+
+class First:
+    """The first ``count`` records of a source."""
+
+    def __init__(self, source: records.Source, count: int):
+        self.source = source
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return self.source[index]
+
+
+def _joined(parts: list) -> PyTree:
+    """The argument of `Predictor` for one network, or for several."""
+    return parts[0] if len(parts) == 1 else tuple(parts)
