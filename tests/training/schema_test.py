@@ -10,7 +10,7 @@ from lsr_jax import keywords, models
 from lsr_jax.configs import default
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
-from lsr_jax.training import preflight, schema
+from lsr_jax.training import schema
 
 ROOT = Path(__file__).parents[2]
 FILES = [
@@ -73,7 +73,7 @@ def test_every_config_is_within(name, load_config):
     ]
     tiny = [f"{method},tiny" for method in METHODS]
     for argument in (None, "lsr,vgg16", "oce,vgg16", *METHODS, *presets, *tiny):
-        preflight.check_values(load_config(name, argument))
+        schema.check(load_config(name, argument))
 
 
 WRONG = {
@@ -135,7 +135,7 @@ def test_a_number_outside_is_named(key, load_config):
     assert last in section
     section[last] = value
     with pytest.raises(InputError) as caught:
-        preflight.check_values(config)
+        schema.check(config)
     assert str(caught.value).startswith(f"{key}: expected ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -144,11 +144,11 @@ def test_a_number_outside_is_named(key, load_config):
 def test_names_with_another_meaning_in_one_method(load_config):
     images = load_config("streets", "cag,tiny")
     assert images["stage_1"]["method"]["cap"] == 3000
-    preflight.check_values(images)
+    schema.check(images)
     fraction = load_config("streets", "bdl,tiny")
     fraction["round_1"]["method"]["cap"] = 2.0
     with pytest.raises(InputError, match=r"^round_1\.method\.cap: expected 0 to 1 "):
-        preflight.check_values(fraction)
+        schema.check(fraction)
 
 
 def test_unknown_methods_and_keywords_are_named(load_config):
@@ -157,7 +157,7 @@ def test_unknown_methods_and_keywords_are_named(load_config):
     with pytest.raises(
         InputError, match=r"^adapt\.method\.brand_new: unknown keyword; "
     ):
-        preflight.check_values(config)
+        schema.check(config)
     config["adapt"]["method"] = {"name": "lsd"}
     with pytest.raises(InputError, match=r"^adapt\.method\.name: .*, lsr, found 'lsd'"):
-        preflight.check_values(config)
+        schema.check(config)
