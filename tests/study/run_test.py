@@ -285,9 +285,7 @@ def test_ablation_has_a_line_for_every_term(fake, tmp_path):
         (("--methods", "source_only", "--ablate", "source_only"), "has no term"),
     ],
 )
-def test_bad_flags_are_one_line_and_exit_code_2(
-    fake, tmp_path, capsys, flags, message
-):
+def test_bad_flags_are_one_line_and_exit_code_2(fake, tmp_path, capsys, flags, message):
     assert run(tmp_path, *flags) == 2
     error = capsys.readouterr().err
     assert message in error
