@@ -1,8 +1,8 @@
-"""What stands behind the colon, ``:method,backbone,tiny``, and what it means for the losses."""
+"""The words after the colon, ``:method,backbone,tiny``, and what they mean for the losses."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
+from lsr_jax.configs.overlays import Overlay, flatten
 from lsr_jax.methods import METHODS
 
 BACKBONES = ("mini", "resnet50", "resnet101", "vgg13", "vgg16")
@@ -86,19 +86,20 @@ def variant(chosen, method, default=None):
     return chosen.variant if chosen.variant in variants(method) else default
 
 
-def merged(table, *rows):
-    """What a table of a pair says in these rows together, the later over the earlier."""
-    return {key: value for row in rows for key, value in table.get(row, {}).items()}
+def rows(table, *names):
+    """These rows of a table together, the later over the earlier."""
+    return {key: value for name in names for key, value in table.get(name, {}).items()}
 
 
-def keywords(chosen, method, weights, default=None):
-    """Keywords of a method's ``make``.
+def keywords(chosen, method, weights, origin, default=None):
+    """Overlays with keywords of a method's ``make``.
 
     Args:
       chosen: the argument of the config file.
       method: a key of `METHODS`.
       weights: those of the benchmark: rows "method", over which stands the preset, and
         over that the rows "method,preset", "method,vgg" and "method,preset,vgg".
+      origin: where the weights are written.
       default: preset, where none is asked for.
     """
     presets, preset = variants(method), variant(chosen, method, default)
@@ -106,14 +107,15 @@ def keywords(chosen, method, weights, default=None):
     own = [f"{method},{preset}"]
     if vgg:
         own += [f"{method},vgg", f"{method},{preset},vgg"]
-    found = {
-        **merged(weights, method),
-        **presets.get(preset, {}),
-        **merged(weights, *own),
-    }
+    found = [
+        Overlay(origin, rows(weights, method)),
+        Overlay(f"preset {preset} of {method}", presets.get(preset, {})),
+        Overlay(origin, rows(weights, *own)),
+    ]
     free = chosen.variant not in presets
-    if vgg and free and head(method, found) == "multi_level":  # VGG has one level
-        found |= presets["single"]
+    if vgg and free and head(method, flatten(found)) == "multi_level":
+        single = "preset single: a VGG has one level"
+        found.append(Overlay(single, presets["single"]))
     return found
 
 
@@ -139,32 +141,35 @@ class Losses(NamedTuple):
     """What follows from a method's keywords.
 
     Attributes:
-      keywords: of its ``make``.
+      overlays: keywords of its ``make``.
       head: key of ``config.model``.
       source: keywords of ``source_only``: the same loss on the source alone.
     """
 
-    keywords: Mapping[str, object]
+    overlays: list[Overlay]
     head: str
-    source: Mapping[str, object]
+    source: Overlay
 
 
-def losses(chosen, method, weights, *, like=None, default=lambda method: None):
+def losses(chosen, method, weights, origin, *, like=None, default=lambda method: None):
     """The losses of a method; a control has the heads and the source loss of ``like``.
 
     Args:
       chosen: the argument of the config file.
       method: a key of `METHODS`.
       weights: see `keywords`.
+      origin: where the weights are written.
       like: the method as which it is trained.
       default: ``method -> preset``, where none is asked for.
     """
     control = like is not None and method in CONTROLS
     subject = like if control else method
-    found = keywords(chosen, subject, weights, default(subject))
-    heads = head(subject, found)
-    source = {"auxiliary": AUXILIARY[heads], "gamma": found.get("gamma", 0.0)}
-    return Losses(source if control else found, heads, source)
+    found = keywords(chosen, subject, weights, origin, default(subject))
+    own = flatten(found)
+    heads = head(subject, own)
+    source = {"auxiliary": AUXILIARY[heads], "gamma": own.get("gamma", 0.0)}
+    source = Overlay(f"source loss of {subject}", source)
+    return Losses([source] if control else found, heads, source)
 
 
 def head(method, keywords):
@@ -177,20 +182,20 @@ def is_vgg(backbone):
     return (backbone or "").startswith("vgg")
 
 
-def check_network(model):
+def check_network(backbone, architecture, head):
     """Raise ValueError where a method needs what the backbone does not have."""
-    if is_vgg(model.backbone) and model.architecture != "deeplabv2":
+    if is_vgg(backbone) and architecture != "deeplabv2":
         raise ValueError(
-            f"config argument: {model.architecture} of cag needs a ResNet, found "
-            f"{model.backbone}; name resnet50 or resnet101"
+            f"config argument: {architecture} of cag needs a ResNet, found {backbone}; "
+            "name resnet50 or resnet101"
         )
-    if is_vgg(model.backbone) and model.head == "multi_level":
+    if is_vgg(backbone) and head == "multi_level":
         raise ValueError(
-            f"config argument: two levels need layer3 of a ResNet, found {model.backbone}; "
+            f"config argument: two levels need layer3 of a ResNet, found {backbone}; "
             "name a ResNet, or a preset with one level"
         )
-    if model.head != "single" and model.architecture != "deeplabv2":
+    if head != "single" and architecture != "deeplabv2":
         raise ValueError(
-            f"config argument: {model.architecture} of cag has a single head, the method "
-            f"needs {model.head}; leave like=cag out"
+            f"config argument: {architecture} of cag has a single head, the method "
+            f"needs {head}; leave like=cag out"
         )

@@ -18,7 +18,8 @@ weighting 54.5 / 53.3 / 50.5 / 50.6 (README of MaxSquareLoss, at 1024x512). LSR 
 for this pair, but no scores.
 """
 
-from lsr_jax.configs import common, default, gta2cs, real
+from lsr_jax.configs import common, gta2cs, real
+from lsr_jax.configs.overlays import Overlay, merge
 
 CITIES = ("rome", "rio", "tokyo", "taipei")
 # The weights of MaxSquare's paper and of LSR's README are those of GTA5. The others are
@@ -40,22 +41,28 @@ SIZES = {
 }
 
 
-def get_config(argument=None):
+PAIR = {
+    "data.source.name": "cityscapes",
+    "data.source.root": "data/cityscapes",
+    "data.source.space": "cityscapes13",
+    "data.source.size": (512, 1024),
+    "data.target.name": "cross_city",
+    "data.target.root": "data/cross_city",
+    "data.target.space": "cityscapes13",
+    "data.target.size": (512, 1024),
+    "model.num_classes": 13,
+}
+
+
+def overlays(argument=None):
     chosen = common.parse(argument, presets=CITIES)
     city = chosen.preset or CITIES[0]
-    config = default.get_config()
-    config.data.source.name = "cityscapes"
-    config.data.source.root = "data/cityscapes"
-    config.data.source.space = "cityscapes13"
-    config.data.source.size = (512, 1024)
-    config.data.target.name = "cross_city"
-    config.data.target.root = "data/cross_city"
-    config.data.target.space = "cityscapes13"
-    config.data.target.size = (512, 1024)
-    config.data.target.train = f"{city}_train"
-    config.data.target.val = f"{city}_test"
-    config.model.num_classes = 13
-    real.complete(
-        config, chosen, weights=WEIGHTS, sizes=SIZES, class_frequency="cityscapes13"
+    lists = {"data.target.train": f"{city}_train", "data.target.val": f"{city}_test"}
+    pair = Overlay("configs/cs2crosscity.py", {**PAIR, **lists})
+    return real.overlays(
+        chosen, pair, weights=WEIGHTS, sizes=SIZES, class_frequency="cityscapes13"
     )
-    return config
+
+
+def get_config(argument=None):
+    return merge(*overlays(argument))

@@ -47,7 +47,8 @@ With VGG16: AdaptSegNet 35.0. BDL and SWD publish FCN8s networks, which are not 
 with a VGG they are refused.
 """
 
-from lsr_jax.configs import common, default, real
+from lsr_jax.configs import common, real
+from lsr_jax.configs.overlays import Overlay, merge
 
 OCE = {
     "clustering": 0.02,
@@ -92,18 +93,24 @@ SIZES = {
 }
 
 
+PAIR = {
+    "data.source.name": "gta5",
+    "data.source.root": "data/gta5",
+    "data.source.space": "cityscapes",
+    "data.source.size": (720, 1280),
+    "data.source.val": "val_lsr",
+    "data.source.on_bad_example": "skip",  # GTA5 has pairs of different sizes
+    "data.target.name": "cityscapes",
+    "data.target.root": "data/cityscapes",
+    "data.target.space": "cityscapes",
+    "data.target.size": (512, 1024),
+}
+
+
+def overlays(argument=None):
+    pair = Overlay("configs/gta2cs.py", PAIR)
+    return real.overlays(common.parse(argument), pair, weights=WEIGHTS, sizes=SIZES)
+
+
 def get_config(argument=None):
-    chosen = common.parse(argument)
-    config = default.get_config()
-    config.data.source.name = "gta5"
-    config.data.source.root = "data/gta5"
-    config.data.source.space = "cityscapes"
-    config.data.source.size = (720, 1280)
-    config.data.source.val = "val_lsr"
-    config.data.source.on_bad_example = "skip"  # GTA5 has pairs of different sizes
-    config.data.target.name = "cityscapes"
-    config.data.target.root = "data/cityscapes"
-    config.data.target.space = "cityscapes"
-    config.data.target.size = (512, 1024)
-    real.complete(config, chosen, weights=WEIGHTS, sizes=SIZES)
-    return config
+    return merge(*overlays(argument))

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from lsr_jax.configs import common
+from lsr_jax.configs.overlays import Overlay, at
 
 
 class Link(NamedTuple):
@@ -51,52 +52,41 @@ def chain(method, like=None):
     return found
 
 
-def set_stages(
-    config,
-    method,
-    *,
-    pretrain,
-    adapt,
-    like=None,
-    study=(),
-    initial="previous",
-    source=True,
-):
-    """Write ``config.stages`` and a section for each.
+def links(method, *, like=None, study=(), initial="previous", source=True):
+    """The stages of a run: name -> (method, `Link`).
 
     Args:
-      config: gets the stages; its network is set.
       method: one method to run, or None for all of ``study`` from one pre-training.
-      pretrain: ``method -> stage`` of a network's first stage.
-      adapt: ``method -> stage`` of what follows.
       like: the method of which a control has the stages.
       study: methods and controls that share the ``source`` stage.
       initial: what the first stage starts from.
       source: whether a ``source`` stage comes before those of the method.
     """
     alone = {"source_only": "source", "target_only": "target"}.get(method)
-    config.stages = (alone,) if alone else ("source",) if source else ()
-    for stage in config.stages:
-        config[stage] = pretrain(f"{stage}_only")
-        config[stage].init_from = initial
     if alone:
-        return
-    chains = [(method, chain(method, like))]
+        return {alone: (method, Link(initial))}
+    found = {"source": ("source_only", Link(initial))} if source else {}
+    chains = {method: chain(method, like)}
     if method is None:
-        chains = [(name, {name: Link()}) for name in study]
-    for name, links in chains:
-        config.stages += tuple(links)
-        for stage, link in links.items():
-            config[stage] = adapt(name)
-            anew = link.init_from == "source" and not source
-            config[stage].init_from = initial if anew else link.init_from
-            config[stage].pseudo_labeler = link.pseudo_labeler
-            config[stage].method.update(link.keywords)
+        chains = {name: {name: Link()} for name in study}
+    for name, whole in chains.items():
+        for stage, link in whole.items():
+            if link.init_from == "source" and not source:
+                link = link._replace(init_from=initial)
+            found[stage] = (name, link)
+    return found
 
 
-def shorten(config, steps=20):
+def overlay(stage, link):
+    """What a link sets in its stage."""
+    values = {"init_from": link.init_from, "pseudo_labeler": link.pseudo_labeler}
+    values |= at("method", link.keywords)
+    return Overlay("configs/stages.py", at(stage, values))
+
+
+def short(stages, steps=20):
     """The same stages in seconds: ``steps`` each, everything logged."""
-    for name in config.stages:
-        config[name].steps = steps
-        config[name].log_every = 5
-    config.evaluation.batchnorm_images = 8
+    values = {"evaluation.batchnorm_images": 8}
+    for stage in stages:
+        values |= at(stage, {"steps": steps, "log_every": 5})
+    return values

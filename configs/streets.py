@@ -22,7 +22,8 @@ Results, with command, machine and spread: docs/results/streets.md.
 from typing import NamedTuple
 
 from lsr_jax.augment.preprocess import AUGMENTATION
-from lsr_jax.configs import common, default, recipes, stages
+from lsr_jax.configs import common, recipes, stages
+from lsr_jax.configs.overlays import Overlay, at, merge
 from lsr_jax.streets import PRESETS
 
 OCE = {
@@ -74,48 +75,63 @@ SCHEDULES = {
 }
 
 
-def get_config(argument=None):
+ORIGIN = "configs/streets.py"
+
+
+def overlays(argument=None):
     chosen = common.parse(argument, presets=PRESETS)
     preset = chosen.preset or "streets"
-    config = default.get_config()
-
-    config.cpu_devices = 2
-    if preset == "streets" and chosen.method != "target_only":
-        config.recorded = ("docs/results/streets_oracle.json",)
-
-    for domain, look in (("source", "rendered"), ("target", "camera")):
-        config.data[domain].name = f"streets_{look}"
-        config.data[domain].preset = preset
-        config.data[domain].space = "streets"
-    config.data.preprocessing = "imagenet"
-
-    config.model.backbone = chosen.backbone or "mini"
-    config.model.initialisation = "scratch"
-    config.model.freeze_stem_affine = False
-    config.model.aspp_dilations = (2, 4, 6, 8)
+    schedule = SCHEDULES[preset]
     names = [chosen.method] if chosen.method else STUDY
     weights = {**WEIGHTS, "oce,paper": summed(preset)}
     losses = {
-        name: common.losses(chosen, name, weights, like=chosen.like) for name in names
+        name: common.losses(chosen, name, weights, ORIGIN, like=chosen.like)
+        for name in names
     }
-    config.model.head = losses[names[0]].head
+    head = losses[names[0]].head
+    backbone = chosen.backbone or "mini"
     network = recipes.recipe(chosen.like or chosen.method).network
-    if network.get("architecture") == "deeplabv3plus":
-        # Half of the dilations of DeepLabV2, at half of its resolution.
-        config.model.architecture = "deeplabv3plus"
-        config.model.aspp_dilations = (1, 2, 3)
-    common.check_network(config.model)
+    architecture = network.get("architecture", "deeplabv2")
+    common.check_network(backbone, architecture, head)
 
-    auxiliary = {"auxiliary": common.AUXILIARY[config.model.head]}
-    stages.set_stages(
-        config,
-        chosen.method,
-        like=chosen.like,
-        study=STUDY,
-        pretrain=lambda method: pretrain(method, auxiliary, SCHEDULES[preset]),
-        adapt=lambda method: adapt(method, losses[method].keywords, SCHEDULES[preset]),
-    )
-    return config
+    values = {
+        "cpu_devices": 2,
+        "data.preprocessing": "imagenet",
+        "model.architecture": architecture,
+        "model.backbone": backbone,
+        "model.head": head,
+        "model.initialisation": "scratch",
+        "model.freeze_stem_affine": False,
+        # DeepLabV3+ has half of the dilations of DeepLabV2, at half of its resolution.
+        "model.aspp_dilations": (
+            (2, 4, 6, 8) if architecture == "deeplabv2" else (1, 2, 3)
+        ),
+    }
+    for domain, look in (("source", "rendered"), ("target", "camera")):
+        domain_values = {
+            "name": f"streets_{look}",
+            "preset": preset,
+            "space": "streets",
+        }
+        values |= at(f"data.{domain}", domain_values)
+    if preset == "streets" and chosen.method != "target_only":
+        values["recorded"] = ("docs/results/streets_oracle.json",)
+
+    links = stages.links(chosen.method, like=chosen.like, study=STUDY)
+    found = [Overlay(ORIGIN, values)]
+    for name, (method, link) in links.items():
+        if name in ("source", "target"):
+            keys = {"method.auxiliary": common.AUXILIARY[head], **pretrain(schedule)}
+        else:
+            for part in losses[method].overlays:
+                found.append(Overlay(part.origin, at(f"{name}.method", part.values)))
+            keys = adapt(schedule)
+        found += [Overlay(ORIGIN, at(name, keys)), stages.overlay(name, link)]
+    return {name: method for name, (method, _) in links.items()}, found
+
+
+def get_config(argument=None):
+    return merge(*overlays(argument))
 
 
 def summed(preset):
@@ -127,30 +143,35 @@ def summed(preset):
     )
 
 
-def pretrain(method, keywords, schedule):
-    c = default.stage(method, **keywords)
-    c.steps = schedule.pretrain_steps
-    c.log_every = min(c.log_every, c.steps // 4)
-    c.batch_size = schedule.batch_size
-    c.optimizer.name = "adamw"
-    c.optimizer.learning_rate = 2e-3
-    c.optimizer.head_multiplier = 1.0
-    c.optimizer.weight_decay = 0.02
-    c.optimizer.warmup_steps = min(100, schedule.pretrain_steps // 10)
-    for domain in ("source", "target"):
-        c.augment[domain].update(AUGMENTATION["heavy"])
-    return c
+ADAMW = {
+    "optimizer.name": "adamw",
+    "optimizer.head_multiplier": 1.0,
+    "optimizer.weight_decay": 0.02,
+}
 
 
-def adapt(method, keywords, schedule):
-    c = default.stage(method, **keywords)
-    c.steps = schedule.adapt_steps
-    c.log_every = min(c.log_every, c.steps // 4)
-    c.batch_size = schedule.batch_size // 2
-    c.optimizer.name = "adamw"
-    c.optimizer.learning_rate = 5e-4
-    c.optimizer.head_multiplier = 1.0
-    c.optimizer.weight_decay = 0.02
-    c.augment.source.update(AUGMENTATION["heavy"])
-    c.augment.target.update(AUGMENTATION["flip"])
-    return c
+def pretrain(schedule):
+    """Keys of the stage on one domain alone."""
+    return {
+        "steps": schedule.pretrain_steps,
+        "log_every": min(50, schedule.pretrain_steps // 4),
+        "batch_size": schedule.batch_size,
+        **ADAMW,
+        "optimizer.learning_rate": 2e-3,
+        "optimizer.warmup_steps": min(100, schedule.pretrain_steps // 10),
+        **at("augment.source", AUGMENTATION["heavy"]),
+        **at("augment.target", AUGMENTATION["heavy"]),
+    }
+
+
+def adapt(schedule):
+    """Keys of the stages of the methods."""
+    return {
+        "steps": schedule.adapt_steps,
+        "log_every": min(50, schedule.adapt_steps // 4),
+        "batch_size": schedule.batch_size // 2,
+        **ADAMW,
+        "optimizer.learning_rate": 5e-4,
+        **at("augment.source", AUGMENTATION["heavy"]),
+        **at("augment.target", AUGMENTATION["flip"]),
+    }

@@ -27,7 +27,8 @@ Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes:
     lsr                 41.7 / not readable (Table 1)
 """
 
-from lsr_jax.configs import common, default, real
+from lsr_jax.configs import common, real
+from lsr_jax.configs.overlays import Overlay, merge
 
 OCE = {
     "clustering": 0.02,
@@ -71,20 +72,30 @@ SIZES = {
 }
 
 
-def get_config(argument=None):
-    chosen = common.parse(argument)
-    config = default.get_config()
-    config.data.source.name = "synthia_rand_cityscapes"
-    config.data.source.root = "data/synthia"
-    config.data.source.space = "synthia16"
-    config.data.source.size = (760, 1280)
-    config.data.source.val = "val_lsr"
-    config.data.target.name = "cityscapes"
-    config.data.target.root = "data/cityscapes"
-    config.data.target.space = "cityscapes16"
-    config.data.target.size = (512, 1024)
-    config.model.num_classes = 16
-    real.complete(
-        config, chosen, weights=WEIGHTS, sizes=SIZES, class_frequency="synthia"
+PAIR = {
+    "data.source.name": "synthia_rand_cityscapes",
+    "data.source.root": "data/synthia",
+    "data.source.space": "synthia16",
+    "data.source.size": (760, 1280),
+    "data.source.val": "val_lsr",
+    "data.target.name": "cityscapes",
+    "data.target.root": "data/cityscapes",
+    "data.target.space": "cityscapes16",
+    "data.target.size": (512, 1024),
+    "model.num_classes": 16,
+}
+
+
+def overlays(argument=None):
+    pair = Overlay("configs/synthia2cs.py", PAIR)
+    return real.overlays(
+        common.parse(argument),
+        pair,
+        weights=WEIGHTS,
+        sizes=SIZES,
+        class_frequency="synthia",
     )
-    return config
+
+
+def get_config(argument=None):
+    return merge(*overlays(argument))

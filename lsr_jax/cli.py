@@ -22,6 +22,7 @@ import re
 import shlex
 import sys
 import threading
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -243,21 +244,13 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> dict:
     Raises:
       InputError: an unknown file, method, preset or key, or a value of another type.
     """
-    file, _, words = name.partition(":")
-    path = Path(file)
-    if not path.is_file() and (CONFIGS / f"{file}.py").is_file():
-        path = CONFIGS / f"{file}.py"
-    if not path.is_file():
-        raise InputError(f"--config {name}: no such file; see configs/")
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    argv = ["", *overrides]
-    values = absl.flags.FlagValues()
+    module, words = _load_config_file(name)
     try:
-        config = module.get_config(*filter(None, [words]))
+        config = module.get_config(*words)
     except ValueError as error:
         raise InputError(error) from error
+    values = absl.flags.FlagValues()
+    argv = ["", *overrides]
     try:
         flag = config_flags.DEFINE_config_dict(
             "config", config, flag_values=values, sys_argv=argv
@@ -270,6 +263,39 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> dict:
     except (absl.flags.Error, TypeError, ValueError) as error:
         raise InputError(str(error).strip()) from error
     return flag.value.to_dict()
+
+
+def explain_config(name: str, overrides: Sequence[str] = ()) -> str:
+    """A line for every value of `read_config`, with where it was set."""
+    from lsr_jax.configs import overlays
+
+    config = read_config(name, overrides)
+    module, words = _load_config_file(name)
+    if hasattr(module, "overlays"):
+        origins = overlays.origins(config, *module.overlays(*words))
+    else:
+        origins = dict.fromkeys(overlays.flat(config), name)
+    for word in overrides:
+        origins[word.removeprefix("--config.").partition("=")[0]] = "command line"
+    lines = [
+        f"{f'{key} = {value!r}':60}  # {origins.get(key, name)}"
+        for key, value in overlays.flat(config).items()
+    ]
+    return "\n".join(lines)
+
+
+def _load_config_file(name: str) -> tuple[types.ModuleType, list[str]]:
+    """The module of a config file, and the argument of its functions, if there is one."""
+    file, _, words = name.partition(":")
+    path = Path(file)
+    if not path.is_file() and (CONFIGS / f"{file}.py").is_file():
+        path = CONFIGS / f"{file}.py"
+    if not path.is_file():
+        raise InputError(f"--config {name}: no such file; see configs/")
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, [words] if words else []
 
 
 def run_name(config: str) -> str:

@@ -35,6 +35,16 @@ def expanded(path: str | os.PathLike, *, key: str = "") -> Path:
         ) from None
 
 
+def of_project(path: str | os.PathLike) -> Path:
+    """A file that a config names relative to the checkout, such as recorded rows.
+
+    An installed lsr_jax has no checkout: there the file lies beside the configs.
+    """
+    package = Path(__file__).parent
+    checkout = package.parent / path
+    return checkout if checkout.exists() else package / "configs" / Path(path).name
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to, which then replaces it atomically.

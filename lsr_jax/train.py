@@ -36,11 +36,17 @@ def define(flags: cli.Flags) -> None:
         "What is shown: a bar, lines, JSON lines on stdout (all else on stderr), or "
         "nothing; auto: a bar on a terminal, lines elsewhere.",
     )
+    flags.boolean(
+        "print_config", False, "Print every value and its origin; do not train."
+    )
     flags.distributed()
 
 
 def train(options) -> None:
     """Train every stage of the config in the workdir, then report."""
+    if options.print_config:
+        print(cli.explain_config(options.config, options.overrides))
+        return
     config = cli.read_config(options.config, options.overrides)
     workdir = options.workdir or Path("runs", cli.run_name(options.config))
     limits = {"max_steps": options.max_steps, "max_minutes": options.max_minutes}

@@ -182,6 +182,28 @@ def test_config_names():
     assert config == cli.read_config("configs/streets.py:lsr,tiny", ["--config.seed=3"])
 
 
+def test_print_config_names_the_origin_of_each_value():
+    done = run(
+        "train.py",
+        "--config=configs/gta2cs.py:lsr,tiny",
+        "--config.seed=3",
+        "--print_config",
+    )
+    lines = [line.split("  # ") for line in done.stdout.splitlines()]
+    found = {text.strip(): origin for text, origin in lines}
+    assert found["seed = 3"] == "command line"
+    assert found["data.source.root = 'data/gta5'"] == "configs/gta2cs.py"
+    assert found["model.num_classes = 19"] == "configs/default.py"
+    assert found["adapt.method.clustering = 0.1"] == "configs/gta2cs.py"
+    assert found["adapt.method.clustering_distance = 'l1_mean'"] == (
+        "preset released of lsr"
+    )
+    assert found["adapt.method.norm_delta = 0.1"] == "preset released of lsr"
+    assert found["adapt.optimizer.decay_steps = 50000"] == "configs/recipes.py: lsr"
+    assert found["adapt.init_from = 'source'"] == "configs/stages.py"
+    assert found["adapt.steps = 6"] == "tiny"
+
+
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [

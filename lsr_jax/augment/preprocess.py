@@ -1,7 +1,7 @@
 """Augmentation and normalisation on the device, inside the jitted step.
 
-The pipeline delivers uint8 images, `preprocess` makes network input of them. The effects
-themselves are in `effects`; here are their order, their presets and the normalisation.
+`preprocess` turns the uint8 images of the pipeline into network input. The order of the
+effects, their presets and the normalisation are here, the effects in `transforms`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lsr_jax import types
 from lsr_jax.augment import transforms
 from lsr_jax.errors import InputError
 
-_WITHOUT = {
+_NONE = {
     "flip": 0.0,
     "white_point": 0,
     "jitter": 0,
@@ -27,14 +27,14 @@ _WITHOUT = {
 }
 
 AUGMENTATION = {
-    "none": _WITHOUT,
-    "flip": {**_WITHOUT, "flip": 0.5},
+    "none": _NONE,
+    "flip": {**_NONE, "flip": 0.5},
     # MaxSquare and OCE on both domains, LSR on target images.
-    "flip_blur": {**_WITHOUT, "flip": 0.5, "blur": 1.0},
+    "flip_blur": {**_NONE, "flip": 0.5, "blur": 1.0},
     # LSR on source images. Paper and released code agree on the white point, 180..330;
     # the paper states a jitter of +-25, the code draws +-20.
-    "paper": {**_WITHOUT, "flip": 0.5, "white_point": 75, "jitter": 25, "blur": 1.0},
-    "released": {**_WITHOUT, "flip": 0.5, "white_point": 75, "jitter": 20, "blur": 1.0},
+    "paper": {**_NONE, "flip": 0.5, "white_point": 75, "jitter": 25, "blur": 1.0},
+    "released": {**_NONE, "flip": 0.5, "white_point": 75, "jitter": 20, "blur": 1.0},
     # Twice the ranges of the paper (white points 120..405) and three effects more.
     "heavy": {
         "flip": 0.5,
@@ -67,8 +67,8 @@ def preprocess(
     """Turns the pipeline's uint8 images of both domains into network input.
 
     Args:
-      key: of this step. Each domain has its own part, whether or not the other is there.
-      batch: as the pipeline delivers it; a domain or label that is None stays None.
+      key: of this step. A domain's key does not depend on the presence of the other.
+      batch: of the pipeline; a domain or label that is None stays None.
       source: keyword arguments of `augment` for source images.
       target: the same for target images.
       preprocessing: see `normalise`.
@@ -93,11 +93,11 @@ def normalise(image: jax.Array, *, preprocessing: str = "caffe") -> jax.Array:
     Args:
       image: uint8 or float32.
       preprocessing: "caffe": BGR minus (104.00698793, 116.66876762, 122.67891434), as the
-        DeepLab originals; "imagenet": ``(x / 255 - mean) / std`` with torchvision's
+        original DeepLab code; "imagenet": ``(x / 255 - mean) / std`` with torchvision's
         numbers; "unit": ``x / 255``, as CAG.
 
     Raises:
-      InputError: the name is none of these.
+      InputError: unknown ``preprocessing``.
     """
     order, divisor, mean, deviation = _find(preprocessing)
     image = image.astype(jnp.float32)
@@ -117,7 +117,7 @@ def restore(image: jax.Array, *, preprocessing: str = "caffe") -> jax.Array:
 
 
 def pixels(preprocessing: str) -> types.Pixels:
-    """`normalise` and `restore` of one ``preprocessing``."""
+    """Returns `normalise` and `restore` for one ``preprocessing``."""
     return types.Pixels(
         functools.partial(normalise, preprocessing=preprocessing),
         functools.partial(restore, preprocessing=preprocessing),
@@ -150,17 +150,17 @@ def augment(
 ) -> types.Images:
     """Applies the effects in the order of the keywords.
 
-    What is 0 or None is left out and costs nothing; the draws of the others stay.
+    An effect of 0 or None is left out; the random numbers of the others stay the same.
 
     Args:
-      key: of these images alone.
+      key: PRNG key.
       images: ``[B, H, W, 3]`` and ``[B, H, W]`` or None.
       scale: range of `transforms.scale_crop`; needs `crop`.
       crop: ``(height, width)`` of the result, see `transforms.crop`.
       flip: probability of `transforms.mirror`.
-      white_point: largest distance of a white point from 255, see `transforms.colour_jitter`.
+      white_point: largest distance of a white point from 255, and
       jitter: largest shift of a channel, see `transforms.colour_jitter`.
-      blur: strength of `transforms.blur`.
+      blur: strength, and
       blur_probability: probability of `transforms.blur`.
       contrast: strength of `transforms.contrast`.
       saturation: strength of `transforms.saturation`.
@@ -189,9 +189,8 @@ def augment(
             keys[2], image, white_point=white_point, jitter=jitter
         )
     if blur:
-        image = transforms.blur(
-            keys[3], image, strength=blur, probability=blur_probability
-        )
+        chance = blur_probability
+        image = transforms.blur(keys[3], image, strength=blur, probability=chance)
     if contrast:
         image = transforms.contrast(keys[4], image, strength=contrast)
     if saturation:

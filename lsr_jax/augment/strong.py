@@ -1,9 +1,9 @@
 """The strong augmentation of mixed images, DACS (``utils/transformsgpu.py``).
 
-Images are float32 ``[B, H, W, 3]`` with values 0..255. Colours are those of kornia 0.4,
-the release when the code appeared; kornia 0.6 means other operations by the same names.
-The original draws once for both images of its batch whether to jitter and whether to
-blur; here every image draws for itself, as everywhere in this project.
+Images are float32 ``[B, H, W, 3]`` with values 0..255. The colour operations are those of
+kornia 0.4, the release when the code appeared; in kornia 0.6 the same names mean other
+operations. The original draws once for both images of its batch whether to jitter and
+whether to blur; here each image has its own draws, as everywhere in this project.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def colour_jitter(
     strength: float = 0.25,
     probability: float = 0.8,
 ) -> jax.Array:
-    """`jitter` of each image with the given probability, all of it drawn.
+    """Applies `jitter` to each image with the given probability.
 
-    Brightness, contrast and saturation are U(1 - strength, 1 + strength), hue
-    U(-strength, strength) turns, the order is any of the 24.
+    Brightness, contrast and saturation are U(1 - strength, 1 + strength), hue is
+    U(-strength, strength) turns; all 24 orders are equally likely.
     """
     chosen_key, factor_key, order_key = jax.random.split(key, 3)
     batch = image.shape[0]
@@ -40,21 +40,21 @@ def colour_jitter(
 
 
 def jitter(image: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
-    """Four operations on x = image / 255, each followed by a clip to 0..1.
+    """Applies four operations to x = image / 255, each followed by a clip to 0..1.
 
     0 brightness: ``x + b - 1``; 1 contrast: ``c x``, around 0; 2 saturation: ``f s``
     clipped to 0..1, and 3 hue: ``h + t`` turns, in HSV.
 
     Args:
-      image: ``[B, H, W, 3]`` RGB. The original hands over BGR, for which the same draw
+      image: ``[B, H, W, 3]`` RGB. The original passes BGR, for which the same number
         turns the hue the other way; its range is symmetric.
       factors: ``[B, 4]`` b, c, f and t.
       order: ``[B, 4]`` the numbers of the operations in the order of each image.
     """
     factors = factors.astype(image.dtype)[:, :, None, None]
 
-    # A loop of one round trip through HSV, which XLA does not fuse into: unrolled, every
-    # operation would be computed again for each channel of those that follow.
+    # XLA does not fuse into a loop. Unrolled, every operation would be computed again for
+    # each channel of those that follow.
     def operate(position, x):
         chosen = order[:, position, None, None]
         brightness, contrast, saturation, turn = (
@@ -99,7 +99,7 @@ def blur(
     sigma: tuple[float, float] = (0.15, 1.15),
     probability: float = 0.5,
 ) -> jax.Array:
-    """`gaussian_blur` of each image with the given probability, deviation U(sigma)."""
+    """Applies `gaussian_blur` to each image with a probability, deviation U(sigma)."""
     chosen_key, sigma_key = jax.random.split(key)
     batch = image.shape[0]
     chosen = jax.random.bernoulli(chosen_key, probability, (batch, 1, 1, 1))
@@ -108,10 +108,10 @@ def blur(
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.Array:
-    """Gaussian blur of deviation sigma ``[B]``, none of them above `largest`.
+    """Blurs with deviations sigma ``[B]``, none of them above `largest`.
 
-    The kernel has `kernel_size` taps in each direction and the sum 1; images are mirrored
-    at the border, which is not repeated. Taps beyond six deviations, below 1e-8 of the
+    The kernel has `kernel_size` taps in each direction and the sum 1; the border is
+    reflected without repeating its pixels. Taps beyond six deviations, below 1e-8 of the
     middle one, are left out.
     """
     for axis in (1, 2):
@@ -125,6 +125,6 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.
 
 
 def kernel_size(side: int) -> int:
-    """An odd tenth of a side of the image: 51 for 512."""
+    """Returns an odd tenth of a side of the image: 51 for 512."""
     tenth = math.ceil(0.1 * side)
     return tenth - 1 + tenth % 2

@@ -1,8 +1,8 @@
 """The effects of augmentation: pure functions of a key and a batch of images.
 
-Images are RGB ``[B, H, W, 3]`` with values 0..255, and stay within them; mirror and crop
-keep uint8, the colours take and return float32. Every image draws for itself, from one
-global array per effect: the draws do not depend on how a batch is spread over devices.
+Images are RGB ``[B, H, W, 3]`` with values 0..255, also in the results; mirror and crop
+keep uint8, the colour effects take and return float32. Each image has its own random
+numbers, from one global array per effect: they do not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lsr_jax.errors import InputError
 from lsr_jax.types import Images
 
 LOWEST_WHITE = 120
-"""No white point is lower: this one already drives half of the levels to 255."""
+"""Smallest white point: it already saturates half of the levels."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -35,7 +35,8 @@ def mirror(key: jax.Array, images: Images, *, probability: float = 0.5) -> Image
 def crop(key: jax.Array, images: Images, *, size: tuple[int, int]) -> Images:
     """Cuts a window of `size` = (height, width) out of each image, all equally likely.
 
-    A window larger than the images is an InputError.
+    Raises:
+      InputError: the window is larger than the images.
     """
     batch, *extent = images.image.shape[:3]
     _check_window(extent, size)
@@ -58,14 +59,16 @@ def scale_crop(
     size: tuple[int, int],
     scale: tuple[float, float] = (0.5, 1.5),
 ) -> Images:
-    """Resizes each image by a factor of its own and cuts a window of `size` out of it.
+    """Resizes each image by a factor U(scale) and cuts a window of `size` out of it.
 
-    The factor is U(scale), the resized height and width are rounded. Images are resized
-    bilinearly with antialiasing, rounded once to whole levels (PIL rounds after each of
-    its two passes: at most one level apart), labels by nearest neighbour, row
-    ``floor((i + 0.5) H / scaled H)``, as PIL, whose running float sum may fall one short
-    where this is a whole number. CAG does this with U(0.5, 1.5).
-    A window that does not fit at the smallest scale is an InputError.
+    The resized height and width are rounded. Images are resized bilinearly with
+    antialiasing and rounded once to whole levels (PIL rounds after each of its two passes:
+    at most one level apart), labels by nearest neighbour, row
+    ``floor((i + 0.5) H / scaled H)``, as PIL, whose running float sum may be one too small
+    where this is a whole number. CAG uses U(0.5, 1.5).
+
+    Raises:
+      InputError: the window does not fit at the smallest scale.
     """
     height, width = images.image.shape[1:3]
     scale_key, corner_key = jax.random.split(key)
@@ -104,7 +107,7 @@ def scale_crop(
 
 
 def _draw_corners(key, extent, size):
-    """Upper left corners ``[B, 2]`` of windows within `extent` ``[B, 2]``."""
+    """Draws upper left corners ``[B, 2]`` of windows within `extent` ``[B, 2]``."""
     return jax.random.randint(key, extent.shape, 0, extent - jnp.array(size) + 1)
 
 
@@ -119,12 +122,12 @@ def _check_window(extent, size):
 def colour_jitter(
     key: jax.Array, image: jax.Array, *, white_point: int = 75, jitter: int = 25
 ) -> jax.Array:
-    """White-point rebalancing and colour jitter of LSR, for each image and channel.
+    """Applies LSR's white-point rebalancing and colour jitter to each channel.
 
     ``clip(floor(255 x / r) + j, 0, 255)`` for whole levels x, with integers
     r ~ U{255 - white_point .. 255 + white_point}, never below `LOWEST_WHITE`, and
     j ~ U{-jitter .. jitter}. The floor is the original's cast to uint8, here of the exact
-    quotient: where ``255 x / r`` is a whole number, a float evaluation may fall one short.
+    quotient; where ``255 x / r`` is a whole number, a float evaluation may be one too small.
     """
     white_key, jitter_key = jax.random.split(key)
     shape = (image.shape[0], 1, 1, 3)
@@ -138,7 +141,7 @@ def colour_jitter(
 
 
 def contrast(key: jax.Array, image: jax.Array, *, strength: float = 0.4) -> jax.Array:
-    """``m + f (x - m)``: m the mean luma of the image, f ~ U(1 - strength, 1 + strength).
+    """Returns ``m + f (x - m)``, m the mean luma, f ~ U(1 - strength, 1 + strength).
 
     PIL's ImageEnhance.Contrast without its rounding of luma, m and result.
     """
@@ -148,7 +151,7 @@ def contrast(key: jax.Array, image: jax.Array, *, strength: float = 0.4) -> jax.
 
 
 def saturation(key: jax.Array, image: jax.Array, *, strength: float = 0.6) -> jax.Array:
-    """``l + f (x - l)``: l the luma of the pixel, f ~ U(1 - strength, 1 + strength).
+    """Returns ``l + f (x - l)``, l the pixel's luma, f ~ U(1 - strength, 1 + strength).
 
     PIL's ImageEnhance.Color without its rounding of luma and result.
     """
@@ -163,8 +166,8 @@ def _factor(key, image, strength):
 
 
 def _luma(image):
-    # As a matmul, because XLA does not fuse through it: an elementwise sum has all effects
-    # before it computed again for every channel.
+    # XLA does not fuse through a matmul. With an elementwise sum, all previous effects
+    # would be computed again for every channel.
     weights = jnp.array(_LUMA)[:, None]
     return jnp.matmul(image, weights, precision="highest")
 
@@ -172,10 +175,10 @@ def _luma(image):
 def blur(
     key: jax.Array, image: jax.Array, *, strength: float = 1.0, probability: float = 0.5
 ) -> jax.Array:
-    """Gaussian blur of each image with the given probability.
+    """Applies `gaussian_blur` to each image with the given probability.
 
-    The standard deviation is U(0, strength) pixels: the radius of PIL's GaussianBlur that
-    MaxSquare, OCE and LSR draw, with strength 1.
+    The standard deviation is U(0, strength) pixels; MaxSquare, OCE and LSR draw the radius
+    of PIL's GaussianBlur with strength 1.
     """
     chosen_key, sigma_key = jax.random.split(key)
     chosen = jax.random.bernoulli(chosen_key, probability, image.shape[:1])
@@ -184,13 +187,14 @@ def blur(
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.Array:
-    """PIL's GaussianBlur of deviation sigma ``[B]``, none of them above `largest`.
+    """Blurs like PIL's GaussianBlur with deviations sigma ``[B]``, at most `largest`.
 
-    In each direction three equal boxes of variance sigma^2 / 3: weight 1 up to a distance l
-    from the middle and a fraction a beyond (extended box filter, Gwosdek et al. 2011).
-    Here they are one kernel (7 taps up to sigma = sqrt 2), the border is repeated once and
-    nothing is rounded; PIL repeats the border and rounds to whole levels after every box.
-    Inside they differ by less than three levels; at the border a busy image by more.
+    PIL applies in each direction three equal boxes of variance sigma^2 / 3: weight 1 up to
+    a distance l from the middle and a fraction a beyond (extended box filter, Gwosdek et
+    al. 2011). Here they are one kernel (7 taps up to sigma = sqrt 2), the border is
+    repeated once and nothing is rounded; PIL repeats the border and rounds to whole levels
+    after every box. The difference is below three levels, except at the border of a busy
+    image.
     """
     reach = math.floor((math.sqrt(4 * largest**2 + 1) - 1) / 2) + 1
     kernel = jax.vmap(_three_boxes, (0, None))(sigma, reach)
@@ -198,7 +202,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.
 
 
 def correlate(image, kernel, axis, *, border="edge"):
-    """Each image with its own kernel ``[B, taps]`` along one axis; border of jnp.pad."""
+    """Correlates each image with a kernel ``[B, taps]`` along an axis, border as jnp.pad."""
     taps = kernel.shape[1]
     width = [(taps // 2 * (i == axis),) * 2 for i in range(4)]
     padded = jnp.pad(image, width, mode=border)
@@ -207,13 +211,13 @@ def correlate(image, kernel, axis, *, border="edge"):
         shifted = jax.lax.dynamic_slice_in_dim(padded, k, image.shape[axis], axis)
         return total + kernel[:, k, None, None, None] * shifted
 
-    # A loop, because XLA does not fuse into it: unrolled, a CPU computes all effects
-    # before it several times over. A depthwise convolution takes fifty times as long.
+    # XLA does not fuse into a loop. Unrolled, a CPU would compute all previous effects
+    # several times. A depthwise convolution takes fifty times as long.
     return jax.lax.fori_loop(0, taps, add, jnp.zeros_like(image))
 
 
 def _three_boxes(sigma, reach):
-    """The kernel ``[6 reach + 1]`` of three boxes that reach `reach` pixels each."""
+    """Returns the kernel ``[6 reach + 1]`` of three boxes of `reach` pixels each."""
     variance = sigma**2 / 3
     # A box of length L has the variance (L^2 - 1) / 12.
     whole = jnp.floor((jnp.sqrt(12 * variance + 1) - 1) / 2)
@@ -227,11 +231,11 @@ def _three_boxes(sigma, reach):
 
 
 def noise(key: jax.Array, image: jax.Array, *, strength: float = 12.0) -> jax.Array:
-    """``clip(x + s z, 0, 255)``: z ~ N(0, 1) per value, s ~ U(0, strength) per image.
+    """Returns ``clip(x + s z, 0, 255)``: z ~ N(0, 1) per value, s ~ U(0, strength).
 
-    z is the sum of the four bytes of a word, brought to mean 0 and variance 1: within
-    +-3.5, with a kurtosis of 2.7 in place of 3. The word is a hash of the position and of
-    the image's own seed; drawing it with jax.random costs a CPU ten times as much.
+    z is the sum of the four bytes of a word, scaled to mean 0 and variance 1: within
+    +-3.5, with a kurtosis of 2.7 instead of 3. The word is a hash of the position and of
+    the image's own seed; drawing it with jax.random takes a CPU ten times as long.
     """
     sigma_key, seed_key = jax.random.split(key)
     sigma = jax.random.uniform(sigma_key, (image.shape[0], 1, 1, 1), maxval=strength)
@@ -244,7 +248,7 @@ def noise(key: jax.Array, image: jax.Array, *, strength: float = 12.0) -> jax.Ar
 
 
 def _hash(word):
-    """The finaliser of MurmurHash3: every bit of a uint32 moves half of the others."""
+    """The finaliser of MurmurHash3: each bit of a uint32 changes half of the others."""
     word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
     word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
     return word ^ (word >> 16)

@@ -36,10 +36,11 @@ Size = tuple[int, int] | None
 
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # PNG colour types
 _TYPE_NAMES = {_GREY: "grey", _RGB: "RGB", _PALETTE: "palette", _RGBA: "RGB + alpha"}
-_LABEL_MODES = {  # label format: colour type, bit depths
-    "palette": (_PALETTE, (1, 2, 4, 8)),
-    "grey": (_GREY, (8,)),
-    "red16": (_RGB, (16,)),
+_FORMATS = {  # colour types and bit depths
+    "image": ((_RGB, _RGBA), (8,)),
+    "palette": ((_PALETTE,), (1, 2, 4, 8)),
+    "grey": ((_GREY,), (8,)),
+    "red16": ((_RGB,), (16,)),
 }
 
 
@@ -116,16 +117,12 @@ class Reader:
             except InputError as error:
                 raise BadExample("unreadable", str(error)) from error
             where = self.files.where(name)
-            if not head.startswith(PNG):
-                if head and not name.endswith(".png"):
-                    continue  # other formats are checked when they are decoded
-                raise broken(where, "no PNG" if head else "an empty file")
-            if tail and tail != END:
-                raise broken(where, "a PNG without end: it is truncated")
-            if name == pair.label:
-                sizes.append(check_label(head, where, self._format))
-            else:
-                sizes.append(check_image(head, where))
+            if head and not head.startswith(PNG) and not name.endswith(".png"):
+                continue  # other formats are checked when they are decoded
+            file_format = self._format if name == pair.label else "image"
+            sizes.append(check_header(head, where, file_format))
+            if tail:
+                _check_end(tail, where)
         if len(sizes) == 2:
             self._check_sizes(pair, *sizes)
 
@@ -151,7 +148,7 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     """
     if not data.startswith(PNG):
         return _decode_by_pil(data, where, "RGB")
-    check_image(data, where)
+    check_header(data, where, "image")
     # cv2 is a third faster than PIL and gives the same pixels.
     return _decode_by_cv2(data, where, cv2.IMREAD_COLOR_RGB)
 
@@ -168,13 +165,13 @@ def decode_label(data: bytes, where: str, label_format: str) -> np.ndarray:
       BadExample: the file is damaged, truncated, too large or of another format, or an
         id needs more than 8 bits.
     """
-    check_label(data, where, label_format)
+    check_header(data, where, label_format)
     if label_format == "palette":
         # cv2 would return colours.
         _check_end(data, where)
         _check_sums(data, where)
         return _decode_by_pil(data, where, None)
-    # PIL would keep the high byte of 16 bits.
+    # PIL would return the high byte of 16 bits.
     label = _decode_by_cv2(data, where, cv2.IMREAD_UNCHANGED)
     if label_format == "red16":
         label = label[..., 2]  # cv2 returns blue, green, red
@@ -187,40 +184,33 @@ def decode_label(data: bytes, where: str, label_format: str) -> np.ndarray:
     return label.astype(np.uint8)
 
 
-def check_image(data: bytes, where: str) -> tuple[int, int]:
-    """Returns ``(H, W)`` of a PNG image, of which the first bytes are enough.
+def check_header(data: bytes, where: str, file_format: str) -> tuple[int, int]:
+    """Returns ``(H, W)`` of a PNG, of which the first bytes are enough.
 
-    Raises:
-      BadExample: it is not 8-bit RGB, or is too large.
-    """
-    size, depth, kind = _header(data, where)
-    if kind not in (_RGB, _RGBA) or depth != 8:
-        raise BadExample(
-            "wrong mode",
-            f"{where}: expected an 8-bit RGB image, found {depth}-bit "
-            f"{_TYPE_NAMES.get(kind, 'grey + alpha')}; convert the file",
-        )
-    return size
-
-
-def check_label(data: bytes, where: str, label_format: str) -> tuple[int, int]:
-    """Returns ``(H, W)`` of a PNG of ids, of which the first bytes are enough.
+    Args:
+      data: the file.
+      where: its name in error messages.
+      file_format: "image", or key of `layouts.LABEL_FORMATS`.
 
     Raises:
       BadExample: it is no PNG, has another colour type or bit depth, or is too large.
     """
     if not data.startswith(PNG):
         raise broken(where, f"{len(data)} bytes that are no PNG")
-    size, depth, kind = _header(data, where)
-    expected, depths = _LABEL_MODES[label_format]
-    if kind != expected or depth not in depths:
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise broken(where, "a PNG without header")
+    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
+    _check_pixels(width, height, where)
+    kinds, depths = _FORMATS[file_format]
+    if kind not in kinds or depth not in depths:
+        expected = LABEL_FORMATS.get(file_format, "an 8-bit RGB image")
         raise BadExample(
             "wrong mode",
-            f"{where}: expected {LABEL_FORMATS[label_format]}, found {depth}-bit "
-            f"{_TYPE_NAMES.get(kind, 'grey + alpha')}; take the label file of ids as it "
+            f"{where}: expected {expected}, found {depth}-bit "
+            f"{_TYPE_NAMES.get(kind, 'grey + alpha')}; convert it, or take the file as it "
             "was downloaded",
         )
-    return size
+    return height, width
 
 
 def broken(where: str, found: str) -> BadExample:
@@ -279,15 +269,6 @@ def spans(numbers: Iterable[int]) -> str:
 def by(size: tuple[int, int]) -> str:
     """Formats ``(H, W)`` for error messages."""
     return f"{size[0]}x{size[1]} (height x width)"
-
-
-def _header(data, where):
-    """Returns ``(H, W)``, bits a channel and colour type of a PNG."""
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        raise broken(where, "a PNG without header")
-    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
-    _check_pixels(width, height, where)
-    return (height, width), depth, kind
 
 
 def _check_pixels(width, height, where):

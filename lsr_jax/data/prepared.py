@@ -193,13 +193,17 @@ class StoredSplit(Sequence):
 
     def __getitem__(self, index: int) -> dict:
         index = range(len(self))[index]
-        with reading(self.folder, self.command):
+        with self.reading():
             record = self.records[index]
             for key in ("image", "label", "id"):
                 # From a truncated file TFDS returns records without content.
                 if not isinstance(record.get(key), bytes):
                     raise ValueError(f"no {key} in record {index}")
             return record
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """Returns `reading` of its folder."""
+        return reading(self.folder, self.command)
 
 
 def open_split(

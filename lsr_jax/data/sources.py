@@ -7,7 +7,6 @@ PIL's nearest neighbour. `streets` is drawn on first use.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import pathlib
@@ -16,8 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
-
-import numpy as np
 
 from lsr_jax import files, streets
 from lsr_jax.data import (
@@ -129,24 +126,36 @@ def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
     return label_spaces.make_space(name, layout.ids, space.classes)
 
 
+class ReadOptions(NamedTuple):
+    """How a real data set is read.
+
+    Attributes:
+      space: the classes.
+      size: ``(H, W)`` of the images; None: that of the files.
+      on_bad_example: "stop" or "skip".
+    """
+
+    space: LabelSpace
+    size: Size
+    on_bad_example: str
+
+
 def _open_real(spec: Mapping) -> Domain:
     layout = custom.find_layout(spec["name"])
     root = files.expanded(spec["root"], key="data root")
     size = tuple(spec["size"]) if any(spec["size"]) else None
-    space = label_space(spec, layout)
+    options = ReadOptions(label_space(spec, layout), size, spec["on_bad_example"])
     folder = prepared.find(root, layout, size)
-    on_bad = spec["on_bad_example"]
-    if folder:
-        dataset = Prepared(layout, folder, space, size, on_bad)
-    else:
-        dataset = Raw(layout, root, space, size, on_bad)
+    dataset = (
+        Prepared(layout, folder, options) if folder else Raw(layout, root, options)
+    )
 
     def open_split(split: str) -> records.Source:
         opened = [dataset.open(part) for part in split.split("+")]
         return opened[0] if len(opened) == 1 else records.Joined(opened)
 
     splits = [*spec["train"].split("+"), *spec["val"].split("+")]
-    return Domain(open_split, dataset.fingerprint(splits), space)
+    return Domain(open_split, dataset.fingerprint(splits), options.space)
 
 
 def _open_streets(look: str, spec: Mapping) -> Domain:
@@ -187,23 +196,11 @@ DATASETS: dict[str, Callable[[Mapping], Domain]] = {
 class Raw:
     """A data set as downloaded."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        root: pathlib.Path,
-        space: LabelSpace,
-        size: Size,
-        on_bad_example: str,
-    ):
-        self._layout = layout
+    def __init__(self, layout: Layout, root: pathlib.Path, options: ReadOptions):
+        self._layout, self._options = layout, options
         self._files = listing.open_files(layout, root)
         self._reader = image_io.Reader(self._files, layout)
-        self._space, self._size, self._on_bad = space, size, on_bad_example
-        # A split is listed and checked once, though fingerprint and training open it.
-        self._list_part = functools.cache(
-            lambda name: listing.list_part(self._files, layout.parts[name])
-        )
-        self.open = functools.cache(self._open)
+        self.open = functools.cache(self._open)  # called for fingerprint and training
 
     def _open(self, split: str) -> RawSource:
         """Opens a split or list, after a look at the header of every file.
@@ -219,7 +216,7 @@ class Raw:
                     bad[pair.image] = error
         if bad:
             first = next(iter(bad.values()))
-            if self._on_bad == "stop":
+            if self._options.on_bad_example == "stop":
                 raise InputError(str(first))
             which = f"{len(bad)} of {self._layout.name}, {split}"
             print(f"skipped ({which}), first: {first}", file=sys.stderr)
@@ -228,25 +225,19 @@ class Raw:
             for part in self._layout.parts.values()
             if archives.expression(part.images).fullmatch(pairs[0].image)
         )
-        return RawSource(
-            [pair for pair in pairs if pair.image not in bad],
-            self._reader,
-            self._space.lut,
-            self._size,
-            None if native else self._size,
-            self._on_bad,
-        )
+        pairs = [pair for pair in pairs if pair.image not in bad]
+        return RawSource(pairs, self._reader, self._options, native)
 
     def _pairs(self, split):
         """Returns the pairs of a split or list, and the errors of files without partner."""
         if listing.is_list(split):
             return listing.read_list(split), {}
-        part = listing.part_of(self._layout, split)
-        found = self._list_part(part)
+        part = self._layout.parts[listing.part_of(self._layout, split)]
+        found = listing.list_part(self._files, part)
         if not found.pairs:
             raise InputError(
-                f"{self._files.where('')}: expected {self._layout.parts[part].images} for "
-                f"split {split!r}, found none; choose another split or add the files"
+                f"{self._files.where('')}: expected {part.images} for split {split!r}, "
+                "found none; choose another split or add the files"
             )
         images = [pair.image for pair in found.pairs]
         chosen = set(listing.choose(images, self._layout.subsets.get(split)))
@@ -270,7 +261,8 @@ class Raw:
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Returns the sha256 of names and sizes of the files, which are not read."""
-        lines = hashlib.sha256(f"{self._size} {self._space.name}\n".encode())
+        text = f"{self._options.size} {self._options.space.name}\n"
+        lines = hashlib.sha256(text.encode())
         for split in splits:
             for pair in self.open(split).pairs:
                 sizes = [self._files.ends(name)[2] for name in filter(None, pair)]
@@ -278,16 +270,20 @@ class Raw:
         return lines.hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
 class RawSource:
     """Records read from the files of a data set; see `records`."""
 
-    pairs: Sequence[Pair]
-    reader: image_io.Reader
-    lut: np.ndarray
-    size: Size
-    label_size: Size
-    on_bad_example: str
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        reader: image_io.Reader,
+        options: ReadOptions,
+        native_labels: bool,
+    ):
+        self.pairs, self.reader = pairs, reader
+        self.on_bad_example = options.on_bad_example
+        self._lut, self._size = options.space.lut, options.size
+        self._label_size = None if native_labels else options.size
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -295,36 +291,29 @@ class RawSource:
     def __getitem__(self, index: int) -> dict:
         pair = self.pairs[index]
         image = self.reader.image(pair.image)
-        record = {"image": image_io.resize_image(image, self.size), "id": pair.image}
+        record = {"image": image_io.resize_image(image, self._size), "id": pair.image}
         if pair.label is not None:
             record["label"] = partial(self._label, pair, image.shape[:2])
-            record["lut"] = self.lut
+            record["lut"] = self._lut
         return record
 
     def _label(self, pair, image_size):
         label = self.reader.label_of(pair, image_size)
-        return image_io.resize_label(label, self.label_size)
+        return image_io.resize_label(label, self._label_size)
 
 
 class Prepared:
     """A folder that `lsr_jax.data.prepare` wrote."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        folder: pathlib.Path,
-        space: LabelSpace,
-        size: Size,
-        on_bad_example: str,
-    ):
+    def __init__(self, layout: Layout, folder: pathlib.Path, options: ReadOptions):
         """Reads the manifest.
 
         Raises:
           InputError: the folder holds another data set, size or id map.
         """
         self._layout, self._folder = layout, folder
-        self._space, self._on_bad = space, on_bad_example
         self._command = f"python -m lsr_jax.data.prepare {layout.name}"
+        self._names = functools.cache(self._read_names)
         self.manifest = prepared.read_manifest(folder, command=self._command)
         ids = {str(raw): name for raw, name in layout.ids.items()}
         with self._reading():
@@ -339,14 +328,14 @@ class Prepared:
                     f"{folder}: expected the {what} {expected}, found {found[what]}; "
                     "prepare it again or choose another root"
                 )
-        if stored and size and stored != size:
+        if stored and options.size and stored != options.size:
             raise InputError(
-                f"{folder}: expected images of {prepared.folder_name(size)} (width x "
+                f"{folder}: expected images of {prepared.folder_name(options.size)} (width x "
                 f"height), found {prepared.folder_name(stored)}; prepare that size or "
                 "change the config"
             )
-        self._size = None if stored else size
-        self._names = functools.cache(self._read_names)
+        # Stored images of one size need no resizing.
+        self._options = options._replace(size=None) if stored else options
 
     def open(self, split: str) -> PreparedSource:
         """Opens one split or list.
@@ -361,10 +350,7 @@ class Prepared:
         stored = prepared.open_split(
             self._folder, part, command=self._command, counts=counts
         )
-        with self._reading():
-            skipped = splits[part]["skipped"]
-            lut = self._space.lut if splits[part]["labelled"] else None
-            label_size = None if splits[part]["native_labels"] else self._size
+        skipped = splits[part]["skipped"]
         names = [name for name in self._names(part) if name not in skipped]
         rows = {name: row for row, name in enumerate(names)}
         chosen = [(rows[name], name) for name in chosen if name in rows]
@@ -373,11 +359,13 @@ class Prepared:
                 f"{self._folder}: expected images for split {split!r}, found none among "
                 f"{len(rows)}; choose another split"
             )
-        return PreparedSource(stored, chosen, lut, self._size, label_size, self._on_bad)
+        return PreparedSource(stored, chosen, self._options, splits[part])
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Returns the sha256 of the content of all records and the choice among them."""
-        text = f"{self.manifest['sha256']} {self._size} {self._space.name}"
+        text = (
+            f"{self.manifest['sha256']} {self._options.size} {self._options.space.name}"
+        )
         chosen = [(split, self._choose(split)) for split in splits]
         return hashlib.sha256(f"{text} {chosen}".encode()).hexdigest()
 
@@ -424,46 +412,50 @@ class Prepared:
         return prepared.reading(self._folder, self._command)
 
 
-@dataclasses.dataclass(frozen=True)
 class PreparedSource:
-    """Records of a prepared folder; see `records`.
+    """Records of a prepared folder; see `records`."""
 
-    Attributes:
-      stored: all records of a split.
-      rows: position and name of the chosen ones.
-      lut: see `records`; None without labels.
-      size: to resize images to, None if they have their size already.
-      label_size: the same for labels.
-      on_bad_example: see `records.Decoded`.
-    """
+    def __init__(
+        self,
+        stored: prepared.StoredSplit,
+        rows: Sequence[tuple[int, str]],
+        options: ReadOptions,
+        facts: Mapping,
+    ):
+        """Selects records.
 
-    stored: prepared.StoredSplit
-    rows: Sequence[tuple[int, str]]
-    lut: np.ndarray | None
-    size: Size
-    label_size: Size
-    on_bad_example: str
+        Args:
+          stored: all records of the split.
+          rows: position and name of the chosen ones.
+          options: with the size None if the images have their size already.
+          facts: the split's entry in the manifest.
+        """
+        self.on_bad_example = options.on_bad_example
+        self._stored, self._rows, self._size = stored, rows, options.size
+        with stored.reading():
+            self._lut = options.space.lut if facts["labelled"] else None
+            self._label_size = None if facts["native_labels"] else options.size
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> dict:
-        row, name = self.rows[index]
-        stored = self.stored[row]
-        with prepared.reading(self.stored.folder, self.stored.command):
+        row, name = self._rows[index]
+        stored = self._stored[row]
+        with self._stored.reading():
             found = stored["id"].decode()
             if found != name:
                 raise ValueError(f"{found} in the place of {name}")
         record = {"image": stored["image"], "id": name}
-        if self.lut is not None:
-            record |= {"label": stored["label"], "lut": self.lut}
-        if self.size is not None or not record["image"].startswith(image_io.PNG):
+        if self._lut is not None:
+            record |= {"label": stored["label"], "lut": self._lut}
+        if self._size is not None or not record["image"].startswith(image_io.PNG):
             image = image_io.decode_image(record["image"], name)
-            record["image"] = image_io.resize_image(image, self.size)
-        if self.size is not None and self.lut is not None:
+            record["image"] = image_io.resize_image(image, self._size)
+        if self._size is not None and self._lut is not None:
             record["label"] = partial(self._label, stored["label"], name)
         return record
 
     def _label(self, data, name):
         label = image_io.decode_label(data, name, "grey")
-        return image_io.resize_label(label, self.label_size)
+        return image_io.resize_label(label, self._label_size)

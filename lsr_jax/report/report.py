@@ -16,8 +16,6 @@ from lsr_jax.report.results import Table
 from lsr_jax.training import distributed, tensorboard, workdir
 from lsr_jax.training.stage import Experiment
 
-ROOT = Path(__file__).parents[2]  # relative paths of recorded rows start here
-
 
 def write(
     experiment: Experiment,
@@ -66,7 +64,7 @@ def write(
     chosen = entries or [evaluation.entry(stage) for stage in stages]
     rows = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
-        rows += results.read(ROOT / path)
+        rows += results.read(files.of_project(path))
     _, images, truths = evaluation.examples(
         "target", config["evaluation"]["panel_images"]
     )
@@ -170,7 +168,7 @@ def check_recorded(config: Mapping) -> None:
     """
     for path in config["recorded"]:
         try:
-            results.read(ROOT / str(path))
+            results.read(files.of_project(path))
         except InputError as error:
             raise InputError(f"recorded: {error}") from error
         except OSError as error:

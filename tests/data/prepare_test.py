@@ -31,7 +31,8 @@ def gta5(downloads, tmp_path_factory):
 
 
 def open_gta5(folder):
-    return sources.Prepared(LAYOUTS["gta5"], folder, SPACES["cityscapes"], None, "stop")
+    options = sources.ReadOptions(SPACES["cityscapes"], None, "stop")
+    return sources.Prepared(LAYOUTS["gta5"], folder, options)
 
 
 def manifest_of(folder):

@@ -16,6 +16,7 @@ from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
 
 LAYOUT = LAYOUTS["gta5"]
+OPTIONS = sources.ReadOptions(SPACES["cityscapes"], None, "stop")
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def folder(downloads, tmp_path):
 
 
 def read(folder, split="train"):
-    data = sources.Prepared(LAYOUT, folder, SPACES["cityscapes"], None, "stop")
+    data = sources.Prepared(LAYOUT, folder, OPTIONS)
     return [record["id"] for record in data.open(split)]
 
 
