@@ -47,7 +47,7 @@ def curves(
         stage: features.read_curves(experiment.folder(stage) / "metrics.jsonl")
         for stage in stages
     }
-    found = {stage: curve for stage, curve in found.items() if curve}
+    found = {stage: table for stage, table in found.items() if len(table)}
     if not found:
         return []
     figure = figures.training_curves(found)
