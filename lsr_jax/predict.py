@@ -24,13 +24,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lsr_jax import cli, networks, streets
+from lsr_jax import cli, streets
 from lsr_jax.data import custom, image_io, label_spaces, sources
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import class_maps, predictor
 from lsr_jax.evaluation.predictor import Size, TestTimeAugmentation
-from lsr_jax.training import sharding
+from lsr_jax.training import sharding, weights
+from lsr_jax.training.weights import Source
 
 KINDS = ("color", "train_ids", "cityscapes_ids", "overlay")
 MODES = ("resize", "slide")
@@ -87,7 +88,7 @@ def predict(request: Request) -> list[Path]:
     augmentation = predictor.parse_augmentation(request.flip, request.scales, average)
     if not 0 <= request.overlap < 1:
         raise InputError(f"--overlap: expected 0 to below 1, found {request.overlap:g}")
-    place = networks.find(request.workdir, step=request.step)
+    place = weights.resolve(request.workdir, step=request.step)
     config = place.config or request.config
     if config is None:
         raise InputError(
@@ -126,11 +127,11 @@ def predict(request: Request) -> list[Path]:
 
 
 def load(
-    place: networks.Place, config: Mapping, augmentation: TestTimeAugmentation
+    place: Source, config: Mapping, augmentation: TestTimeAugmentation
 ) -> class_maps.Network:
     """The network, on all devices."""
     mesh = sharding.make_mesh(config["num_devices"])
-    trained = networks.load(place, mesh=mesh, config=config)
+    trained = weights.load(place, mesh=mesh, config=config)
     scores = predictor.network(
         trained.model.forward,
         trained.normalise,

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import saved
 
-from lsr_jax import networks, predict, streets
+from lsr_jax import predict, streets
 from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
 from lsr_jax.predict import Request
+from lsr_jax.training import weights
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_every_kind_of_every_image(run, images, tmp_path, capsys):
 
 
 def test_predictions_are_those_of_the_network_of_the_run(run, images, tmp_path):
-    place = networks.find(str(run))
+    place = weights.resolve(str(run))
     network = predict.load(place, place.config, predictor.ONE_VIEW)
     image = read(images / "0.png")[..., ::-1]
     expected = network.predictor.predict(*network[1:], image[None])[0]
@@ -93,7 +94,7 @@ def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
         ({"size": (99999999, 99999999)}, "expected at most 67108864 pixels"),
         ({"kinds": ["colour"]}, "--kinds: .*'colour'"),
         ({"scales": ["x"]}, "--scales: expected positive numbers"),
-        ({"step": 5}, "kept steps 1, found 5"),
+        ({"step": 5}, "found 5, expected one of the saved steps 1"),
         ({"workdir": str(tmp_path / "w.safetensors")}, "by --config"),
     ):
         with pytest.raises(InputError, match=message) as caught:
@@ -122,7 +123,7 @@ def test_the_command_says_what_is_wrong_on_one_line(tmp_path):
     command.append(f"--workdir={tmp_path / 'nothing'}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: expected a workdir")
+    assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: no weights")
     assert done.stderr.count("\n") == 1
 
 

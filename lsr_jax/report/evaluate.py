@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsr_jax import networks
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import batchnorm, predictor
@@ -21,10 +20,9 @@ from lsr_jax.evaluation.predictor import (
     Scores,
     TestTimeAugmentation,
 )
-from lsr_jax.networks import Trained
 from lsr_jax.report import results
-from lsr_jax.training import selection
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training.stage import Run
+from lsr_jax.training.weights import Trained
 from lsr_jax.types import PyTree
 
 
@@ -77,7 +75,7 @@ class Evaluation:
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: Run,
         *,
         protocols: Sequence[Protocol] = PROTOCOLS,
         augmentation: TestTimeAugmentation = ONE_VIEW,
@@ -92,21 +90,7 @@ class Evaluation:
     def network(self, stage: str) -> Trained:
         """The trained network of a stage, restored once for tables and figures."""
         if stage not in self._networks:
-            found = self.experiment.trained(stage)
-            config = self.experiment.config
-            self._networks[stage] = Trained(
-                found.params,
-                found.model_state,
-                found.step,
-                stage,
-                config[stage]["method"]["name"],
-                config["seed"],
-                selection.label(found.facts, config["data"]["target"]["val"]),
-                networks.fingerprint(found.params, found.model_state),
-                self.experiment.model,
-                config["data"]["preprocessing"],
-                found.facts["step"] if found.facts["best"] else None,
-            )
+            self._networks[stage] = self.experiment.trained(stage)
         return self._networks[stage]
 
     def entry(self, stage: str) -> Entry:

@@ -17,7 +17,7 @@ from lsr_jax.report import features, figures
 from lsr_jax.report.evaluate import Evaluation
 from lsr_jax.report.features import Sample
 from lsr_jax.training import sharding
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training.stage import Run
 
 PER_CLASS = 350  # vectors, as in LSR
 PER_CLASS_OF_BOTH = 100  # vectors of each domain where both are shown together
@@ -39,9 +39,7 @@ PANEL = Picture(
 )
 
 
-def curves(
-    experiment: Experiment, stages: Sequence[str], folder: Path
-) -> list[Picture]:
+def curves(experiment: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
     """Draw the training curves of the stages that have a log."""
     found = {
         stage: features.read_curves(experiment.folder(stage) / "metrics.jsonl")
@@ -129,7 +127,7 @@ class Sampler:
                 end = seen + valid.sum() * labels[0].size
                 inside = positions[(positions >= seen) & (positions < end)] - seen
                 if len(inside):
-                    image = sharding.put_batch(
+                    image = sharding.shard_batch(
                         images.image, self.evaluation.experiment.mesh
                     )
                     # Few different lengths, so that few programs are compiled.

@@ -14,11 +14,11 @@ from lsr_jax.report import figures, gallery, html, model_card, published, result
 from lsr_jax.report.evaluate import Entry, Evaluation
 from lsr_jax.report.results import Table
 from lsr_jax.training import distributed, tensorboard, workdir
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training.stage import Run
 
 
 def write(
-    experiment: Experiment,
+    experiment: Run,
     stages: Sequence[str] = (),
     *,
     per_class: bool = False,

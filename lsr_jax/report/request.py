@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lsr_jax import networks
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
 from lsr_jax.evaluation.predictor import PROTOCOLS
 from lsr_jax.report import report, results
 from lsr_jax.report.evaluate import Entry, Evaluation
-from lsr_jax.training import distributed, sharding
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training import distributed, sharding, weights
+from lsr_jax.training.stage import open_run
+from lsr_jax.training.weights import Source
 from lsr_jax.training.workdir import read_config
 
 BOTH = "both"
@@ -54,8 +54,8 @@ def evaluate(request: Request) -> list[results.Row]:
         request.flip, request.scales, request.average
     )
     named = named_networks(request)
-    places = [networks.find(name, step=request.step) for name, _ in named]
-    config = networks.finished(data_config(request, places))
+    places = [weights.resolve(name, step=request.step) for name, _ in named]
+    config = data_config(request, places)
     sharding.share_cpu(config["cpu_devices"])
     if request.processes:
         distributed.initialize(**request.processes)
@@ -66,10 +66,10 @@ def evaluate(request: Request) -> list[results.Row]:
     folder = output(request, places, words, config["stages"])
     check_writable(folder)
 
-    experiment = Experiment(config, Path(request.workdir or folder))
+    experiment = open_run(config, Path(request.workdir or folder))
     mesh = experiment.mesh
     loaded = tuple(
-        networks.load(place, mesh=mesh, config=config, split=split) for place in places
+        weights.load(place, mesh=mesh, config=config, split=split) for place in places
     )
     entries = [Entry(network.stage, (network,)) for network in loaded]
     if request.ensemble:
@@ -143,7 +143,7 @@ def named_networks(request: Request) -> list[tuple[str, float]]:
     return found
 
 
-def data_config(request: Request, places: Sequence[networks.Place]) -> Mapping:
+def data_config(request: Request, places: Sequence[Source]) -> Mapping:
     """The config of the data: --config, else --workdir's, else that of the first run.
 
     Raises:
@@ -163,7 +163,7 @@ def data_config(request: Request, places: Sequence[networks.Place]) -> Mapping:
 
 def output(
     request: Request,
-    places: Sequence[networks.Place],
+    places: Sequence[Source],
     augmentation: str,
     stages: Sequence[str],
 ) -> Path:

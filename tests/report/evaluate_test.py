@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lsr_jax import models
-from lsr_jax.networks import Trained
 from lsr_jax.report.evaluate import Entry, Evaluation, First
+from lsr_jax.training.weights import Trained
 
 
 def trained(name, *, seed=0, step=9, selection="last", batch_norm="train"):

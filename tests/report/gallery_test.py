@@ -1,5 +1,6 @@
 import io
 import types
+from functools import partial
 
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import toy
 from PIL import Image
 
-from lsr_jax import networks
+from lsr_jax.augment import preprocess
 from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import metrics
@@ -16,7 +17,7 @@ from lsr_jax.report import features, gallery
 from lsr_jax.report.evaluate import Evaluation
 from lsr_jax.report.gallery import Sampler
 from lsr_jax.training import sharding
-from lsr_jax.training.stage import Network
+from lsr_jax.training.weights import Trained
 
 SPACE = label_spaces.make_space(
     "toy",
@@ -49,23 +50,25 @@ def experiment(tmp_path, key):
             for i in range(3)
         ]
 
+    model = types.SimpleNamespace(
+        num_classes=toy.NUM_CLASSES,
+        forward=toy.forward,
+        init=lambda key, size: toy.init(key, "two_heads"),
+        prediction=lambda outputs: outputs.logits + outputs.aux_logits,
+        arguments={},
+    )
+
     def trained(stage):
         restored.append(stage)
         network = toy.init(jax.random.fold_in(key, len(stage)), "two_heads")
-        network = sharding.put_replicated(network, mesh)
-        return Network(*network, step=1, facts={"best": None})
+        network = sharding.replicate(network, mesh)
+        return Trained(*network, 1, stage, stage, 0, "last", "", model, "unit")
 
     data = {domain: split(domain) for domain in gallery.DOMAINS}
     restored = []
     stages = {s: {"method": {"name": s}} for s in ("source", "lsr")}
     return types.SimpleNamespace(
-        model=types.SimpleNamespace(
-            num_classes=toy.NUM_CLASSES,
-            forward=toy.forward,
-            init=lambda key, size: toy.init(key, "two_heads"),
-            prediction=lambda outputs: outputs.logits + outputs.aux_logits,
-            arguments={},
-        ),
+        model=model,
         mesh=mesh,
         config={
             "evaluation": {},
@@ -75,7 +78,7 @@ def experiment(tmp_path, key):
         },
         domains={"target": types.SimpleNamespace(space=SPACE)},
         evaluation_batch_size=lambda: 2,
-        normalise=networks.normalise("unit"),
+        normalise=partial(preprocess.normalise, preprocessing="unit"),
         restored=restored,
         open=lambda domain, part: data[domain],
         folder=lambda stage: tmp_path / stage,

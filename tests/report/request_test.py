@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import saved
 
-from lsr_jax import networks, streets
+from lsr_jax import streets
 from lsr_jax.errors import InputError
 from lsr_jax.report import request, results
 from lsr_jax.report.request import Request
+from lsr_jax.training import weights
 
 PRESET = dataclasses.replace(
     streets.PRESETS["tiny"],
@@ -73,7 +74,7 @@ def test_stages_of_a_run(run, evaluated):
     assert {row["same_as"] for row in found} == {"resized"}
     row = by_kind(found)["adapt", "target", "running"]
     assert (row["step"], row["seed"], row["selection"]) == (3, 0, "last")
-    place = networks.find(str(run))
+    place = weights.resolve(str(run))
     assert len(row["data"]) == len(row["weights"]) == 64
     assert place.stage == "adapt"
     assert row["masr"] >= 0
@@ -218,7 +219,7 @@ def test_processes_meet_before_anything_is_read(run, monkeypatch):
 
 def test_weights_outside_of_a_run_need_data_and_a_folder(run, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"")
-    place = networks.find(str(tmp_path / "w.safetensors"))
+    place = weights.resolve(str(tmp_path / "w.safetensors"))
     given = Request(checkpoint=str(place.path))
     with pytest.raises(InputError, match="name the data by --config"):
         request.data_config(given, [place])

@@ -62,7 +62,7 @@ def fake(monkeypatch):
                 raise Stopped(f"stopped by {stop.after_step()} after step 1")
         workdir.check(folder, config)
         facts = {"data": {"source": "-", "target": "-"}, "weights": {}}
-        with workdir.claimed(folder, config, facts):
+        with workdir.locked(folder, config, facts):
             pass  # config.json and manifest.json are all that is wanted
         finish(Experiment(config, folder))
 

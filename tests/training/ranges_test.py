@@ -9,7 +9,7 @@ import pytest
 from lsr_jax.configs import default
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
-from lsr_jax.training import preflight, ranges
+from lsr_jax.training import ranges
 
 ROOT = Path(__file__).parents[2]
 FILES = [
@@ -71,7 +71,7 @@ def test_every_config_is_within(name, load_config):
     ]
     tiny = [f"{method},tiny" for method in METHODS]
     for argument in (None, "lsr,vgg16", "oce,vgg16", *METHODS, *preset, *tiny):
-        preflight.check_values(load_config(name, argument))
+        ranges.check(load_config(name, argument))
 
 
 WRONG = {
@@ -137,7 +137,7 @@ def test_a_number_outside_is_named(key, load_config):
     assert last in section
     section[last] = value
     with pytest.raises(InputError) as caught:
-        preflight.check_values(config)
+        ranges.check(config)
     assert str(caught.value).startswith(f"{key}: expected ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -146,20 +146,20 @@ def test_a_number_outside_is_named(key, load_config):
 def test_names_with_another_meaning_in_one_method(load_config):
     images = load_config("streets", "cag,tiny")
     assert images["stage_1"]["method"]["cap"] == 3000
-    preflight.check_values(images)
+    ranges.check(images)
     share = load_config("streets", "bdl,tiny")
     share["round_1"]["method"]["cap"] = 2.0
     with pytest.raises(InputError, match=r"^round_1\.method\.cap: expected 0 to 1 "):
-        preflight.check_values(share)
+        ranges.check(share)
 
 
 def test_what_the_table_does_not_know_is_finite(load_config):
     config = load_config("streets", "lsr,tiny")
     config["adapt"]["method"]["brand_new"] = -5.0
-    preflight.check_values(config)
+    ranges.check(config)
     config["adapt"]["method"]["brand_new"] = float("nan")
     with pytest.raises(InputError, match=r"brand_new: expected a finite number, found"):
-        preflight.check_values(config)
+        ranges.check(config)
 
 
 def test_truth_values_are_no_numbers():
