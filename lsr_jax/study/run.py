@@ -18,9 +18,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lsr_jax import cli
+from lsr_jax import cli, keywords
 from lsr_jax.errors import InputError, TrainingError, one_line
-from lsr_jax.training import ranges
 from lsr_jax.training.stop import Stop
 
 
@@ -184,5 +183,5 @@ def parse_seeds(words: Sequence[str]) -> list[int]:
     if not found:
         raise InputError(f"--seeds: expected numbers such as 0,1,2, found {words}")
     for seed in found:
-        ranges.CONFIG["seed"].check("--seeds", seed)
+        keywords.check_value("--seeds", seed, keywords.Seed)
     return found
