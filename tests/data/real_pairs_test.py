@@ -30,8 +30,8 @@ def test_tiny_runs_end_to_end(name, downloads, tmp_path, capsys):
     config.data.source.root = str(downloads / source)
     config.data.target.root = str(downloads / target)
     config.num_devices = 1
-    # The first stage is that of every pair; once is enough.
-    if name != "gta2cs":
+    # The first stage is the same for every pair; once is enough.
+    if name != "synthia2cs":
         config.stages = ("adapt",)
         config.adapt.init_from = "scratch"
     report.write(loop.train(config.to_dict(), tmp_path))
