@@ -87,7 +87,7 @@ def evaluation(dtype: str, options, mesh, loaded):
     model = models.build(
         backbone=options.backbone, num_classes=steps.NUM_CLASSES, dtype=dtype
     )
-    network = sharding.put_replicated(model.init(jax.random.key(0), options.size), mesh)
+    network = sharding.replicate(model.init(jax.random.key(0), options.size), mesh)
     scores = predictor.network(
         model.forward,
         functools.partial(preprocess.normalise, preprocessing="caffe"),

@@ -78,8 +78,8 @@ class Step:
             remat=setting.remat,
         )
         whole, transformation = start(method, model, setting)
-        self.state = sharding.put_replicated(whole, mesh)
-        self.batch = sharding.put_batch(batch(method, setting), mesh)
+        self.state = sharding.replicate(whole, mesh)
+        self.batch = sharding.shard_batch(batch(method, setting), mesh)
         self.metrics = None
 
         def jitted(forward):
@@ -95,16 +95,17 @@ class Step:
                 ),
                 preprocess.pixels("caffe"),
             )
-            return sharding.compile_step(whole, mesh)
+            return sharding.jit_step(whole, mesh)
 
         parts = setting.micro_batches
-        program = compile.trace(
-            jitted(microbatch.in_parts(model.forward, parts)),
-            self.state,
-            self.batch,
-            counted=jitted(model.forward) if parts > 1 else None,
+        whole = jitted(microbatch.in_parts(model.forward, parts))
+        self._call, self.cost = compile.compile_traced(
+            whole.trace(self.state, self.batch)
         )
-        self._call, self.cost = compile.compile_program(program)
+        if parts > 1:  # XLA counts the body of a loop once
+            once = jitted(model.forward).trace(self.state, self.batch).lower()
+            flops = once.cost_analysis()["flops"] / setting.devices
+            self.cost = self.cost._replace(flops=flops)
 
     def __call__(self):
         """Train one step; returns its metrics, on the device."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lsr_jax import cli
 from lsr_jax.data import processes
@@ -33,6 +34,29 @@ class Spread(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.median:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def matmul_rate(dtype: str, *, rows: int | None = None, repeats: int = 3) -> float:
+    """Floating-point operations per second of one large matrix product on one device.
+
+    Args:
+      dtype: "float32", "tf32" or "bfloat16", as ``model.dtype``.
+      rows: of the square matrices; default: enough to keep the device busy.
+      repeats: the fastest of so many measurements counts.
+    """
+    device = jax.local_devices()[0]
+    rows = rows or (1024 if device.platform == "cpu" else 8192)
+    array = "bfloat16" if dtype == "bfloat16" else "float32"
+    precision = {"float32": "highest", "tf32": "high"}.get(dtype, "default")
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision=precision))
+    matrix = jax.device_put(jnp.ones((rows, rows), array), device)
+    product(matrix).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * rows**3 / min(seconds)
 
 
 def spread(samples: Iterable[float]) -> Spread:

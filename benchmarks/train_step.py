@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> dict:
         sides |= torch_baseline.sides(next(iter(built)), options.vs_torch)
     samples = timing.alternate(sides, repeats=options.repeats, warmup=options.warmup)
     peaks = {
-        dtype: options.peak * 1e12 if options.peak else compile.matmul_rate(dtype)
+        dtype: options.peak * 1e12 if options.peak else timing.matmul_rate(dtype)
         for dtype in options.dtype
     }
     result = [

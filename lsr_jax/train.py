@@ -58,10 +58,10 @@ def train(options) -> None:
         sharding.share_cpu(config["cpu_devices"])
         if processes := cli.processes(options):
             distributed.initialize(**processes)
-        compile.keep_programs()
+        compile.use_persistent_cache()
         report.check_recorded(config)
 
-        def finish(run: loop.Experiment) -> None:
+        def finish(run: loop.Run) -> None:
             json = options.progress == "json"
             with contextlib.redirect_stdout(sys.stderr if json else sys.stdout):
                 report.write(run)

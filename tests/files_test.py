@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lsr_jax import errors, files, networks
+from lsr_jax import errors, files
 from lsr_jax.data import custom, listing
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
+from lsr_jax.training import weights
 
 
 def test_a_home_folder_is_found(monkeypatch, tmp_path):
@@ -33,7 +34,7 @@ def test_a_path_that_is_none_is_one_line(path, message):
 @pytest.mark.parametrize(
     "read",
     [
-        networks.find,
+        weights.resolve,
         custom.read,
         listing.read_list,
         lambda path: listing.open_files(LAYOUTS["gta5"], path),

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import saved
 
-from lsr_jax import networks, predict, streets
+from lsr_jax import cli, predict, streets
 from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
-from lsr_jax.predict import Request
+from lsr_jax.training import weights
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,19 @@ def read(path):
     return cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
 
 
+def ask(workdir, images, out, **given):
+    """The options of the command, with these values."""
+    flags = cli.Flags()
+    predict.define(flags)
+    options, _ = cli.parse(flags, ["--workdir=", "--images=", "--out=out"])
+    values = {"workdir": str(workdir), "images": str(images), "out": str(out), **given}
+    vars(options).update(values)
+    return options
+
+
 def test_every_kind_of_every_image(run, images, tmp_path, capsys):
     out = tmp_path / "out"
-    written = predict.predict(Request(str(run), f"{images}/*.png", str(out)))
+    written = predict.predict(ask(run, f"{images}/*.png", out))
     assert len(written) == len(set(written)) == 12
     assert "3/3" in capsys.readouterr().err
     for name, size in (
@@ -69,21 +79,21 @@ def test_every_kind_of_every_image(run, images, tmp_path, capsys):
 
 
 def test_predictions_are_those_of_the_network_of_the_run(run, images, tmp_path):
-    place = networks.find(str(run))
+    place = weights.resolve(str(run))
     network = predict.load(place, place.config, predictor.ONE_VIEW)
     image = read(images / "0.png")[..., ::-1]
     expected = network.predictor.predict(*network[1:], image[None])[0]
     agreement = {}
     for mode in ("resize", "slide"):
-        request = Request(str(run), f"{images}/0.png", str(tmp_path), mode=mode)
-        (file,) = predict.predict(request._replace(kinds=["train_ids"]))
+        given = {"mode": mode, "kinds": ["train_ids"]}
+        (file,) = predict.predict(ask(run, f"{images}/0.png", tmp_path, **given))
         agreement[mode] = (read(file) == expected).mean()
     # One window covers the image; a softmax of each pixel does not move its maximum.
     assert agreement == {"resize": 1, "slide": 1}
 
 
 def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
-    base = Request(str(run), f"{images}/*.png", str(tmp_path / "out"))
+    base = {"workdir": run, "images": f"{images}/*.png", "out": tmp_path / "out"}
     (tmp_path / "w.safetensors").write_bytes(b"")
     for changes, message in (
         ({"images": f"{images}/*.gif"}, "--images .*found none"),
@@ -93,11 +103,11 @@ def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
         ({"size": (99999999, 99999999)}, "expected at most 67108864 pixels"),
         ({"kinds": ["colour"]}, "--kinds: .*'colour'"),
         ({"scales": ["x"]}, "--scales: expected positive numbers"),
-        ({"step": 5}, "kept steps 1, found 5"),
+        ({"step": 5}, "found 5, expected one of the saved steps 1"),
         ({"workdir": str(tmp_path / "w.safetensors")}, "by --config"),
     ):
         with pytest.raises(InputError, match=message) as caught:
-            predict.predict(base._replace(**changes))
+            predict.predict(ask(**{**base, **changes}))
         assert "\n" not in str(caught.value)
 
 
@@ -122,7 +132,7 @@ def test_the_command_says_what_is_wrong_on_one_line(tmp_path):
     command.append(f"--workdir={tmp_path / 'nothing'}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: expected a workdir")
+    assert done.stderr.startswith(f"error: {tmp_path / 'nothing'}: no weights")
     assert done.stderr.count("\n") == 1
 
 

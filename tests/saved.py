@@ -7,7 +7,7 @@ import jax
 import optax
 
 from lsr_jax import models
-from lsr_jax.training import state, workdir
+from lsr_jax.training import checkpoint, state, workdir
 from lsr_jax.training.checkpoint import Checkpointer
 
 
@@ -23,7 +23,8 @@ def run(
     `training.selection` chose.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    stored = {**config, workdir.FORMAT_KEY: checkpoint.FORMAT}
+    (folder / "config.json").write_text(json.dumps(stored))
     (folder / "manifest.json").write_text(
         json.dumps(
             {

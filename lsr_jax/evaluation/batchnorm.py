@@ -49,7 +49,7 @@ def estimator(
         )
 
     def estimate(params: PyTree, model_state: PyTree, batches: Batches) -> PyTree:
-        params, model_state = sharding.put_replicated((params, model_state), mesh)
+        params, model_state = sharding.replicate((params, model_state), mesh)
         average = zeros = jax.tree.map(jnp.zeros_like, model_state)
         seen = 0
         for images, valid, _ in batches:
@@ -59,7 +59,7 @@ def estimator(
             seen += present.size
             image = np.asarray(images.image)[np.resize(present, len(images.image))]
             share = np.float32(present.size / seen)
-            image = sharding.put_split(image, mesh)
+            image = sharding.shard_whole_batch(image, mesh)
             average = update(params, zeros, average, image, share)
         if not seen:
             raise InputError(

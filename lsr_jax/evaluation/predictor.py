@@ -292,10 +292,10 @@ class Predictor:
         return [count(size) for size in sizes]
 
     def _replicate(self, tree):
-        return sharding.put_replicated(tree, self._mesh)
+        return sharding.replicate(tree, self._mesh)
 
     def _split(self, tree):
-        return sharding.put_split(tree, self._mesh)
+        return sharding.shard_whole_batch(tree, self._mesh)
 
 
 def _scaled(size: Size, scale: float) -> Size:

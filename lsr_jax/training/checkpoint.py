@@ -1,63 +1,102 @@
-"""Orbax checkpoints of whole train states; the only room that imports Orbax.
+"""Orbax checkpoints of the training state, with a hash of every array.
 
-What a checkpoint holds, as hashes: a flipped bit is found when it is read.
-
-Which checkpoints of a stage are kept, and which a folder holds.
-
-What is said of a checkpoint that cannot be written or read.
+``FOLDER/<step>/state`` holds the arrays, ``FOLDER/<step>/facts`` a JSON object with the
+step, the best checkpoint so far, the position of the metrics log, the sha256 of every
+array and the format version. Saves are asynchronous and atomic: an interrupted save
+leaves nothing that counts as a checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from lsr_jax.errors import DISK_FULL, InputError, TrainingError
 from lsr_jax.training import distributed
 from lsr_jax.training.state import TrainState
 from lsr_jax.types import PyTree
 
-DAMAGED = "damaged"  # folder beside ``checkpoints`` for those that were passed over
+FORMAT = 2
+RELEASES = {1: "0.1", 2: "0.2"}  # format: the lsr_jax that writes it
+QUARANTINE = "damaged"  # beside the folder of checkpoints
+KEEP_NEWEST = 2
+
+# What decoders raise for wrong bytes. Everything else (no memory, a failing disk, a bug)
+# says nothing about the checkpoint.
+DECODE_ERRORS = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    FileNotFoundError,
+    IsADirectoryError,
+    LookupError,
+    NotADirectoryError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+# TensorStore raises ValueError for these, with the text of errno.
+MACHINE_ERRORS = [
+    os.strerror(number)
+    for number in (
+        errno.EACCES,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EPERM,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    )
+]
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint whose files are not those that were written, or of another network."""
 
 
 class Checkpointer:
-    """The checkpoints of one stage: ``folder/<step>/`` holds state and facts.
-
-    Saves are asynchronous and atomic: a killed save leaves nothing that counts as a
-    checkpoint. Every array is hashed when it is saved and again when it is read.
-    """
+    """The checkpoints of one stage."""
 
     def __init__(self, folder: Path, *, keep_every: int = 0, read_only: bool = False):
         """Opens the folder.
 
+        Kept are the newest two checkpoints, those that they name as the best, and the
+        multiples of ``keep_every``.
+
         Args:
-          folder: made if missing, unless it is only read.
-          keep_every: checkpoints at multiples of it are never deleted; 0: none.
-          read_only: leaves everything as it is: another process may be saving.
+          folder: created unless ``read_only``.
+          keep_every: 0 keeps no further checkpoints.
+          read_only: change nothing; another process may be saving.
         """
         self.folder = folder.absolute()
-        self._kept = Kept(keep_every)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._kept,
-            create=not read_only,
-            cleanup_tmp_directories=not read_only,
-        )
+        self._best = BestOfNewest()
+        kept = [policies.LatestN(KEEP_NEWEST), self._best]
+        kept += [policies.EveryNSteps(keep_every)] if keep_every else []
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=options,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
+            ),
             item_handlers={
                 "state": ocp.PyTreeCheckpointHandler(),
-                "facts": ocp.JsonCheckpointHandler(),
+                "facts": FactsHandler(),
             },
         )
 
@@ -69,279 +108,334 @@ class Checkpointer:
             self._manager.close()
 
     def steps(self) -> list[int]:
-        """The steps that have a folder, in order, whatever it holds."""
+        """The saved steps in ascending order; their content is not checked."""
         return checkpoint_steps(self.folder)
 
     def save(self, step: int, state: TrainState, facts: Mapping) -> None:
-        """Start saving.
+        """Start saving; the state may be donated afterwards.
 
         Args:
-          step: larger than those saved before.
-          state: everything that decides the future.
-          facts: a JSON-able dict that travels with it; ``best`` is None or a dict whose
-            ``step`` is that of the checkpoint to keep beside the newest.
+          step: larger than every saved step.
+          state: the whole training state.
+          facts: JSON-able; ``best`` is None or a dict whose ``step`` is kept.
 
         Raises:
-          TrainingError: this save or the one before could not be written, or the
-            folder holds a step that is not smaller.
+          TrainingError: this save or the previous one failed, or a later step exists.
         """
-        for known in (*self.steps(), step):
-            if known not in self._kept.best:
-                there = facts if known == step else self._readable_facts(known)
-                best = there.get("best")
-                self._kept.best[known] = best and best["step"]
+        for saved in self.steps():
+            if saved not in self._best.named:
+                self._best.named[saved] = None
+                with contextlib.suppress(DamagedCheckpointError):
+                    self._best.add(saved, self.facts(saved))
+        self._best.add(step, facts)
         with writing(self.folder):
-            begun = self._manager.save(
+            started = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(state),
-                    facts=ocp.args.JsonSave(seal(facts, state)),
+                    facts=SaveFacts((dict(facts), host_copy(state))),
                 ),
             )
-        if not begun:  # Orbax says no more than that
-            raise not_taken(self.folder, step, self._manager.latest_step())
+        if not started:
+            raise TrainingError(
+                f"checkpoint {self.folder / str(step)}: not saved: a later step exists "
+                f"(found {self._manager.latest_step()}); move away the checkpoints that "
+                "this run did not write, then repeat the command"
+            )
 
     def wait(self) -> None:
-        """Until what was saved is on the disk.
-
-        Raises:
-          TrainingError: it could not be written.
-        """
+        """Wait until the last save is on disk; raises TrainingError if it failed."""
         with writing(self.folder):
             self._manager.wait_until_finished()
 
     def facts(self, step: int) -> dict:
-        """What was saved beside the state; its ``sha256`` is of all of the checkpoint.
+        """The facts saved with a step, with ``sha256`` over all of the checkpoint.
 
         Raises:
-          InputError: the facts are damaged, or of another step.
+          DamagedCheckpointError: the facts are not those that were saved.
+          InputError: another version of lsr_jax wrote them.
         """
-        try:
-            facts = self._manager.restore(
-                step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
-            ).facts
+        path = self.folder / str(step)
+        with reading(path):
+            args = ocp.args.Composite(facts=RestoreFacts())
+            facts = self._manager.restore(step, args=args).facts
             check_seal(facts)
-            check_step(facts, step)
-        except Exception as error:  # for a damaged file a reader may raise anything
-            raise unreadable(self.folder / str(step), error) from error
+            if facts["step"] != step:
+                raise ValueError(f"it was saved as step {facts['step']}")
+        check_format(facts.get("format", 1), f"checkpoint {path}")
         return facts
 
-    def resume(self, template: TrainState) -> tuple[TrainState, dict] | None:
-        """State and facts of the newest checkpoint that is whole; None without any.
-
-        Newer ones that are damaged, half-written or foreign are named on stderr and
-        moved to the folder ``damaged`` beside this one.
+    def restore(self, step: int, template: TrainState) -> tuple[TrainState, dict]:
+        """The saved state, with the structure and placement of ``template``; its facts.
 
         Raises:
-          InputError: there are checkpoints, but none can be used.
+          DamagedCheckpointError: damaged, or of another network, method or optimizer.
+          TrainingError: the machine failed to read it.
         """
-        found = self._newest(lambda step: self.restore(step, template))
-        if found is None:
-            return None
-        result, passed_over = found
-        if passed_over:
-            for step in passed_over:
-                self._kept.best.pop(step, None)  # its number comes again
+        facts = self.facts(step)
+        return self._restore(step, template, facts, whole=True), facts
+
+    def restore_newest(self, template: TrainState) -> tuple[TrainState, dict] | None:
+        """State and facts of the newest undamaged checkpoint; None if there is none.
+
+        Of several processes the first decides which step that is. Newer checkpoints that
+        are damaged are reported on stderr and moved to the folder ``damaged``.
+
+        Raises:
+          InputError: all checkpoints are damaged, or only some processes can read one.
+        """
+        found, damaged = self._newest(lambda step: self.restore(step, template))
+        if damaged:
             if distributed.is_main():
-                self._set_aside(passed_over)
-            distributed.wait("damaged checkpoints are set aside")
+                self._quarantine(damaged)
+            distributed.wait("damaged checkpoints are moved")
             self._manager.reload()
-        return result
+        return found
 
-    def restore(
-        self, step: int, template: TrainState | PyTree
-    ) -> tuple[TrainState, dict]:
-        """The saved state with the structure and placement of ``template``; its facts.
-
-        Raises:
-          InputError: the checkpoint is damaged or was written by another network,
-            method or optimiser.
-        """
-        return self._restore(step, template, whole=True)
-
-    def restore_model(self, step: int, model: PyTree) -> tuple[dict, dict]:
-        """``{"params": ..., "model_state": ...}`` of the network alone, and the facts.
+    def restore_network(
+        self, step: int, network: tuple[PyTree, PyTree]
+    ) -> tuple[tuple[PyTree, PyTree], dict]:
+        """``(params, model_state)`` of the network alone, and the facts.
 
         Args:
-          step: a kept step.
-          model: arrays or shapes of the wanted tree.
+          step: a saved step.
+          network: arrays or shapes of the same two trees.
 
         Raises:
-          InputError: the checkpoint is damaged or holds another network.
+          DamagedCheckpointError: damaged, or of another network.
         """
-        template = {
-            "params": {"model": model["params"]},
-            "model_state": model["model_state"],
-        }
-        found, facts = self._restore(step, template, whole=False, partial_restore=True)
-        network = {
-            "params": found["params"]["model"],
-            "model_state": found["model_state"],
-        }
-        return network, facts
+        params, model_state = network
+        template = {"params": {"model": params}, "model_state": model_state}
+        facts = self.facts(step)
+        found = self._restore(step, template, facts, whole=False)
+        return (found["params"]["model"], found["model_state"]), facts
 
-    def newest_model(self, model: PyTree) -> tuple[dict, dict]:
-        """What `restore_model` finds in the newest checkpoint that is whole.
+    def reported_network(
+        self, network: tuple[PyTree, PyTree]
+    ) -> tuple[tuple[PyTree, PyTree], dict, int]:
+        """The network that a stage reports, the newest facts, and the reported step.
+
+        That is the best checkpoint if a selection rule chose one, else the newest
+        undamaged one.
 
         Raises:
-          InputError: none can be used.
+          InputError: there is no checkpoint, or the best one is damaged.
         """
-        found = self._newest(lambda step: self.restore_model(step, model))
-        if found is None:
-            raise InputError(f"{self.folder}: holds no finished checkpoint")
-        return found[0]
+        newest, _ = self._newest(lambda step: self.restore_network(step, network))
+        if newest is None:
+            raise InputError(f"{self.folder}: no finished checkpoint")
+        found, facts = newest
+        step = facts["best"]["step"] if facts["best"] else facts["step"]
+        if step != facts["step"]:
+            found, _ = self.restore_network(step, network)
+        return found, facts, step
 
-    def reported_model(self, model: PyTree) -> tuple[dict, dict, int]:
-        """The network that a stage reports, the newest facts, and its step.
+    def _newest(self, read: Callable[[int], tuple]) -> tuple[tuple | None, list[int]]:
+        """What ``read`` returns for the newest undamaged step, and the damaged ones."""
+        errors: dict[int, DamagedCheckpointError] = {}
+        for step in reversed(distributed.from_main(self.steps())):
+            found = error = None
+            try:
+                found = read(step)
+            except DamagedCheckpointError as damage:
+                error = damage
+            (damaged,) = distributed.from_main([error is not None])
+            if distributed.any_process((error is not None) != damaged):
+                raise error or InputError(
+                    f"checkpoint {self.folder / str(step)}: some processes can read it "
+                    "and others cannot; give all of them one --workdir on a shared file "
+                    "system"
+                )
+            if not damaged:
+                for other in errors.values():
+                    print(f"warning: {other}; using step {step}", file=sys.stderr)
+                return found, list(errors)
+            errors[step] = error
+        if errors:
+            newest = next(iter(errors.values()))
+            if len(errors) == 1:
+                raise newest
+            raise InputError(
+                f"{newest}; none of the {len(errors)} checkpoints is usable; remove "
+                f"{self.folder.parent} to train the stage again"
+            ) from newest
+        return None, []
 
-        The best one where a rule chose one, else the newest that is whole.
-
-        Raises:
-          InputError: there is no checkpoint, or the chosen one is damaged.
-        """
-        found, facts = self.newest_model(model)
-        best = facts["best"]
-        if best and best["step"] != facts["step"]:
-            found, _ = self.restore_model(best["step"], model)
-        return found, facts, best["step"] if best else facts["step"]
-
-    def _set_aside(self, steps: Sequence[int]) -> None:
-        """Moves checkpoints to where nobody looks for one."""
-        folder = self.folder.parent / DAMAGED
+    def _quarantine(self, steps: Sequence[int]) -> None:
+        folder = self.folder.parent / QUARANTINE
         with writing(folder):
             folder.mkdir(exist_ok=True)
             for step in steps:
-                target = folder / str(step)
-                shutil.rmtree(target, ignore_errors=True)
-                (self.folder / str(step)).rename(target)
+                shutil.rmtree(folder / str(step), ignore_errors=True)
+                (self.folder / str(step)).rename(folder / str(step))
 
-    def _readable_facts(self, step: int) -> dict:
-        """The facts of a checkpoint; none of a damaged one."""
-        try:
-            return self.facts(step)
-        except InputError:
-            return {}
-
-    def _newest(self, read):
-        """What ``read`` makes of the newest usable step, and the steps passed over."""
-        errors = {}
-        for step in reversed(self.steps()):
-            try:
-                found = read(step)
-            except InputError as error:
-                errors[step] = error
-                continue
-            for error in errors.values():
-                print(f"warning: {error}; passed over for {step}", file=sys.stderr)
-            return found, list(errors)
-        if errors:
-            raise none_readable(self.folder, errors)
-        return None
-
-    def _restore(self, step, template, *, whole, **options):
+    def _restore(self, step: int, template: PyTree, facts: Mapping, *, whole: bool):
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        placed = ocp.checkpoint_utils.construct_restore_args(shapes)
-        args = ocp.args.PyTreeRestore(shapes, restore_args=placed, **options)
-        facts = self.facts(step)
-        try:
+        args = ocp.args.PyTreeRestore(
+            shapes,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+            partial_restore=not whole,
+        )
+        with reading(self.folder / str(step)):
             stored = self._manager.item_metadata(step)["state"].tree
             check_network(template, stored)
             args = ocp.args.Composite(state=args)
             found = self._manager.restore(step, args=args).state
             check_types(template, found)
-            check_arrays(facts, found, whole=whole)
-        except jax.errors.JaxRuntimeError:
-            raise  # memory of the device, not the file
-        except Exception as error:  # for a damaged file a reader may raise anything
-            raise unreadable(self.folder / str(step), error) from error
-        return found, facts
+            check_arrays(facts["arrays"], digests(host_copy(found)), whole=whole)
+        return found
 
 
-def paths(tree: PyTree) -> dict[str, PyTree]:
-    """Leaves by name, as ``params/model/head/conv2d_list_0/kernel``."""
+class FactsHandler(ocp.JsonCheckpointHandler):
+    """Saves ``(facts, arrays)``: the arrays are hashed on Orbax's writer thread."""
+
+    async def _save_fn(self, item, directory):
+        if distributed.is_main():
+            facts, arrays = item
+            await super()._save_fn(seal(facts, arrays), directory)
+
+
+@ocp.args.register_with_handler(FactsHandler, for_save=True)
+@dataclasses.dataclass
+class SaveFacts(ocp.args.JsonSave):
+    """What `FactsHandler` saves."""
+
+
+@ocp.args.register_with_handler(FactsHandler, for_restore=True)
+@dataclasses.dataclass
+class RestoreFacts(ocp.args.JsonRestore):
+    """What `FactsHandler` restores: JSON."""
+
+
+class BestOfNewest(policies.PreservationPolicy):
+    """Keeps the best checkpoints that the newest ones name.
+
+    Not only that of the very newest: if it is damaged, the one before it counts.
+    """
+
+    def __init__(self):
+        self.named: dict[int, int | None] = {}
+
+    def add(self, step: int, facts: Mapping) -> None:
+        """Remember which step ``facts`` names as the best."""
+        self.named[step] = facts["best"] and facts["best"]["step"]
+
+    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+        """Implements Orbax's interface."""
+        del context
+        best = {self.named.get(info.step) for info in checkpoints[-KEEP_NEWEST:]}
+        return [info.step in best for info in checkpoints]
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The saved steps in ascending order; their content is not checked."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if is_step(path))
+
+
+def is_step(path: Path) -> bool:
+    """Whether a path is named like a checkpoint."""
+    return path.name.isdecimal() and path.name == str(int(path.name))
+
+
+def check_format(found: int, what: str) -> None:
+    """Raise InputError unless this version of lsr_jax can read format ``found``."""
+    if found != FORMAT:
+        raise InputError(
+            f"{what}: written by lsr_jax {RELEASES.get(found, 'of a later version')} "
+            f"(found format {found}, expected {FORMAT}); use that version, or choose "
+            "another --workdir"
+        )
+
+
+def leaves_by_path(tree: PyTree) -> dict[str, PyTree]:
+    """Leaves by path, such as ``params/model/head/conv2d_list_0/kernel``."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def digests(tree: PyTree) -> dict[str, str]:
-    """sha256 of every array of a tree by its name: of dtype, shape and bytes."""
-    return {
-        name: digest(np.asarray(leaf))
-        for name, leaf in jax.device_get(jax.tree.map(plain, paths(tree))).items()
-    }
+def host_copy(tree: PyTree) -> dict[str, np.ndarray]:
+    """Arrays by path, which no donation of ``tree`` overwrites; keys as their data."""
+
+    def data(leaf):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(leaf) if is_key else leaf
+
+    arrays = jax.device_get(jax.tree.map(data, leaves_by_path(tree)))
+    # On a CPU `jax.device_get` returns views.
+    return {name: np.array(array) for name, array in arrays.items()}
 
 
-def plain(leaf: jax.Array) -> jax.Array:
-    """The array itself, or the numbers of a key."""
-    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf
+def digests(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """sha256 of each array, over dtype, shape and bytes."""
+    return {name: digest(array) for name, array in arrays.items()}
 
 
 def digest(array: np.ndarray) -> str:
-    """sha256 of one array."""
-    head = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+    """sha256 of one array, over dtype, shape and bytes."""
+    found = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
     # As bytes: hashlib does not take every dtype of JAX (bfloat16).
-    head.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return head.hexdigest()
+    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return found.hexdigest()
 
 
-def seal(facts: Mapping, tree: PyTree) -> dict:
-    """``facts`` with ``arrays``, the digests of a tree, and ``sha256`` over it all."""
-    whole = {**facts, "arrays": digests(tree)}
-    return {**whole, "sha256": seal_of(whole)}
+def fingerprint(tree: PyTree) -> str:
+    """One sha256 over names, dtypes, shapes and bytes of all arrays of a tree."""
+    return json_digest(digests(host_copy(tree)))
 
 
-def seal_of(facts: Mapping) -> str:
-    """sha256 of facts without their own seal."""
-    rest = {name: value for name, value in facts.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def json_digest(content: Mapping) -> str:
+    """sha256 of an object as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def seal(facts: Mapping, arrays: Mapping[str, np.ndarray]) -> dict:
+    """``facts`` with the format, the digests of ``arrays``, and ``sha256`` over it all."""
+    whole = {**facts, "format": FORMAT, "arrays": digests(arrays)}
+    return {**whole, "sha256": json_digest(whole)}
 
 
 def check_seal(facts: Mapping) -> None:
-    """Raise ValueError unless ``facts`` are as `seal` made them."""
+    """Raise ValueError unless ``facts`` are as `seal` returned them."""
     if not isinstance(facts, dict) or "arrays" not in facts:
-        raise ValueError("it has no content hash, so another program wrote it")
-    if facts.get("sha256") != seal_of(facts):
-        raise ValueError("its facts are not what was saved")
+        raise ValueError("no hashes of its arrays: another program wrote it")
+    rest = {name: value for name, value in facts.items() if name != "sha256"}
+    if facts.get("sha256") != json_digest(rest):
+        raise ValueError("its facts are not those that were saved")
 
 
-def check_step(facts: Mapping, step: int) -> None:
-    """Raise ValueError unless ``facts`` are of the step that their folder is named for."""
-    saved = facts.get("step")
-    if saved != step:
-        raise ValueError(f"it was saved as that of step {saved}")
+def check_types(template: PyTree, found: PyTree) -> None:
+    """Raise ValueError for a leaf of another dtype or shape.
 
-
-def check_types(wanted: PyTree, found: PyTree) -> None:
-    """Raise ValueError where a leaf has another dtype or shape than is wanted.
-
-    A key that lost its type comes back as numbers, whose hash is that of the key.
+    A key that lost its type is read as numbers, which have the same digest.
     """
-    found = paths(found)
-    for name, leaf in paths(wanted).items():
+    found = leaves_by_path(found)
+    for name, leaf in leaves_by_path(template).items():
         expected, got = (f"{x.dtype}{list(x.shape)}" for x in (leaf, found[name]))
         if expected != got:
-            raise ValueError(f"{name} is {got} there and {expected} here")
+            raise ValueError(f"{name} (found {got}, expected {expected})")
 
 
-def check_arrays(facts: Mapping, tree: PyTree, *, whole: bool) -> None:
-    """Raise ValueError unless the arrays are those that were saved.
+def check_arrays(
+    saved: Mapping[str, str], found: Mapping[str, str], *, whole: bool
+) -> None:
+    """Raise ValueError unless the digests are equal.
 
     Args:
-      facts: sealed.
-      tree: as read.
-      whole: whether it holds everything that was saved.
+      saved: digests when the checkpoint was written.
+      found: digests of what was read.
+      whole: whether everything that was saved should have been read.
     """
-    found = digests(tree)
-    if whole and found.keys() != facts["arrays"].keys():
-        odd = sorted(found.keys() ^ facts["arrays"].keys())
-        raise ValueError(f"it holds another state: {', '.join(odd[:3])}")
-    changed = [name for name in found if found[name] != facts["arrays"].get(name)]
+    if whole and found.keys() != saved.keys():
+        others = sorted(found.keys() ^ saved.keys())
+        raise ValueError(f"it holds another state: {', '.join(others[:3])}")
+    changed = [name for name in found if found[name] != saved.get(name)]
     if changed:
         raise ValueError(
-            f"the content of {', '.join(changed[:3])} is not what was saved "
+            f"{', '.join(changed[:3])} changed since they were saved "
             f"({len(changed)} of {len(found)} arrays)"
         )
 
@@ -351,121 +445,68 @@ def check_network(wanted: PyTree, stored: PyTree) -> None:
 
     Args:
       wanted: a state, or a dict with ``params/model`` and ``model_state``.
-      stored: the same of a checkpoint, with shapes.
+      stored: the metadata of a checkpoint.
     """
+
+    def shapes(tree):
+        return {
+            name: tuple(leaf.shape)
+            for name, leaf in leaves_by_path(tree).items()
+            if name.startswith(("params/model/", "model_state/"))
+        }
+
     wanted, stored = shapes(wanted), shapes(stored)
     for what, names in (
         ("has no", sorted(wanted.keys() - stored.keys())),
         ("also has", sorted(stored.keys() - wanted.keys())),
     ):
         if names:
-            raise ValueError(f"it {what} {', '.join(names[:3])} ({len(names)} such)")
+            raise ValueError(f"it {what} {', '.join(names[:3])} ({len(names)} in all)")
     for name, shape in wanted.items():
         if shape != stored[name]:
-            raise ValueError(f"{name} is {stored[name]} there and {shape} here")
+            raise ValueError(f"{name} (found {stored[name]}, expected {shape})")
 
 
-def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of the leaves of the network in a state."""
-    return {
-        name: tuple(leaf.shape)
-        for name, leaf in paths(tree).items()
-        if name.startswith(("params/model/", "model_state/"))
-    }
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps that have a folder, in order, whatever it holds."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if is_step(path))
-
-
-def is_step(path: Path) -> bool:
-    """Whether a path has a name that a checkpoint is given."""
-    return path.name.isdecimal() and path.name == str(int(path.name))
-
-
-class Kept:
-    """Which checkpoints stay: the newest two, their best ones, every Nth if asked.
-
-    Both best ones: where the newest turns out to be damaged, the one before it counts.
-
-    Attributes:
-      every: 0 for none.
-      best: checkpoint -> the best one when it was saved, or None.
-    """
-
-    def __init__(self, every: int):
-        self.every = every
-        self.best: dict[int, int | None] = {}
-
-    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
-        """Orbax's question, before it deletes."""
-        del context
-        newest = [info.step for info in checkpoints[-2:]]
-        wanted = {*newest, *(self.best.get(step) for step in newest)}
-        return [
-            info.step in wanted or bool(self.every and info.step % self.every == 0)
-            for info in checkpoints
-        ]
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn decoding errors into DamagedCheckpointError, those of a disk into TrainingError."""
+    try:
+        yield
+    except Exception as error:
+        # Orbax wraps the errors of TensorStore in plain exceptions.
+        if (
+            not isinstance(error, (*DECODE_ERRORS, OSError))
+            and type(error) is not Exception
+        ):
+            raise
+        text = f"{error} {error.__cause__}"
+        decoding = not isinstance(error, OSError) or isinstance(error, DECODE_ERRORS)
+        if decoding and not any(machine in text for machine in MACHINE_ERRORS):
+            raise DamagedCheckpointError(
+                f"checkpoint {path}: cannot be restored into this network and method: "
+                f"{reason(error)}; remove the folder to train the stage again"
+            ) from error
+        raise TrainingError(
+            f"checkpoint {path}: cannot be read now: {reason(error)}; it was left in "
+            "place; repeat the command when the disk works"
+        ) from error
 
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns what Orbax raises for files that cannot be written into a TrainingError."""
+    """Turn what Orbax raises for files that cannot be written into TrainingError."""
     try:
         yield
     except (OSError, ValueError) as error:
         full = any(os.strerror(number) in str(error) for number in DISK_FULL)
         raise TrainingError(
-            f"checkpoint in {folder}: cannot be written: {reason(error)}; the last one is "
-            f"kept; {'make room' if full else 'correct that'}, then the same command "
-            "continues"
+            f"checkpoint in {folder}: cannot be written: {reason(error)}; the previous "
+            f"one is intact; {'make room' if full else 'correct that'}, then repeat the "
+            "command"
         ) from error
 
 
-def not_taken(folder: Path, step: int, newest: int | None) -> TrainingError:
-    """The one line for a save that Orbax drops beside a step that is not smaller."""
-    return TrainingError(
-        f"checkpoint {folder / str(step)}: cannot be written: expected smaller steps "
-        f"beside it, found {newest}; move away what this run did not save, then the "
-        "same command continues"
-    )
-
-
-def unreadable(path: Path, error: Exception) -> InputError:
-    """The one line for a checkpoint that cannot be used."""
-    return InputError(
-        f"{cannot_be_restored(path, error)}; remove the folder to train the stage again"
-    )
-
-
-def none_readable(folder: Path, errors: Mapping[int, InputError]) -> InputError:
-    """The one line for a stage of which no checkpoint can be used.
-
-    Args:
-      folder: of its checkpoints.
-      errors: of `unreadable`, by step; the newest comes first.
-    """
-    newest, error = next(iter(errors.items()))
-    if len(errors) == 1:
-        return error
-    return InputError(
-        f"{cannot_be_restored(folder / str(newest), error.__cause__)}; none of "
-        f"the {len(errors)} there can; remove {folder.parent} to train the stage again"
-    )
-
-
-def cannot_be_restored(path: Path, error: Exception) -> str:
-    """Which checkpoint, and why."""
-    return (
-        f"checkpoint {path}: cannot be restored into this network and method: "
-        f"{reason(error)}"
-    )
-
-
 def reason(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
+    """The first line of an error's message, or its class."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]

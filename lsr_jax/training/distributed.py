@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Join the other processes; before JAX is used for the first time.
+    """Join the other processes; call it before JAX is used for the first time.
 
     Without arguments JAX finds them where it can: on Cloud TPUs, under Slurm, Open MPI
     and Kubernetes, and the address in ``JAX_COORDINATOR_ADDRESS``.
@@ -53,7 +53,7 @@ def initialize(
         )
     except ValueError as error:
         raise InputError(
-            f"--distributed: {error}; this is no cluster that JAX knows, so give "
+            f"--distributed: {error}; JAX does not recognise this cluster: give "
             "--coordinator_address=HOST:PORT, --num_processes and --process_id"
         ) from error
 
@@ -64,24 +64,30 @@ def is_main() -> bool:
 
 
 def wait(name: str) -> None:
-    """Return when every process has come to the point of that name."""
+    """Wait until every process has reached the point of that name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether it is True in some process: all of them stop, or none.
-
-    Every process has to ask at the same step.
-    """
+    """Whether ``flag`` is True in some process; every process has to call it."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
+def from_main(numbers: Sequence[int]) -> list[int]:
+    """The numbers of process 0 in every process, which all have to call it."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
+    own = np.resize(np.array([*numbers, 0], np.int32), count)
+    return multihost_utils.broadcast_one_to_all(own).tolist()
+
+
 @contextlib.contextmanager
 def together(name: str) -> Iterator[None]:
-    """The body, which no process leaves before all have done theirs, or failed."""
+    """A block that no process leaves before all of them have."""
     try:
         yield
     finally:
@@ -90,7 +96,7 @@ def together(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def main_first(name: str) -> Iterator[None]:
-    """The body in process 0, then in the others, who find what it wrote.
+    """A block that process 0 runs before the others, which find what it wrote.
 
     If process 0 fails, the others go on and meet the same error themselves.
     """

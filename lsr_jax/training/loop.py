@@ -1,9 +1,4 @@
-"""The stages of a run, one after the other, each from where it was left.
-
-Batches that are on the device before the step that needs them.
-
-A trace of a few steps, for TensorBoard or Perfetto.
-"""
+"""Train the stages of a run, one after the other, each from where it was interrupted."""
 
 from __future__ import annotations
 
@@ -19,19 +14,32 @@ import jax
 from lsr_jax.training import (
     compile,
     distributed,
-    preflight,
     preparation,
+    schema,
     sharding,
+    stage,
     workdir,
 )
-from lsr_jax.training import metrics as training_metrics
 from lsr_jax.training.checkpoint import Checkpointer
-from lsr_jax.training.metrics import Goodput, MetricsLog, Watch
+from lsr_jax.training.metrics import Goodput, MetricsLog, Monitor, check_log, progress
 from lsr_jax.training.selection import Selector
-from lsr_jax.training.stage import Experiment
-from lsr_jax.training.state import TrainState
+from lsr_jax.training.stage import Run, Snapshot, Stage
 from lsr_jax.training.stop import Stop, Stopped
 from lsr_jax.training.tensorboard import Board
+
+
+class Options(NamedTuple):
+    """How a run is trained; none of it changes the result.
+
+    Attributes:
+      stop: when to stop before the end.
+      profile: folder for a trace of a few steps of each stage; None for no trace.
+      show: one of `metrics.KINDS`.
+    """
+
+    stop: Stop
+    profile: Path | None = None
+    show: str = "auto"
 
 
 def train(
@@ -40,8 +48,8 @@ def train(
     stop: Stop | None = None,
     profile: Path | None = None,
     show: str = "auto",
-    finish: Callable[[Experiment], object] | None = None,
-) -> Experiment:
+    finish: Callable[[Run], object] | None = None,
+) -> Run:
     """Train every stage of ``config`` in ``folder``; finished stages are skipped.
 
     Args:
@@ -50,7 +58,7 @@ def train(
       stop: when to stop before the end.
       profile: a folder for a trace of a few steps of each stage.
       show: one of `metrics.KINDS`.
-      finish: called with the run after its last stage, while the folder is still its own.
+      finish: called with the run after its last stage, while the folder is locked.
 
     Raises:
       InputError: an unusable config, dataset, workdir or checkpoint; another process
@@ -59,146 +67,124 @@ def train(
         process that reads the data died.
       Stopped: as ``stop`` says, after everything was saved.
     """
-    stop = stop or Stop()
-    preflight.check_values(config)
+    options = Options(stop or Stop(), profile, show)
+    stage.check_order(config)
+    schema.check(config)
     with distributed.main_first("data"):
         workdir.check(folder, config)
-        experiment = Experiment(config, folder)
-        preflight.check(experiment)
-    programs = compile.trace_all(experiment)
-    tools = Tools(Selector(experiment), programs, stop, profile, show)
-    with workdir.claimed(folder, config, experiment.facts()):
-        for stage in config["stages"]:
-            stop.check(distributed.any_process)
-            run_stage(experiment, stage, tools)
-        stop.check(distributed.any_process)
+        run = stage.open_run(config, folder)
+        selector = Selector(run)
+        stages = stage.build_stages(run)
+    with workdir.locked(folder, config, inputs(run, stages)):
+        for one in stages:
+            options.stop.check(distributed.any_process)
+            train_stage(one, selector, options)
+        options.stop.check(distributed.any_process)
         if finish:
-            finish(experiment)
-    return experiment
+            finish(run)
+    return run
 
 
-class Tools(NamedTuple):
-    """What all stages of a run use."""
-
-    selector: Selector
-    programs: dict[str, compile.Program]
-    stop: Stop
-    profile: Path | None
-    show: str
-
-
-class Start(NamedTuple):
-    """Where a stage begins or goes on.
-
-    Attributes:
-      state: after ``step`` steps.
-      step: 0 at the beginning.
-      best: of the evaluations so far, see `Selector.better`.
-      log: position in the metrics log.
-    """
-
-    state: TrainState
-    step: int
-    best: dict | None
-    log: dict | None
+def inputs(run: Run, stages: Iterable[Stage]) -> dict:
+    """The data and the outside weights of a run, for its manifest."""
+    found = {}
+    for one in stages:
+        found |= one.weight_fingerprints()
+    data = {name: domain.fingerprint for name, domain in run.domains.items()}
+    return {"data": data, "weights": found, "seed": run.config["seed"]}
 
 
-def run_stage(experiment: Experiment, stage: str, tools: Tools) -> None:
+def train_stage(stage: Stage, selector: Selector, options: Options) -> None:
     """Train one stage to its last step, from its newest checkpoint if there is one."""
-    c = experiment.config[stage]
     goodput = Goodput()
-    checkpoints = Checkpointer(
-        experiment.checkpoints(stage), keep_every=c["keep_every"]
-    )
+    checkpoints = Checkpointer(stage.checkpoints, keep_every=stage.config["keep_every"])
     with checkpoints, compile.memory_advice():
         with goodput.lost("start"):
-            start = begin(experiment, stage, checkpoints)
-        if start.step < c["steps"]:
-            continue_stage(experiment, stage, start, checkpoints, tools, goodput)
+            start = stage.restore(checkpoints) or begin(stage)
+        if int(start.state.step) < stage.config["steps"]:
+            run_steps(stage, start, checkpoints, selector, goodput, options)
         elif distributed.is_main():
-            training_metrics.kept(
-                experiment.folder(stage) / training_metrics.FILE, start.log
-            )
+            check_log(stage.folder, start.log)
 
 
-def begin(experiment: Experiment, stage: str, checkpoints: Checkpointer) -> Start:
-    """The state of the newest checkpoint, or the one before step 0."""
-    template, _ = experiment.template(stage)
-    found = checkpoints.resume(template)
-    if found:
-        state, facts = found
-        return Start(state, facts["step"], facts["best"], facts["log"])
+def begin(stage: Stage) -> Snapshot:
+    """The state before step 0."""
     # The stages before it may have taken days, in which another run went on.
-    now = {"data": {}, "weights": experiment.weights(stage)}
-    workdir.check_origin(experiment.workdir, now)
-    state = preparation.prepare(experiment, stage, experiment.initial(stage))
-    return Start(state, 0, None, None)
+    workdir.check_inputs(
+        stage.run.workdir, {"data": {}, "weights": stage.weight_fingerprints()}
+    )
+    return Snapshot(preparation.prepare(stage, stage.start()))
 
 
-def continue_stage(
-    experiment: Experiment,
-    stage: str,
-    start: Start,
+def run_steps(
+    stage: Stage,
+    start: Snapshot,
     checkpoints: Checkpointer,
-    tools: Tools,
+    selector: Selector,
     goodput: Goodput,
+    options: Options,
 ) -> None:
-    """Train from ``start`` to the last step, or until it is stopped."""
-    c = experiment.config[stage]
-    state, best = start.state, start.best
+    """Train from ``start`` to the last step, or until it is stopped.
+
+    Raises:
+      Stopped: after the state was saved.
+      TrainingError: see `train`.
+    """
+    run, stop = stage.run, options.stop
+    state, best, done = start.state, start.best, int(start.state.step)
+    last = stage.config["steps"]
     with (
-        open_log(experiment, stage, start) as log,
-        Profiler(tools.profile) as profiler,
-        contextlib.closing(experiment.batches(stage, start.step)) as loaded,
-        tools.stop.deferred(),
+        open_log(stage, done, start.log) as log,
+        Profiler(options.profile) as profiler,
+        contextlib.closing(stage.batches(done)) as loaded,
+        stop.deferred(),
     ):
-        batches = ahead(
-            loaded, lambda pair: (sharding.put_batch(pair[0], experiment.mesh), pair[1])
+        batches = prefetch(
+            loaded, lambda pair: (sharding.shard_batch(pair[0], run.mesh), pair[1])
         )
         with goodput.lost("data"):
             batch, ids = next(batches)
-            board = Board(log and log.events, experiment.domains["source"].space)
-            board.batch(start.step + 1, batch, ids)
+            board = Board(log and log.events, run.domains["source"].space)
+            board.batch(done + 1, batch, ids)
         with goodput.lost("compile"):
-            program = tools.programs.pop(stage, None)
-            train_step = compile_step(
-                program or compile.trace_stage(experiment, stage),
-                stage,
-                c["steps"] - start.step,
-                experiment.config["model"]["dtype"],
-            )
-        tools.stop.check(distributed.any_process)
-        kind = tools.show if distributed.is_main() else "none"
-        with training_metrics.begin(
-            kind, stage, steps=c["steps"], start=start.step
-        ) as shown:
-            watch = Watch(stage, c, log, shown)
-            for number in range(start.step + 1, c["steps"] + 1):
+            train_step = compile_step(stage)
+        stop.check(distributed.any_process)
+        show = options.show if distributed.is_main() else "none"
+        with progress(show, stage.name, steps=last, start=done) as shown:
+            monitor = Monitor(stage.name, stage.config, log, shown)
+            for number in range(done + 1, last + 1):
                 profiler.step()
                 state, metrics = train_step(state, batch)
-                watch.take(number, metrics, ids)
-                last = number == c["steps"]
-                reason = stop_reason(tools.stop, number, c["log_every"])
-                due = tools.selector.due(stage, number)
-                if last or due or reason or number % c["checkpoint_every"] == 0:
-                    watch.settle()
-                    with goodput.lost("evaluation" if due else "checkpoint"):
-                        if due:
-                            best = tools.selector.better(state, number, best)
-                        facts = {"stage": stage, "method": c["method"]["name"]}
-                        facts |= {"step": number, "best": best}
-                        facts |= {"log": log.position() if log else None}
+                monitor.add(number, metrics, ids)
+                reason = stop_reason(stop, number, stage.config["log_every"])
+                scored = selector.is_due(stage, number)
+                save = number % stage.config["checkpoint_every"] == 0
+                if save or scored or reason or number == last:
+                    monitor.flush()
+                    with goodput.lost("evaluation" if scored else "checkpoint"):
+                        if scored:
+                            best = selector.better(state, number, best)
+                        facts = {
+                            "stage": stage.name,
+                            "method": stage.config["method"]["name"],
+                            "step": number,
+                            "best": best,
+                            "log": log.position() if log else None,
+                        }
                         checkpoints.save(number, state, facts)
                     board.state(number, state.method_state, goodput.metrics())
-                if last or reason:
+                if reason or number == last:
                     checkpoints.wait()
-                if reason and not last:
-                    raise Stopped(f"stopped by {reason} after step {number} of {stage}")
-                if not last:
-                    with goodput.lost("data"):
-                        batch, ids = next(batches)
+                if number == last:
+                    break
+                if reason:
+                    raise Stopped(
+                        f"stopped by {reason} after step {number} of {stage.name}"
+                    )
+                with goodput.lost("data"):
+                    batch, ids = next(batches)
     if distributed.is_main():
-        print(f"{stage}: {goodput.summary()}", file=sys.stderr)
+        print(f"{stage.name}: {goodput.summary()}", file=sys.stderr)
 
 
 def stop_reason(stop: Stop, number: int, every: int) -> str | None:
@@ -211,40 +197,41 @@ def stop_reason(stop: Stop, number: int, every: int) -> str | None:
     return reason or "another process"
 
 
-def compile_step(program: compile.Program, name: str, steps: int, dtype: str):
-    """The compiled step of stage ``name``; says what ``steps`` of it will cost."""
-    train_step, cost = compile.compile_program(program)
+def compile_step(stage: Stage) -> Callable:
+    """The compiled step; prints what it costs."""
+    train_step, cost = compile.compile_traced(stage.traced)
     if distributed.is_main():
-        rate = compile.matmul_rate(dtype)
-        line = compile.summary(cost, steps=steps, rate=rate)
-        print(f"{name}: {line}", file=sys.stderr)
+        print(
+            f"{stage.name}: compiled in {cost.compile_seconds:.0f} s, at most "
+            f"{cost.peak_bytes / 1e9:.2f} GB per device",
+            file=sys.stderr,
+        )
     return train_step
 
 
 @contextlib.contextmanager
 def open_log(
-    experiment: Experiment, stage: str, start: Start
+    stage: Stage, done: int, position: Mapping | None
 ) -> Iterator[MetricsLog | None]:
     """The metrics log on process 0, None on the others."""
     if not distributed.is_main():
         yield None
         return
-    folder = experiment.folder(stage)
-    with MetricsLog(folder, start=start.step, position=start.log) as log:
+    with MetricsLog(stage.folder, start=done, position=position) as log:
         yield log
 
 
-def ahead(
+def prefetch(
     batches: Iterable, put: Callable[[Any], Any], *, depth: int = 2
 ) -> Iterator[Any]:
-    """``put`` of every batch, started ``depth`` batches before it is asked for.
+    """``put`` of every batch, started ``depth`` batches ahead.
 
     Transfers to a device are asynchronous: while the device works on one step, the
-    batches of the next ``depth`` are already on their way.
+    batches of the next ``depth`` are on their way.
 
     Args:
       batches: of the pipeline, in order; may be endless.
-      put: starts the transfer, e.g. `sharding.put_batch`.
+      put: starts the transfer, such as `sharding.shard_batch`.
       depth: batches in flight; each takes its size of device memory.
     """
     queue = collections.deque()
@@ -256,14 +243,14 @@ def ahead(
 
 
 class Profiler:
-    """Traces ``count`` steps into ``folder``, after ``skip`` steps that warm up.
+    """Traces ``count`` steps into ``folder``, after ``skip`` steps of warm-up.
 
-    ``None`` for the folder traces nothing.
+    Without a folder it does nothing.
     """
 
     def __init__(self, folder: Path | None, *, skip: int = 5, count: int = 5):
         self._folder = folder
-        self._begin, self._end = skip, skip + count
+        self._first, self._last = skip, skip + count
         self._seen = 0
         self._running = False
 
@@ -274,11 +261,11 @@ class Profiler:
         self._stop()
 
     def step(self) -> None:
-        """Say that another step is about to be dispatched."""
-        if self._folder is not None and self._seen == self._begin:
+        """Call it before each step."""
+        if self._folder is not None and self._seen == self._first:
             jax.profiler.start_trace(self._folder)
             self._running = True
-        if self._seen == self._end:
+        if self._seen == self._last:
             self._stop()
         self._seen += 1
 

@@ -1,13 +1,7 @@
-"""One line of JSON and one TensorBoard event per logged step.
+"""The metrics of a stage: checked every step, logged, displayed; and its goodput.
 
-Goodput: the share of a run's wall time that is spent in steps.
-
-What a stage shows while it trains: a bar, lines, JSON or nothing.
-
-Bar and lines have the terms of the loss, total and gradient norm; JSON has the
-diagnostics of the method too, as the files of the stage.
-
-Every step's metrics: waited for, checked, logged, shown.
+``metrics.jsonl`` is the record: one line of JSON per logged step, the same bytes after an
+interruption. TensorBoard events, the terminal and goodput are for people watching.
 """
 
 from __future__ import annotations
@@ -21,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import jax
 from tqdm import tqdm
@@ -33,24 +26,26 @@ from lsr_jax.training.tensorboard import Events
 
 FILE = "metrics.jsonl"
 EMPTY = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+KINDS = ("auto", "bar", "lines", "json", "none")
+SHOWN_IDS = 8  # of each domain in a message
 
 
 class MetricsLog:
-    """``folder/metrics.jsonl``, the record, and TensorBoard events beside it.
+    """``folder/metrics.jsonl``, and TensorBoard events beside it.
 
-    A checkpoint holds the `position` of the log. A run that continues from it drops
-    what an interrupted one had logged beyond, so that no step appears twice, and makes
-    sure that everything before is as it was written.
+    A checkpoint stores the `position` of the log. A run that continues from it drops
+    what an interrupted one logged beyond, so that no step appears twice, and verifies
+    everything before.
 
     Attributes:
-      events: of the folder, for what is shown and not recorded.
+      events: of the folder, for what is displayed and not recorded.
     """
 
     def __init__(self, folder: Path, *, start: int, position: Mapping | None = None):
         """Opens the log.
 
         Args:
-          folder: of the stage; made if missing.
+          folder: of the stage; created if missing.
           start: steps done.
           position: where the log ended then; None empties it.
 
@@ -59,7 +54,7 @@ class MetricsLog:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE
-        lines = kept(self._path, position or EMPTY)
+        lines = check_log(folder, position)
         self._digest = hashlib.sha256(lines)
         os.truncate(self._path, len(lines))
         self._file = self._path.open("ab")
@@ -74,7 +69,10 @@ class MetricsLog:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of a step, counted from 1; what is not finite is null."""
-        values = {name: finite(value) for name, value in metrics.items()}
+        values = {
+            name: value if math.isfinite(value) else None
+            for name, value in metrics.items()
+        }
         line = (json.dumps({"step": step, **values}) + "\n").encode()
         with files.naming(self._path):
             self._file.write(line)
@@ -83,36 +81,32 @@ class MetricsLog:
         self.events.scalars(step, metrics)
 
     def position(self) -> dict:
-        """Length and sha256 of the log so far, which is on the disk from here on."""
+        """Length and sha256 of the log so far, after writing it to the disk."""
         os.fsync(self._file.fileno())
         return {"bytes": self._file.tell(), "sha256": self._digest.hexdigest()}
 
 
-def kept(path: Path, position: Mapping) -> bytes:
-    """The bytes of a log up to ``position``; an empty log is made if there is none.
+def check_log(folder: Path, position: Mapping | None) -> bytes:
+    """The bytes of a stage's log up to ``position``; creates an empty log if there is none.
 
     Raises:
       InputError: they are not those that were written.
     """
+    position = position or EMPTY
+    path = folder / FILE
     with path.open("ab+") as file:
         file.seek(0)
         lines = file.read(position["bytes"])
     if hashlib.sha256(lines).hexdigest() != position["sha256"]:
         raise InputError(
-            f"{path}: expected the {position['bytes']} bytes that the checkpoint "
-            "names, found others; restore the file, or remove the stage's folder "
-            "to train the stage again"
+            f"{path}: its first {position['bytes']} bytes changed since the checkpoint "
+            "was saved; restore the file, or remove the stage's folder to train it again"
         )
     return lines
 
 
-def finite(value: float) -> float | None:
-    """The value itself, None where JSON has no word for it."""
-    return value if math.isfinite(value) else None
-
-
 class Goodput:
-    """A clock that starts with the stage and is told what is no training.
+    """The share of a stage's wall time that is spent in steps.
 
     >>> goodput = Goodput()
     >>> with goodput.lost("data"):
@@ -138,56 +132,34 @@ class Goodput:
     def metrics(self) -> dict[str, float]:
         """``goodput``, a fraction, and the seconds lost to each name so far."""
         wall = self._clock() - self._start
-        lost = sum(self._lost.values())
-        share = 1.0 - lost / wall if wall > 0 else 1.0
-        return {
-            "goodput": share,
-            **{f"lost_{name}_seconds": value for name, value in self._lost.items()},
-        }
+        share = 1.0 - sum(self._lost.values()) / wall if wall > 0 else 1.0
+        lost = {f"lost_{name}_seconds": value for name, value in self._lost.items()}
+        return {"goodput": share, **lost}
 
     def summary(self) -> str:
-        """The line that is printed when a stage has ended."""
+        """The line that is printed at the end of a stage."""
         lost = ", ".join(f"{name} {time:.1f} s" for name, time in self._lost.items())
-        share = self.metrics()["goodput"]
-        return f"{share:.1%} of the time spent in steps" + (
-            f" ({lost})" if lost else ""
-        )
+        share = f"{self.metrics()['goodput']:.1%} of the time spent in steps"
+        return f"{share} ({lost})" if lost else share
 
 
-KINDS = ("auto", "bar", "lines", "json", "none")
+class Progress:
+    """Displays steps as they are done and metrics as they are logged; this one nothing."""
 
-
-class Progress(Protocol):
-    """Shows steps as they are done and metrics as they are logged."""
-
-    def __enter__(self) -> Progress: ...
-
-    def __exit__(self, *_) -> None: ...
-
-    def update(self) -> None:
-        """Another step is done."""
-
-    def show(self, step: int, values: Mapping[str, float]) -> None:
-        """These are the metrics of ``step``, counted from 1."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_) -> None:
         pass
 
     def update(self) -> None:
-        """Nothing."""
+        """Another step is done."""
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """The metrics of ``step``, counted from 1, are logged."""
 
 
-class Bar(Silent):
+class Bar(Progress):
     """A bar on stderr with rate, time left and the terms of the loss."""
 
     def __init__(self, stage: str, steps: int, start: int):
@@ -208,33 +180,25 @@ class Bar(Silent):
         self._bar.set_postfix({name: f"{x:.3f}" for name, x in terms.items()})
 
 
-class Lines(Silent):
-    """A line on stderr for every logged step: for files and terminals without a cursor."""
+class Lines(Progress):
+    """A line per logged step: the terms on stderr, or all metrics as JSON on stdout."""
 
-    def __init__(self, stage: str, steps: int):
-        self._stage = stage
-        self._steps = steps
+    def __init__(self, stage: str, steps: int, *, json: bool):
+        self._stage, self._steps, self._json = stage, steps, json
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Print the line of a step."""
-        named = diagnostics.without(values).items()
-        terms = ", ".join(f"{name} {x:.3f}" for name, x in named)
-        print(f"{self._stage} {step}/{self._steps}: {terms}", file=sys.stderr)
+        if self._json:
+            whole = {"stage": self._stage, "steps": self._steps, "step": step, **values}
+            print(json.dumps(whole), flush=True)
+            return
+        terms = diagnostics.without(values).items()
+        text = ", ".join(f"{name} {x:.3f}" for name, x in terms)
+        print(f"{self._stage} {step}/{self._steps}: {text}", file=sys.stderr)
 
 
-class Json(Silent):
-    """A JSON object on stdout for every logged step: for programs."""
-
-    def __init__(self, stage: str, steps: int):
-        self._fixed = {"stage": stage, "steps": steps}
-
-    def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Print the object of a step."""
-        print(json.dumps({**self._fixed, "step": step, **values}), flush=True)
-
-
-def begin(kind: str, stage: str, *, steps: int, start: int) -> Progress:
-    """The progress of a stage.
+def progress(kind: str, stage: str, *, steps: int, start: int) -> Progress:
+    """The progress display of a stage.
 
     Args:
       kind: one of `KINDS`; "auto" is a bar on a terminal and lines elsewhere.
@@ -247,84 +211,83 @@ def begin(kind: str, stage: str, *, steps: int, start: int) -> Progress:
     if kind == "bar":
         return Bar(stage, steps, start)
     if kind == "none":
-        return Silent()
-    return (Lines if kind == "lines" else Json)(stage, steps)
+        return Progress()
+    return Lines(stage, steps, json=kind == "json")
 
 
-NAMED = 8  # ids of a batch and domain in a message
+class Monitor:
+    """Reads the metrics of a step while the device computes the next one.
 
-
-class Watch:
-    """Looks at the metrics of a step while the device works on the next.
-
-    Every step is checked; those that are multiples of ``log_every``, and the last, are
-    logged.
+    Every step is checked; multiples of ``log_every`` and the last step are logged.
     """
 
-    def __init__(self, stage: str, c: Mapping, log: MetricsLog | None, shown: Progress):
+    def __init__(
+        self, stage: str, config: Mapping, log: MetricsLog | None, shown: Progress
+    ):
         """Describes the stage.
 
         Args:
           stage: its name.
-          c: its config.
+          config: its section of the config.
           log: gets the metrics; None on all processes but the first.
-          shown: shows them.
+          shown: displays them.
         """
         self._stage = stage
-        self._c = c
+        self._config = config
         self._log = log
         self._shown = shown
-        self._unread: tuple[int, Mapping, Mapping] | None = None
+        self._pending: tuple[int, Mapping, Mapping] | None = None
 
-    def take(self, number: int, metrics: Mapping, ids: Mapping) -> None:
-        """Settle the step before, and keep this one, which the device has begun.
+    def add(self, number: int, metrics: Mapping, ids: Mapping) -> None:
+        """Finish the previous step; remember this one, which the device has started.
 
         Raises:
-          TrainingError: see `settle`.
+          TrainingError: see `flush`.
         """
-        self.settle()
-        self._unread = (number, metrics, ids)
+        self.flush()
+        self._pending = (number, metrics, ids)
 
-    def settle(self) -> None:
-        """Wait for the step that was taken, check it, log and show it.
+    def flush(self) -> None:
+        """Wait for the pending step, check it, log and display it.
 
         Raises:
           TrainingError: a term or the gradient is not finite and the stage does not
             skip such steps.
         """
-        if self._unread is None:
+        if self._pending is None:
             return
-        number, metrics, ids = self._unread
-        self._unread = None
+        number, metrics, ids = self._pending
+        self._pending = None
         values = {name: float(x) for name, x in jax.device_get(metrics).items()}
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            self._complain(number, broken, ids, values)
+        if not all(map(math.isfinite, values.values())):
+            self._report_nonfinite(number, values, ids)
         self._shown.update()
-        if number == self._c["steps"] or number % self._c["log_every"] == 0:
+        if number == self._config["steps"] or number % self._config["log_every"] == 0:
             if self._log:
                 self._log.write(number, values)
             self._shown.show(number, values)
 
-    def _complain(self, number, broken, ids, values) -> None:
+    def _report_nonfinite(self, number, values, ids) -> None:
+        names = [name for name, value in values.items() if not math.isfinite(value)]
         found = (
-            f"stage {self._stage}, step {number}: not finite: {', '.join(broken)}; "
-            f"examples: {named(ids)}"
+            f"stage {self._stage}, step {number}: not finite: {', '.join(names)}; "
+            f"examples: {format_ids(ids)}"
         )
-        if self._c["on_nonfinite"] == "skip":
+        if self._config["on_nonfinite"] == "skip":
             count = int(values["skipped"])
             print(f"\nskipped ({count} in this stage): {found}", file=sys.stderr)
             return
         raise TrainingError(
-            f"{found}; the last checkpoint is kept; lower optimizer.learning_rate or a "
+            f"{found}; the last checkpoint is intact; lower optimizer.learning_rate or a "
             "weight of the method, or set on_nonfinite to skip"
         )
 
 
-def named(ids: Mapping[str, tuple[str, ...]]) -> str:
+def format_ids(ids: Mapping[str, tuple[str, ...]]) -> str:
     """The ids of a batch on one line, the first of each domain."""
     parts = []
     for domain, names in ids.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        parts.append(f"{domain} {', '.join(names[:NAMED])}{more}")
+        more = len(names) - SHOWN_IDS
+        text = ", ".join(names[:SHOWN_IDS])
+        parts.append(f"{domain} {text}" + (f" and {more} more" if more > 0 else ""))
     return "; ".join(parts)

@@ -6,8 +6,8 @@ A rule scores a state by its mIoU with running statistics on a labelled split:
 * ``target_heldout``: ``evaluation.heldout``, target labels that are not reported.
 * ``oracle``: the very target labels that are reported.
 
-Later stages start from the last step whatever the rule, so that no target label finds
-its way into training.
+Later stages start from the last step whatever the rule, so that no target label is used
+for training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from lsr_jax.data import pipeline
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import metrics, predictor
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training.stage import Run, Stage
 from lsr_jax.training.state import TrainState
 
 RULES = ("last", "source_val", "target_heldout", "oracle")
@@ -50,47 +50,39 @@ def split_of(config: Mapping) -> tuple[str, str] | None:
     return splits[rule]
 
 
-def label(facts: Mapping, reported: str) -> str:
-    """The rule to print beside the numbers of a checkpoint on a target split.
-
-    A choice by the split that is reported is an oracle's, whatever it was meant as.
-    """
-    best = facts["best"]
-    if best is None:
-        return "last"
-    if best["domain"] == "source":
-        return "source_val"
-    return "oracle" if best["split"] == reported else "target_heldout"
-
-
 class Selector:
-    """Scores the states of all stages of one experiment; compiled once."""
+    """Scores the states of all stages of a run."""
 
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
-        self.split = split_of(experiment.config)
-        model = experiment.model
+    def __init__(self, run: Run):
+        """Opens the split on which the rule scores.
+
+        Raises:
+          InputError: no such rule or split.
+        """
+        self._run = run
+        self.split = split_of(run.config)
+        if self.split:
+            self._source = run.domains[self.split[0]].open(self.split[1])
         scores = predictor.network(
-            model.forward, experiment.normalise, prediction=model.prediction
+            run.model.forward, run.normalise, prediction=run.model.prediction
         )
         self._predictor = predictor.Predictor(
-            scores, num_classes=model.num_classes, mesh=experiment.mesh
+            scores, num_classes=run.model.num_classes, mesh=run.mesh
         )
 
-    def due(self, stage: str, step: int) -> bool:
+    def is_due(self, stage: Stage, step: int) -> bool:
         """Whether the state after ``step`` is scored."""
         if self.split is None:
             return False
-        c = self.experiment.config
-        every = c["evaluation"]["every"] or c[stage]["checkpoint_every"]
-        return step % every == 0 or step == c[stage]["steps"]
+        every = self._run.config["evaluation"]["every"]
+        every = every or stage.config["checkpoint_every"]
+        return step % every == 0 or step == stage.config["steps"]
 
     def better(self, state: TrainState, step: int, best: Mapping | None) -> dict:
-        """The best of ``best`` and this state, the earlier one if they are equal."""
+        """The better of ``best`` and this state, the earlier one if they are equal."""
         domain, split = self.split
-        size = self.experiment.evaluation_batch_size()
-        source = self.experiment.domains[domain].open(split)
-        with pipeline.eval_batches(source, batch_size=size) as batches:
+        size = self._run.evaluation_batch_size()
+        with pipeline.eval_batches(self._source, batch_size=size) as batches:
             matrix = self._predictor.confusion(
                 state.params["model"], state.model_state, batches
             )

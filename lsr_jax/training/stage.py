@@ -1,338 +1,520 @@
-"""From a resolved config to the objects of a run: data, network, stages.
+"""A run and its stages: every object that training needs, built once from the config.
 
-From sections of a resolved config to method, optimiser and preprocessing.
+`open_run` opens data, network and devices; `build_stages` builds the stages, and reports
+what is wrong with them before anything is trained.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+import functools
+import zlib
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from lsr_jax import convert, files, models
+from lsr_jax import files, models
 from lsr_jax.augment import preprocess
-from lsr_jax.augment import preprocess as augment_preprocess
 from lsr_jax.data import pipeline, pseudo_label_store, records, sources
-from lsr_jax.errors import InputError, TrainingError
-from lsr_jax.methods import METHODS, feature_norm
-from lsr_jax.training import checkpoint, origins, sharding, state
+from lsr_jax.errors import InputError
+from lsr_jax.methods import METHODS, cag, feature_norm
+from lsr_jax.training import (
+    checkpoint,
+    microbatch,
+    sharding,
+    weights,
+)
 from lsr_jax.training import optimizer as optimizers
-from lsr_jax.training.step import Preprocess
-from lsr_jax.types import BatchSpec, Method, PyTree
+from lsr_jax.training import state as states
+from lsr_jax.training import step as steps
+from lsr_jax.training.checkpoint import Checkpointer
+from lsr_jax.training.state import TrainState
+from lsr_jax.training.weights import CHECKPOINTS, Network, Source, Trained
+from lsr_jax.types import Batch, BatchSpec, Images, Method
 
 
-class Network(NamedTuple):
-    """A trained network, the step of its stage at which it was saved, and its facts."""
-
-    params: PyTree
-    model_state: PyTree
-    step: int
-    facts: Mapping
-
-
-class Experiment:
-    """What all stages of a run share.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What all stages share.
 
     Attributes:
       config: the resolved config, as nested dicts.
       workdir: the folder of the run.
-      model: the network's functions.
       mesh: the devices.
+      model: the network's functions.
       domains: ``{"source": Domain, "target": Domain}``.
       sizes: ``{"source": (H, W), "target": (H, W)}`` of the training images.
     """
 
-    def __init__(self, config: Mapping, folder: Path):
-        origins.check_order(config)
-        self.config = config
-        self.workdir = folder
-        self.mesh = sharding.make_mesh(config["num_devices"])
-        self.model = models.build(**config["model"])
-        data = config["data"]
-        self.domains = sources.open_domains(
-            data, num_classes=config["model"]["num_classes"]
-        )
-        origins.check_paths(config)
-        self._templates: dict[str, tuple[state.TrainState, object]] = {}
-        self.sizes = {
-            name: records.image_size(self.open(name, "train")) for name in self.domains
-        }
+    config: Mapping
+    workdir: Path
+    mesh: Mesh
+    model: models.Model
+    domains: Mapping[str, sources.Domain]
+    sizes: Mapping[str, tuple[int, int]]
 
-    def open(self, domain: str, part: str):
+    def open(self, domain: str, part: str) -> records.Source:
         """The split that the config names for ``train`` or ``val`` of a domain."""
         return self.domains[domain].open(self.config["data"][domain][part])
 
     def evaluation_batch_size(self) -> int:
-        """That of the config, rounded up until the devices divide it."""
+        """The config's, rounded up to a multiple of the number of devices."""
         size = self.config["evaluation"]["batch_size"]
         return size + -size % self.mesh.devices.size
 
-    def facts(self) -> dict:
-        """The data and weights behind the run, for its manifest."""
-        prints = {name: domain.fingerprint for name, domain in self.domains.items()}
-        weights = {}
-        for stage in self.config["stages"]:
-            weights |= self.weights(stage)
-        return {"data": prints, "weights": weights, "seed": self.config["seed"]}
-
-    def weights(self, stage: str) -> dict[str, str]:
-        """What a stage begins with from outside, see `origins.fingerprints`."""
-        return origins.fingerprints(self.config, stage, begun=self.begun(stage))
-
-    def begun(self, stage: str) -> bool:
-        """Whether a stage has checkpoints, which hold all that it began with."""
-        return bool(checkpoint.checkpoint_steps(self.checkpoints(stage)))
+    def normalise(self, image: jax.Array) -> jax.Array:
+        """uint8 images -> network input."""
+        preprocessing = self.config["data"]["preprocessing"]
+        return preprocess.normalise(image, preprocessing=preprocessing)
 
     def folder(self, stage: str) -> Path:
-        """Where a stage keeps its checkpoints and metrics."""
+        """Where a stage writes."""
         return self.workdir / stage
 
-    def checkpoints(self, stage: str) -> Path:
-        """Where its checkpoints are."""
-        return self.folder(stage) / "checkpoints"
-
-    def normalise(self, image: jax.Array) -> jax.Array:
-        """uint8 images as the network's input."""
-        return preprocess.normalise(
-            image, preprocessing=self.config["data"]["preprocessing"]
-        )
-
-    def method(self, stage: str) -> Method:
-        """The method of a stage, built from its keywords in the config.
+    def trained(self, stage: str) -> Trained:
+        """The network that a stage reports: the best by the selection rule, or the newest.
 
         Raises:
-          InputError: see `stage.build_method`.
+          InputError: the stage has no checkpoint, or the selected one is damaged.
         """
-        return build_method(self.config, stage)
+        return weights.load(self.source(stage), mesh=self.mesh)
 
-    def preprocess(self, stage: str) -> Preprocess:
-        """``(key, uint8 batch) -> network input``: what the step calls first."""
-        return build_preprocess(self.config, stage)
+    def source(self, stage: str) -> Source:
+        """The checkpoints of a stage."""
+        return Source(self.folder(stage) / CHECKPOINTS, stage, self.config)
 
-    def initial(self, stage: str) -> state.TrainState:
-        """The state before step 0, replicated on the mesh."""
-        keys = self.keys(stage)
-        whole, _ = self.assemble(stage, keys, *self.start(stage, keys[0]))
-        return sharding.put_replicated(whole, self.mesh)
 
-    def template(self, stage: str) -> tuple[state.TrainState, object]:
-        """Shapes and placement of the state, and its optimiser; nothing is computed."""
-        if stage not in self._templates:  # seconds for a large network
-            self._templates[stage] = self._template(stage)
-        return self._templates[stage]
+def open_run(config: Mapping, workdir: Path) -> Run:
+    """Open the data and build the network; nothing is written into ``workdir``.
 
-    def _template(self, stage):
-        made = []
+    Args:
+      config: resolved, as nested dicts.
+      workdir: the folder of the run; need not exist.
 
-        def fresh():
-            keys = self.keys(stage)
-            network = self.model.init(keys[0], self.sizes["source"])
-            whole, transformation = self.assemble(stage, keys, *network)
-            made.append(transformation)
-            return whole
+    Raises:
+      InputError: unusable stages, devices, network or data.
+    """
+    check_order(config)
+    mesh = sharding.make_mesh(config["num_devices"])
+    model = models.build(**config["model"])
+    domains = sources.open_domains(
+        config["data"], num_classes=config["model"]["num_classes"]
+    )
+    sizes = {
+        name: records.image_size(domain.open(config["data"][name]["train"]))
+        for name, domain in domains.items()
+    }
+    return Run(config, workdir, mesh, model, domains, sizes)
 
-        placement = sharding.replicated(self.mesh)
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement),
-            jax.eval_shape(fresh),
-        )
-        return shapes, made[0]
 
-    def keys(self, stage: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Of the network's initialisation, of the method's, and of the steps."""
-        root = jax.random.key(self.config["seed"])
-        own = jax.random.fold_in(root, origins.generation(self.config, stage))
-        model_key, method_key, rng = jax.random.split(own, 3)
-        return model_key, method_key, rng
+class Snapshot(NamedTuple):
+    """Where a stage begins or continues.
 
-    def assemble(
-        self, stage: str, keys: tuple, params: PyTree, model_state: PyTree
-    ) -> tuple[state.TrainState, object]:
-        """The whole state around a network, and the optimiser of the stage."""
-        _, method_key, rng = keys
-        method = self.method(stage)
-        spec = BatchSpec(
-            num_classes=self.model.num_classes,
-            feature_dim=self.model.feature_dim,
-            source_size=self.sizes["source"],
-            target_size=self.sizes["target"],
-        )
-        params, method_state = state.with_method(
-            params, model_state, method, spec, method_key
-        )
-        transformation = build_optimizer(params, self.model, self.config[stage])
-        whole = state.create(params, model_state, method_state, transformation, rng)
-        return whole, transformation
+    Attributes:
+      state: its ``step`` counts the steps done.
+      best: the best evaluation so far, see `Selector.better`.
+      log: the position of the metrics log, see `MetricsLog.position`.
+    """
 
-    def start(self, stage: str, key: jax.Array) -> tuple[PyTree, PyTree]:
-        """The network from which a stage starts: fresh, or of ``init_from``."""
-        params, model_state = self.model.init(key, self.sizes["source"])
-        origin = origins.origin(self.config, stage)
-        if origin == "scratch":
-            return params, model_state
-        if origins.weight_file(self.config, stage):
-            return self.import_weights(stage, params, model_state)
-        return self.load(origin, params, model_state)[:2]
+    state: TrainState
+    best: dict | None = None
+    log: dict | None = None
 
-    def import_weights(
-        self, stage: str, params: PyTree, model_state: PyTree
-    ) -> tuple[PyTree, PyTree]:
-        """PyTorch weights, or a folder of ``lsr_jax.convert``, over a fresh network.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+      run: what it shares with the other stages.
+      name: its key in the config.
+      config: its section of the config.
+      method: built from its keywords.
+      optimizer: over all parameters, the method's own included.
+      origin: the weights it starts from; None for a fresh network.
+      labeler: the network of its anchors and pseudo-labels; None for the one it starts
+        from.
+      keys: PRNG keys of the network's initialisation, of the method's, and of the steps.
+      data_seed: of the order of its images.
+      shapes: of the state, with shardings.
+      step: jitted, see `step.make_step`.
+    """
+
+    run: Run
+    name: str
+    config: Mapping
+    method: Method
+    optimizer: optax.GradientTransformation
+    origin: Source | None
+    labeler: Source | None
+    keys: tuple[jax.Array, jax.Array, jax.Array]
+    data_seed: int
+    shapes: TrainState
+    step: jax.stages.Wrapped
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes."""
+        return self.run.folder(self.name)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.folder / CHECKPOINTS
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has checkpoints, which contain all that it started from."""
+        return bool(checkpoint.checkpoint_steps(self.checkpoints))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the checkpoint of its last step exists."""
+        return (self.checkpoints / str(self.config["steps"])).is_dir()
+
+    @functools.cached_property
+    def traced(self) -> jax.stages.Traced:
+        """The whole step: augmentation, network, losses, gradients, optimizer."""
+        return self.step.trace(self.shapes, batch_shapes(self))
+
+    def restore(self, checkpoints: Checkpointer) -> Snapshot | None:
+        """The newest undamaged checkpoint; None if there is none."""
+        found = checkpoints.restore_newest(self.shapes)
+        if found is None:
+            return None
+        state, facts = found
+        return Snapshot(state, facts["best"], facts["log"])
+
+    def start(self) -> TrainState:
+        """The state before step 0, replicated, before the method's preparation.
 
         Raises:
-          InputError: weights of another network, or for images prepared otherwise.
+          InputError: the weights in ``init_from`` cannot be used.
         """
-        c = self.config[stage]["weights"]
-        imported = convert.load(
-            origins.weight_file(self.config, stage),
-            architecture=self.config["model"]["architecture"],
-            skip_head=c["skip_head"],
-        )
-        convert.check_preprocessing(
-            imported.info,
-            self.config["data"]["preprocessing"],
-            allow=c["allow_other_preprocessing"],
-        )
-        return convert.overlay(params, model_state, imported, skip_head=c["skip_head"])
-
-    def load(self, origin: str, params: PyTree, model_state: PyTree) -> Network:
-        """The last network of a stage here, or of another run; the trees give shapes.
-
-        Raises:
-          InputError: there is no checkpoint, a damaged one, or one of another network.
-        """
-        if origin in self.config["stages"]:
-            folder, step = self.checkpoints(origin), None
+        run = self.run
+        if self.origin is None or self.origin.is_file:
+            network = run.model.init(self.keys[0], run.sizes["source"])
+            if self.origin:
+                network = self._imported(network)
         else:
-            folder, step = origins.find_checkpoints(files.expanded(origin))
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; train stage {origin!r} first")
-        with checkpoint.Checkpointer(folder, read_only=True) as checkpoints:
-            steps = checkpoints.steps()
-            if not steps:
-                raise InputError(f"{folder}: holds no finished checkpoint")
-            step = steps[-1] if step is None else step
-            wanted = {"params": params, "model_state": model_state}
-            found, facts = checkpoints.restore_model(step, wanted)
-            return Network(**found, step=step, facts=facts)
+            network = weights.load_last(self.origin, self._network_shapes)
+        return sharding.replicate(
+            _state(run, self.method, self.optimizer, self.keys, network), run.mesh
+        )
 
-    def trained(self, stage: str) -> Network:
-        """The network that a stage reports, replicated on the mesh.
+    def labeler_network(self, state: TrainState) -> Network:
+        """The network that makes anchors and pseudo-labels before step 0."""
+        if self.labeler is None:
+            return state.params["model"], state.model_state
+        return weights.load_last(self.labeler, self._network_shapes)
 
-        The best one where a rule chose one, else the newest that is whole.
+    def weight_fingerprints(self) -> dict[str, str]:
+        """sha256 of the weights and anchors from outside of the run, by config key.
 
-        Raises:
-          InputError: the stage has no checkpoint, or the chosen one is damaged.
+        Those of a weight file always. Others until the stage has begun: its checkpoints
+        contain them, and another run may go on.
         """
-        folder = self.checkpoints(stage)
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; train stage {stage!r} first")
-        fresh = self.model.init(jax.random.key(0), self.sizes["target"])
-        fresh = sharding.put_replicated(fresh, self.mesh)
-        wanted = dict(zip(("params", "model_state"), fresh, strict=True))
-        with checkpoint.Checkpointer(folder, read_only=True) as checkpoints:
-            found, facts, step = checkpoints.reported_model(wanted)
-            return Network(**found, step=step, facts=facts)
+        sources = {"init_from": self.origin, "pseudo_labeler": self.labeler}
+        found = {
+            f"{self.name}.{key}": weights.fingerprint(source)
+            for key, source in sources.items()
+            if source
+            and not self._is_of_this_run(source)
+            and (source.is_file or not self.has_begun)
+        }
+        anchors = self.config["method"].get("anchors")
+        if anchors and not self.has_begun:
+            key = f"{self.name}.method.anchors"
+            path = files.expanded(anchors, key=key)
+            found[key] = weights.fingerprint(Source(path, path.stem))
+        return found
 
-    def batches(self, stage: str, start: int):
-        """Training batches of a stage from step ``start`` on: ``(Batch, ids)``."""
-        c = self.config[stage]
-        method = self.method(stage)
-        sharding.check_batch_size(c["batch_size"], self.mesh)
+    def batches(self, start: int) -> pipeline.Batches:
+        """Training batches from step ``start`` on: ``(Batch, ids)``."""
+        method = self.method
         opened = {
-            name: self.open(name, "train") if name in method.domains else None
-            for name in self.domains
+            name: self.run.open(name, "train") if name in method.domains else None
+            for name in self.run.domains
         }
         if method.pseudo_labelled:
-            labels = self.folder(stage) / pseudo_label_store.FOLDER
-            opened["target"] = pseudo_label_store.Relabelled(opened["target"], labels)
+            opened["target"] = pseudo_label_store.Relabelled(
+                opened["target"], self.folder / pseudo_label_store.FOLDER
+            )
         return pipeline.train_batches(
             opened["source"],
             opened["target"],
-            batch_size=c["batch_size"],
-            seed=origins.stream_seed(self.config, stage),
+            batch_size=self.config["batch_size"],
+            seed=self.data_seed,
             start_step=start,
             source_labels=method.gets_labels("source"),
             target_labels=method.gets_labels("target"),
-            workers=self.config["data"]["workers"],
+            workers=self.run.config["data"]["workers"],
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
 
+    def check_inputs(self) -> None:
+        """Read the weights and anchors that the config names, once before training.
 
-# No fault of the keys: a device without memory, a disk, training itself.
-NOT_OF_KEYS = (jax.errors.JaxRuntimeError, MemoryError, OSError, TrainingError)
+        Raises:
+          InputError: they cannot be used.
+        """
+        if self.origin and self.origin.is_file:
+            self._imported(self._network_shapes)
+        elif self.origin and not self._is_of_this_run(self.origin):
+            weights.load_last(self.origin, self._network_shapes)
+        anchors = self.config["method"].get("anchors")
+        if anchors:
+            model = self.run.model
+            cag.read_anchors(anchors, (model.num_classes, model.feature_dim))
+
+    def _is_of_this_run(self, source: Source) -> bool:
+        return source.config is self.run.config
+
+    @property
+    def _network_shapes(self) -> Network:
+        return self.shapes.params["model"], self.shapes.model_state
+
+    def _imported(self, network: Network) -> Network:
+        return weights.import_file(
+            self.origin.path,
+            network,
+            preprocessing=self.run.config["data"]["preprocessing"],
+            architecture=self.run.config["model"]["architecture"],
+            **self.config["weights"],
+        )
 
 
-@contextlib.contextmanager
-def from_keys(stage: str) -> Iterator[None]:
-    """Whatever is built inside, an error of it is one line that names the stage.
+def build_stages(run: Run) -> list[Stage]:
+    """Build all stages; the steps of those that are not finished are traced.
 
     Raises:
-      InputError: what is inside raised one, or cannot be built from the keys.
+      InputError: a stage that cannot be trained as the config says.
     """
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"stage {stage}: {error}") from error
-    except NOT_OF_KEYS:
-        raise
-    except Exception as error:
-        line = next(iter(str(error).strip().splitlines()), "")
-        raise InputError(
-            f"{stage}: cannot be built from its keys: {type(error).__name__}: {line}; "
-            "--debug shows where"
-        ) from error
+    for domain in run.domains:
+        run.open(domain, "val")
+    stages = []
+    for name in run.config["stages"]:
+        try:
+            stage = build_stage(run, name)
+            if not stage.has_begun:
+                stage.check_inputs()
+            if not stage.is_finished:
+                stage.traced  # noqa: B018
+        except InputError as error:
+            raise InputError(f"stage {name}: {error}") from error
+        stages.append(stage)
+    return stages
+
+
+def build_stage(run: Run, name: str) -> Stage:
+    """Build one stage; see `build_stages`."""
+    config, c = run.config, run.config[name]
+    check_folders(run.folder(name))
+    method = build_method(config, name)
+    check_batch(run, c)
+    origin, labeler = _origin(run, name), _labeler(run, name)
+    generation = _generation(config, name)
+    key = jax.random.fold_in(jax.random.key(config["seed"]), generation)
+    keys = tuple(jax.random.split(key, 3))
+
+    def fresh():
+        return run.model.init(keys[0], run.sizes["source"])
+
+    params = jax.eval_shape(lambda: _parameters(run, method, keys, fresh())[0])
+    optimizer = build_optimizer(params, run.model, c)
+    shapes = jax.eval_shape(lambda: _state(run, method, optimizer, keys, fresh()))
+    parts = c["micro_batches"]
+    step = steps.make_step(
+        method,
+        optimizer,
+        microbatch.in_parts(
+            run.model.forward,
+            parts,
+            group=microbatch.group_size(config["model"], parts),
+        ),
+        build_preprocess(config, name),
+        preprocess.pixels(config["data"]["preprocessing"]),
+        skip_nonfinite=c["on_nonfinite"] == "skip",
+    )
+    return Stage(
+        run=run,
+        name=name,
+        config=c,
+        method=method,
+        optimizer=optimizer,
+        origin=origin,
+        labeler=labeler,
+        keys=keys,
+        data_seed=zlib.crc32(f"data {config['seed']} {generation}".encode()) >> 2,
+        shapes=sharding.replicated_shapes(shapes, run.mesh),
+        step=sharding.jit_step(step, run.mesh),
+    )
 
 
 def build_method(config: Mapping, stage: str) -> Method:
     """The method of a stage, with the norm loss on top if that has a weight.
 
     Raises:
-      InputError: an unknown one, or one that cannot use the heads of the network.
+      InputError: it cannot use the heads of the network.
     """
     keywords = dict(config[stage]["method"])
     name = keywords.pop("name")
-    if name not in METHODS:
-        raise InputError(
-            f"method.name: expected one of {', '.join(METHODS)}; found {name!r} in stage "
-            f"{stage!r}"
-        )
-    build_method = METHODS[name].make(**keywords)
+    method = METHODS[name].make(**keywords)
     head = config["model"]["head"]
-    if head not in build_method.heads:
+    if head not in method.heads:
         raise InputError(
-            f"model.head: {name} in stage {stage!r} needs {' or '.join(build_method.heads)}; "
-            f"found {head}"
+            f"model.head: {name} needs {' or '.join(method.heads)}, found {head}"
         )
     terms = dict(config[stage]["feature_norm"])
     terms["decay_steps"] = terms["decay_steps"] or config[stage]["steps"]
-    return feature_norm.norm(build_method, **terms)
+    return feature_norm.norm(method, **terms)
 
 
 def build_optimizer(
-    params: PyTree, model: models.Model, stage: Mapping
+    params: states.PyTree, model: models.Model, section: Mapping
 ) -> optax.GradientTransformation:
-    """The optimiser of a stage over all of its parameters."""
-    keywords = dict(stage["optimizer"])
+    """The optimizer of a stage over all of its parameters, or their shapes."""
+    keywords = dict(section["optimizer"])
     groups = optimizers.model_groups(
         head_multiplier=keywords.pop("head_multiplier"),
         duplicate_updates=keywords.pop("duplicate_updates"),
         frozen=model.frozen_paths,
     )
-    keywords["decay_steps"] = keywords["decay_steps"] or stage["steps"]
+    keywords["decay_steps"] = keywords["decay_steps"] or section["steps"]
     return optimizers.make(params, groups, **keywords)
 
 
-def build_preprocess(config: Mapping, stage: str) -> Preprocess:
-    """Augmentation and normalisation as the config wants them."""
+def build_preprocess(config: Mapping, stage: str) -> steps.Preprocess:
+    """``(key, uint8 batch) -> network input``: augmentation and normalisation."""
     return partial(
-        augment_preprocess.preprocess,
+        preprocess.preprocess,
         **config[stage]["augment"],
         preprocessing=config["data"]["preprocessing"],
     )
+
+
+def batch_shapes(stage: Stage) -> Batch:
+    """Shapes and sharding of a batch, over all processes."""
+    method, run = stage.method, stage.run
+    placement = sharding.split(run.mesh)
+
+    def pixels(domain: str, *channels: int) -> jax.ShapeDtypeStruct:
+        shape = (stage.config["batch_size"], *run.sizes[domain], *channels)
+        return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=placement)
+
+    def images(domain: str) -> Images | None:
+        if domain not in method.domains:
+            return None
+        label = pixels(domain) if method.gets_labels(domain) else None
+        return Images(pixels(domain, 3), label)
+
+    return Batch(images("source"), images("target"))
+
+
+def check_order(config: Mapping) -> None:
+    """Raise InputError for no stage, one without section, twice, or before its origin."""
+    names = config["stages"]
+    if not names:
+        raise InputError("stages: expected at least one stage, found none")
+    for position, name in enumerate(names):
+        if name not in config or "method" not in (config[name] or {}):
+            raise InputError(f"stages: {name!r} has no section in the config")
+        if name in names[:position]:
+            raise InputError(f"stages: {name!r} is named twice")
+        for key in ("init_from", "pseudo_labeler"):
+            if config[name][key] in names[position:]:
+                raise InputError(
+                    f"{name}.{key}: {config[name][key]!r} is not trained before {name!r}"
+                )
+
+
+def check_folders(folder: Path) -> None:
+    """Raise InputError for a file where a stage will create a folder."""
+    for path in (folder, folder / CHECKPOINTS, folder / checkpoint.QUARANTINE):
+        if path.exists() and not path.is_dir():
+            raise InputError(
+                f"{path}: expected a folder or nothing, found a file; move it away"
+            )
+
+
+def check_batch(run: Run, section: Mapping) -> None:
+    """Raise InputError for a batch that cannot be split over devices, groups or parts."""
+    size, parts = section["batch_size"], section["micro_batches"]
+    group = run.config["model"]["bn_group_size"]
+    if group is not None and size % group:
+        raise InputError(
+            f"model.bn_group_size: expected a divisor of batch_size {size}, found {group}"
+        )
+    sharding.check_batch_size(size, run.mesh)
+    group = microbatch.group_size(run.config["model"], parts)
+    microbatch.check_divides(size, parts, group)
+
+
+def _origin(run: Run, name: str) -> Source | None:
+    found = _origin_name(run.config, name)
+    if found == "scratch":
+        return None
+    if found in run.config["stages"]:
+        return run.source(found)
+    return weights.resolve(found, key="init_from")
+
+
+def _labeler(run: Run, name: str) -> Source | None:
+    found = run.config[name]["pseudo_labeler"]
+    if found == "start":
+        return None
+    if found in run.config["stages"]:
+        return run.source(found)
+    source = weights.resolve(found, key="pseudo_labeler")
+    if source.is_file:
+        raise InputError(
+            f"pseudo_labeler {found}: expected a workdir, a stage or a checkpoint, found "
+            "a weight file"
+        )
+    return source
+
+
+def _origin_name(config: Mapping, name: str) -> str:
+    found = config[name]["init_from"]
+    if found == "previous":
+        position = config["stages"].index(name)
+        return config["stages"][position - 1] if position else "scratch"
+    return found
+
+
+def _generation(config: Mapping, name: str) -> int:
+    """How many trained stages precede a stage: those of one origin see one data order.
+
+    Methods and controls that start from one checkpoint thus differ in nothing but the
+    method, whether their run trained it or names it. A weight file is no stage.
+    """
+    found = _origin_name(config, name)
+    if found in config["stages"]:
+        return 1 + _generation(config, found)
+    if found == "scratch" or weights.is_weight_file(files.expanded(found)):
+        return 0
+    return 1
+
+
+def _parameters(run: Run, method: Method, keys: tuple, network: Network):
+    """All parameters of a stage, the method's own included, and the method's state."""
+    spec = BatchSpec(
+        num_classes=run.model.num_classes,
+        feature_dim=run.model.feature_dim,
+        source_size=run.sizes["source"],
+        target_size=run.sizes["target"],
+    )
+    return states.with_method(*network, method, spec, keys[1])
+
+
+def _state(run: Run, method: Method, optimizer, keys: tuple, network: Network):
+    """The whole state around a network."""
+    params, method_state = _parameters(run, method, keys, network)
+    return states.create(params, network[1], method_state, optimizer, keys[2])

@@ -1,4 +1,4 @@
-"""The folder of a run: its resolved config and the facts of its environment."""
+"""The folder of a run: its lock, its resolved config, and its manifest."""
 
 from __future__ import annotations
 
@@ -15,23 +15,17 @@ from typing import TextIO
 
 import jax
 
+import lsr_jax
 from lsr_jax import cli, files
 from lsr_jax.errors import InputError
+from lsr_jax.training import checkpoint
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 LOCK = ".lock"
+FORMAT_KEY = "format_version"  # beside the config's own keys
 CONFIG = ("the config of a run", "restore it")
 MANIFEST = ("the manifest of a run", "restore it")
-# What every reader finds in them.
-CONFIG_KEYS = {
-    "seed": int,
-    "stages": list,
-    "model": dict,
-    "data": {"preprocessing": str, "source": dict, "target": dict},
-    "evaluation": dict,
-}
-STAGE_KEYS = {"method": {"name": str}, "init_from": str, "steps": int}
-MANIFEST_KEYS = {
+MANIFEST_TYPES = {
     "command": str,
     "versions": dict,
     "python": str,
@@ -39,10 +33,10 @@ MANIFEST_KEYS = {
     "cpus": int | None,
     "devices": list,
     "device_kind": str,
-    "data": {"source": str, "target": str},
+    "data": dict,
     "weights": dict,
 }
-# Keys that may change when a run goes on: the batches stay the same.
+# Keys that may change when a run continues: the batches stay the same.
 FREE = ("num_devices", "cpu_devices", "data.workers")
 
 
@@ -52,10 +46,10 @@ def to_json(value) -> str:
 
 
 def check(workdir: Path, config: Mapping) -> None:
-    """Raise InputError where ``workdir`` is no folder or holds a run of another config.
+    """Raise InputError if ``workdir`` is a file, or holds a run of another config.
 
-    Or where nobody can tell, because it holds checkpoints alone. Nothing is written: a
-    run that cannot start for other reasons leaves no trace.
+    Also if it has checkpoints and no config. Nothing is written: a run that cannot start
+    for other reasons leaves no trace.
     """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
@@ -64,28 +58,28 @@ def check(workdir: Path, config: Mapping) -> None:
     for file in (path, workdir / "manifest.json"):
         if begun and not file.exists():
             raise InputError(
-                f"workdir {workdir}: expected {file.name} beside {begun.parent.name}/"
-                f"{begun.name}, found none; restore it, or choose another --workdir"
+                f"workdir {workdir}: it has {begun.parent.name}/{begun.name} but no "
+                f"{file.name}; restore that, or choose another --workdir"
             )
     if path.exists():
-        check_same(path, json.loads(to_json(config)))
+        check_same(workdir, read_config(workdir), json.loads(to_json(config)))
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
-    """Holds a workdir that was checked; ``config.json`` and ``manifest.json`` are in it.
+def locked(workdir: Path, config: Mapping, inputs: Mapping) -> Iterator[None]:
+    """Lock a workdir, and write ``config.json`` and ``manifest.json`` into it.
 
-    The system gives the folder free on any death of the process. Of a run of several
-    processes the first one does it for all.
+    The OS releases the lock when the process exits. Of several processes the first one
+    does it for all.
 
     Args:
-      workdir: made if missing.
+      workdir: created if missing.
       config: resolved, JSON-able.
-      facts: for the manifest, beside command, versions, devices and machine.
+      inputs: for the manifest: ``data`` and ``weights``, fingerprints by name, and more.
 
     Raises:
       InputError: the folder cannot be written, another process trains in it, or its
-        run began with other data or weights.
+        run was created with other data or weights.
     """
     if jax.process_index():
         yield
@@ -96,47 +90,48 @@ def claimed(workdir: Path, config: Mapping, facts: Mapping) -> Iterator[None]:
     except OSError as error:
         raise unwritable(workdir, error) from error
     with lock:
-        take(lock, workdir)
+        acquire(lock, workdir)
         check(workdir, config)  # another run may have begun since the first check
-        facts = check_origin(workdir, facts)
+        inputs = check_inputs(workdir, inputs)
+        stored = {**config, FORMAT_KEY: checkpoint.FORMAT}
         try:
-            files.text(workdir / "config.json", to_json(config))
-            files.text(workdir / "manifest.json", to_json({**environment(), **facts}))
+            files.text(workdir / "config.json", to_json(stored))
+            files.text(workdir / "manifest.json", to_json({**environment(), **inputs}))
         except OSError as error:
             raise unwritable(workdir, error) from error
         yield
 
 
-def check_origin(workdir: Path, facts: Mapping) -> dict:
-    """``facts``, and of the weights that the run began with also those not in them.
+def check_inputs(workdir: Path, inputs: Mapping) -> dict:
+    """``inputs``, with the weights of the manifest that they no longer name.
 
     Raises:
-      InputError: the run in ``workdir`` began with other data or weights.
+      InputError: the run in ``workdir`` was created with other data or weights.
     """
     if not (workdir / "manifest.json").exists():
-        return dict(facts)
+        return dict(inputs)
     known = manifest(workdir)
     for kind in ("data", "weights"):
-        for key in sorted(known[kind].keys() & facts[kind].keys()):
-            if known[kind][key] != facts[kind][key]:
+        for key in sorted(known[kind].keys() & inputs[kind].keys()):
+            if known[kind][key] != inputs[kind][key]:
                 raise InputError(
-                    f"workdir {workdir}: its run began with other {kind}: {key} was "
-                    f"{known[kind][key]} and is {facts[kind][key]} now; restore what it "
-                    "began with, or choose another --workdir"
+                    f"workdir {workdir}: created with different {kind}: {key} "
+                    f"({known[kind][key]} != {inputs[kind][key]}); use those {kind}, or "
+                    "choose another --workdir"
                 )
-    return {**facts, "weights": {**known["weights"], **facts["weights"]}}
+    return {**inputs, "weights": {**known["weights"], **inputs["weights"]}}
 
 
 def unwritable(workdir: Path, error: OSError) -> InputError:
-    """The line for a folder that takes no file."""
+    """The error for a folder that cannot be written."""
     return InputError(f"workdir {workdir}: cannot be written: {error}")
 
 
-def take(lock: TextIO, workdir: Path) -> None:
-    """Lock the open file and write into it who has it.
+def acquire(lock: TextIO, workdir: Path) -> None:
+    """Lock the open file and write the owner into it.
 
     Raises:
-      InputError: another process has it, or no file there can be locked.
+      InputError: another process holds it, or the file system has no locks.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,10 +140,10 @@ def take(lock: TextIO, workdir: Path) -> None:
         lock.flush()
     except BlockingIOError as error:
         lock.seek(0)
-        owner = lock.read().strip() or "of unknown number"
+        owner = lock.read().strip() or "process unknown"
         raise InputError(
-            f"workdir {workdir}: another process trains in it, {owner}; wait for its "
-            "end or choose another --workdir"
+            f"workdir {workdir}: another process trains in it ({owner}); wait for it, or "
+            "choose another --workdir"
         ) from error
     except OSError as error:
         raise InputError(
@@ -157,14 +152,13 @@ def take(lock: TextIO, workdir: Path) -> None:
         ) from error
 
 
-def check_same(path: Path, config: dict) -> None:
-    """Raise InputError naming the first key in which the folder's config differs."""
-    found = flatten(files.read_json(path, *CONFIG))
-    wanted = flatten(config)
+def check_same(workdir: Path, found: Mapping, wanted: Mapping) -> None:
+    """Raise InputError naming the first key in which two configs differ."""
+    found, wanted = flatten(found), flatten(wanted)
     for key in sorted((found.keys() | wanted.keys()) - set(FREE)):
         if found.get(key) != wanted.get(key):
             raise InputError(
-                f"workdir {path.parent}: holds a run with another config: {key} is "
+                f"workdir {workdir}: holds a run with another config: {key} is "
                 f"{found.get(key)!r} there and {wanted.get(key)!r} here; choose "
                 "another --workdir"
             )
@@ -179,10 +173,11 @@ def flatten(tree, prefix: str = "") -> dict:
 
 
 def read_config(workdir: Path) -> dict:
-    """The resolved config of a run.
+    """The resolved config of a run; keys that it lacks have today's defaults.
 
     Raises:
-      InputError: no run lives there, or its config is damaged.
+      InputError: no run lives there, its config is damaged, or another version of
+        lsr_jax wrote it.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -190,47 +185,73 @@ def read_config(workdir: Path) -> dict:
             f"workdir {workdir}: no run found: {path.name} is missing; start one with "
             "train.py"
         )
+    config = files.read_json(path, *CONFIG)
     with files.reading(path, *CONFIG):
-        config = files.read_json(path, *CONFIG)
-        check_keys(config, CONFIG_KEYS)
-        stages = config["stages"]
-        if not stages or not all(isinstance(stage, str) for stage in stages):
-            raise ValueError(f"{files.quoted(stages)} for 'stages'")
-        check_keys(config, dict.fromkeys(stages, STAGE_KEYS))
-        return config
+        checkpoint.check_format(config.pop(FORMAT_KEY, 1), str(path))
+        return with_defaults(config)
+
+
+def with_defaults(config: Mapping) -> dict:
+    """A stored config over today's defaults.
+
+    Raises:
+      ValueError: a section or a stage that every config has is missing or malformed.
+    """
+    from lsr_jax.configs import default
+
+    stages = config.get("stages")
+    if not (stages and isinstance(stages, list) and set(map(type, stages)) == {str}):
+        raise ValueError(f"{files.quoted(stages)} for 'stages'")
+    defaults = default.get_config().to_dict()
+    for name in stages:
+        if not isinstance(config.get(name), dict):
+            raise ValueError(f"{files.quoted(config.get(name))} for {name!r}")
+        method = config[name].get("method")
+        if not isinstance(method, dict) or not isinstance(method.get("name"), str):
+            raise ValueError(f"{files.quoted(method)} for '{name}.method'")
+        try:
+            defaults[name] = default.stage(method["name"]).to_dict()
+        except KeyError:
+            raise ValueError(f"unknown method {method['name']!r}") from None
+    return overlay(json.loads(json.dumps(defaults)), config)
+
+
+def overlay(defaults: Mapping, given: Mapping, prefix: str = "") -> dict:
+    """``given`` over ``defaults``, section by section.
+
+    Raises:
+      ValueError: something else in place of a section.
+    """
+    result = {**defaults, **given}
+    for key, value in defaults.items():
+        if isinstance(value, dict):
+            if not isinstance(result[key], dict):
+                raise ValueError(f"{files.quoted(result[key])} for '{prefix}{key}'")
+            result[key] = overlay(value, result[key], f"{prefix}{key}.")
+    return result
 
 
 def manifest(workdir: Path) -> dict:
-    """What `claimed` wrote about the environment of a run.
+    """What `locked` wrote about the environment and the inputs of a run.
 
     Raises:
       InputError: it is missing or damaged.
     """
     path = workdir / "manifest.json"
+    found = files.read_json(path, *MANIFEST)
     with files.reading(path, *MANIFEST):
-        found = files.read_json(path, *MANIFEST)
-        check_keys(found, MANIFEST_KEYS)
+        for key, kind in MANIFEST_TYPES.items():
+            if not isinstance(found[key], kind):
+                raise ValueError(f"{files.quoted(found[key])} for {key!r}")
         return found
-
-
-def check_keys(found: Mapping, keys: Mapping, prefix: str = "") -> None:
-    """Raise ValueError for the first of ``keys`` that is missing or of another type."""
-    for key, kind in keys.items():
-        name = prefix + key
-        if key not in found:
-            raise ValueError(f"no {name!r}")
-        nested = isinstance(kind, Mapping)
-        if not isinstance(found[key], dict if nested else kind):
-            raise ValueError(f"{files.quoted(found[key])} for {name!r}")
-        if nested:
-            check_keys(found[key], kind, f"{name}.")
 
 
 def environment() -> dict:
     """Command, versions, devices and machine."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "command": cli.command_line(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {"lsr_jax": lsr_jax.__version__, **versions},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

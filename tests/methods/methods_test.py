@@ -33,12 +33,12 @@ def placed(method, key, folder, num_devices=1):
     """
     mesh = sharding.make_mesh(num_devices)
     whole, train_step = variants.start(method, key, folder)
-    compiled = sharding.compile_step(chex.assert_max_traces(train_step, 1), mesh)
+    compiled = sharding.jit_step(chex.assert_max_traces(train_step, 1), mesh)
 
     def call(whole, batch):
-        return compiled(whole, sharding.put_batch(jax.device_get(batch), mesh))
+        return compiled(whole, sharding.shard_batch(jax.device_get(batch), mesh))
 
-    return sharding.put_replicated(whole, mesh), call
+    return sharding.replicate(whole, mesh), call
 
 
 @pytest.mark.slow

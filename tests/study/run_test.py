@@ -62,7 +62,7 @@ def fake(monkeypatch):
                 raise Stopped(f"stopped by {stop.after_step()} after step 1")
         workdir.check(folder, config)
         facts = {"data": {"source": "-", "target": "-"}, "weights": {}}
-        with workdir.claimed(folder, config, facts):
+        with workdir.locked(folder, config, facts):
             pass  # config.json and manifest.json are all that is wanted
         finish(Experiment(config, folder))
 
@@ -273,7 +273,7 @@ def test_ablation_has_a_line_for_every_term(fake, tmp_path):
     ("flags", "message"),
     [
         (("--methods", "lrs"), "found 'lrs'"),
-        ((), "expected at least one"),
+        ((), "name at least one"),
         (("--methods", "lsr", "--seeds", "a"), "--seeds: expected numbers"),
         (
             ("--methods", "lsr", "--seeds", "0,4294967296"),

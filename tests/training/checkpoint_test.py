@@ -1,7 +1,9 @@
 """Checkpoints that can be trusted: every kind of damage is found, named and survived."""
 
+import errno
 import json
 import shutil
+import threading
 
 import chex
 import jax
@@ -12,13 +14,18 @@ from orbax.checkpoint import v1 as next_generation
 
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.training import checkpoint, distributed, sharding
-from lsr_jax.training import checkpoint as training_checkpoint
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.state import TrainState
 
 # Orbax drops its coroutines when one of them fails.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+NETWORK = (
+    {"head": {"kernel": jnp.zeros((64, 64))}},
+    {"mean": jnp.zeros(5, jnp.bfloat16)},
 )
 
 
@@ -34,7 +41,7 @@ def state(value, devices=1):
         rng=jax.random.key(value),
         skipped=jnp.int32(0),
     )
-    return sharding.put_replicated(whole, sharding.make_mesh(devices))
+    return sharding.replicate(whole, sharding.make_mesh(devices))
 
 
 def facts(step, best=None):
@@ -79,7 +86,7 @@ def flip(path, place=0.5):
 def test_what_was_saved_comes_back_on_any_number_of_devices(folder):
     for devices in (1, 4):
         with Checkpointer(folder) as checkpoints:
-            found, its_facts = checkpoints.resume(state(0, devices))
+            found, its_facts = checkpoints.restore_newest(state(0, devices))
         chex.assert_trees_all_equal(comparable(found), comparable(state(4)))
         assert its_facts["step"] == 4
         assert len(found.step.devices()) == devices
@@ -121,17 +128,17 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(damage, folder, capfd):
     with Checkpointer(folder) as checkpoints:
         with pytest.raises(InputError, match=r"checkpoint .*/4: cannot be restored"):
             checkpoints.restore(4, state(0))
-        found, its_facts = checkpoints.resume(state(0))
+        found, its_facts = checkpoints.restore_newest(state(0))
         chex.assert_trees_all_equal(comparable(found), comparable(state(2)))
         assert its_facts["step"] == 2
         checkpoints.save(4, state(4), facts(4))
     warnings = [line for line in capfd.readouterr().err.splitlines() if "warn" in line]
     assert len(warnings) == 1
     assert "checkpoints/4" in warnings[0]
-    assert "passed over for 2" in warnings[0]
+    assert "using step 2" in warnings[0]
     assert (folder.parent / "damaged" / "4").is_dir()
     with Checkpointer(folder) as checkpoints:
-        assert checkpoints.resume(state(0))[1]["step"] == 4
+        assert checkpoints.restore_newest(state(0))[1]["step"] == 4
 
 
 def test_a_damaged_checkpoint_that_cannot_be_moved_is_an_error(folder):
@@ -141,7 +148,7 @@ def test_a_damaged_checkpoint_that_cannot_be_moved_is_an_error(folder):
         Checkpointer(folder) as checkpoints,
         pytest.raises(TrainingError, match=r"damaged: cannot be written: .* exists"),
     ):
-        checkpoints.resume(state(0))
+        checkpoints.restore_newest(state(0))
 
 
 def test_only_the_first_process_moves_a_damaged_checkpoint(folder, monkeypatch):
@@ -149,7 +156,7 @@ def test_only_the_first_process_moves_a_damaged_checkpoint(folder, monkeypatch):
     for main in (False, True):
         monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
         with Checkpointer(folder) as checkpoints:
-            assert checkpoints.resume(state(0))[1]["step"] == 2
+            assert checkpoints.restore_newest(state(0))[1]["step"] == 2
         assert (folder / "4").is_dir() == (not main)
         assert (folder.parent / "damaged" / "4").is_dir() == main
 
@@ -157,9 +164,9 @@ def test_only_the_first_process_moves_a_damaged_checkpoint(folder, monkeypatch):
 def test_arrays_that_are_not_those_that_were_saved_are_named(folder):
     """As after a bit that flipped where Orbax has no checksum."""
     changed = state(4).replace(params={**state(4).params, "disc": jnp.zeros(3)})
-    sealed = training_checkpoint.seal(facts(4), changed)
+    sealed = checkpoint.seal(facts(4), checkpoint.host_copy(changed))
     (folder / "4" / "facts" / "metadata").write_text(json.dumps(sealed))
-    message = r"the content of params/disc is not what was saved \(1 of 9 arrays\)"
+    message = r"params/disc changed since they were saved \(1 of 9 arrays\)"
     with (
         Checkpointer(folder) as checkpoints,
         pytest.raises(InputError, match=message),
@@ -174,9 +181,9 @@ def test_nothing_usable_is_an_error_and_nothing_is_moved(folder):
         Checkpointer(folder) as checkpoints,
         pytest.raises(InputError, match="checkpoints/4: cannot be restored") as caught,
     ):
-        checkpoints.resume(state(0))
-    line = f"; none of the 2 there can; remove {folder.parent} to train the stage again"
-    assert str(caught.value).endswith(line)
+        checkpoints.restore_newest(state(0))
+    message = "none of the 2 checkpoints is usable; remove"
+    assert message in str(caught.value)
     assert {path.name for path in folder.iterdir()} == {"2", "4"}
 
 
@@ -188,12 +195,12 @@ def test_a_foreign_checkpoint_is_named(folder):
     with Checkpointer(folder) as checkpoints:
         for template in (other, smaller):
             with pytest.raises(InputError, match="checkpoints/4: cannot be restored"):
-                checkpoints.resume(template)
+                checkpoints.restore_newest(template)
 
 
 def test_an_empty_folder_is_a_fresh_start(tmp_path):
     with Checkpointer(tmp_path / "none") as checkpoints:
-        assert checkpoints.resume(state(0)) is None
+        assert checkpoints.restore_newest(state(0)) is None
 
 
 @pytest.mark.parametrize(
@@ -220,26 +227,18 @@ def test_the_best_one_is_there_also_after_damage_of_the_newest(again, tmp_path):
     DAMAGE["everything gone"](folder / "4")
     with Checkpointer(folder, read_only=not again) as checkpoints:
         if again:
-            assert checkpoints.resume(state(0))[1]["step"] == 3
-        network = {
-            "params": {"head": {"kernel": jnp.zeros((64, 64))}},
-            "model_state": {"mean": jnp.zeros(5, jnp.bfloat16)},
-        }
-        assert checkpoints.reported_model(network)[2] == 1
+            assert checkpoints.restore_newest(state(0))[1]["step"] == 3
+        assert checkpoints.reported_network(NETWORK)[2] == 1
 
 
 def test_reading_leaves_a_save_of_another_process_alone(folder):
     half = folder / "6.orbax-checkpoint-tmp"
     half.mkdir()
     with Checkpointer(folder, read_only=True) as checkpoints:
-        network = {
-            "params": {"head": {"kernel": jnp.zeros((64, 64))}},
-            "model_state": {"mean": jnp.zeros(5, jnp.bfloat16)},
-        }
-        found, its_facts = checkpoints.newest_model(network)
+        (params, _), its_facts, _ = checkpoints.reported_network(NETWORK)
     assert its_facts["step"] == 4
     kernel = state(4).params["model"]["head"]["kernel"]
-    np.testing.assert_array_equal(found["params"]["head"]["kernel"], kernel)
+    np.testing.assert_array_equal(params["head"]["kernel"], kernel)
     assert half.is_dir()
     save(folder, [6])
     assert sorted(path.name for path in folder.iterdir()) == ["4", "6"]
@@ -250,13 +249,16 @@ def test_reading_leaves_a_save_of_another_process_alone(folder):
     [
         (
             OSError(28, "No space left on device"),
-            "device; the last .*; make room, then",
+            "device; the previous .*; make room, then",
         ),
         (
             ValueError("UNKNOWN: No space left on device"),
-            "the last .*; make room, then",
+            "the previous .*; make room, then",
         ),
-        (OSError(13, "Permission denied"), "denied; the last .*; correct that, then"),
+        (
+            OSError(13, "Permission denied"),
+            "denied; the previous .*; correct that, then",
+        ),
     ],
 )
 def test_a_disk_that_refuses_is_an_error_that_keeps_the_last_one(
@@ -270,13 +272,13 @@ def test_a_disk_that_refuses_is_an_error_that_keeps_the_last_one(
         with pytest.raises(TrainingError, match=message):
             checkpoints.save(6, state(6), facts(6))
     with Checkpointer(folder) as again:
-        assert again.resume(state(0))[1]["step"] == 4
+        assert again.restore_newest(state(0))[1]["step"] == 4
 
 
 def test_a_save_that_orbax_drops_is_an_error(folder):
     with (
         Checkpointer(folder) as checkpoints,
-        pytest.raises(TrainingError, match=r"/3: .* smaller steps beside it, found 4;"),
+        pytest.raises(TrainingError, match=r"/3: .* a later step exists \(found 4\);"),
     ):
         checkpoints.save(3, state(3), facts(3))
 
@@ -290,7 +292,11 @@ def test_the_next_generation_of_orbax_reads_it(folder):
 
 def test_leaves_are_named_by_their_path():
     tree = {"params": {"model": [jnp.ones(2), jnp.zeros(())]}, "rng": jax.random.key(3)}
-    assert set(checkpoint.digests(tree)) == {"params/model/0", "params/model/1", "rng"}
+    assert set(checkpoint.host_copy(tree)) == {
+        "params/model/0",
+        "params/model/1",
+        "rng",
+    }
 
 
 def test_a_digest_sees_every_bit_the_shape_and_the_dtype():
@@ -307,29 +313,23 @@ def test_a_digest_sees_every_bit_the_shape_and_the_dtype():
 
 
 def test_a_seal_covers_facts_and_arrays():
-    sealed = checkpoint.seal({"step": 4, "best": None}, {"a": jnp.ones(2)})
+    sealed = checkpoint.seal({"step": 4, "best": None}, {"a": np.ones(2)})
     checkpoint.check_seal(sealed)
     for change in ({"step": 5}, {"arrays": {}}, {"sha256": ""}, {"more": 1}):
-        with pytest.raises(ValueError, match="not what was saved"):
+        with pytest.raises(ValueError, match="not those that were saved"):
             checkpoint.check_seal({**sealed, **change})
     for foreign in ({"step": 4}, [], None):
-        with pytest.raises(ValueError, match="no content hash"):
+        with pytest.raises(ValueError, match="no hashes of its arrays"):
             checkpoint.check_seal(foreign)
 
 
 def test_arrays_that_differ_are_named():
-    sealed = checkpoint.seal({}, {"a": jnp.ones(2), "b": jnp.ones(2)})
-    checkpoint.check_arrays(sealed, {"a": jnp.ones(2)}, whole=False)
+    saved = {"a": "1", "b": "2"}
+    checkpoint.check_arrays(saved, {"a": "1"}, whole=False)
     with pytest.raises(ValueError, match="another state: b"):
-        checkpoint.check_arrays(sealed, {"a": jnp.ones(2)}, whole=True)
-    with pytest.raises(ValueError, match="content of b is not"):
-        checkpoint.check_arrays(sealed, {"b": jnp.zeros(2)}, whole=False)
-
-
-def test_a_checkpoint_of_another_step_is_named():
-    checkpoint.check_step({"step": 4}, 4)
-    with pytest.raises(ValueError, match="as that of step 4"):
-        checkpoint.check_step({"step": 4}, 5)
+        checkpoint.check_arrays(saved, {"a": "1"}, whole=True)
+    with pytest.raises(ValueError, match="b changed since"):
+        checkpoint.check_arrays(saved, {"b": "3"}, whole=False)
 
 
 def test_another_type_is_named():
@@ -337,9 +337,9 @@ def test_another_type_is_named():
     numbers = jax.random.key_data(wanted["rng"])
     checkpoint.check_types(wanted, wanted)
     for name, leaf, message in (
-        ("rng", numbers, r"rng is uint32\[2\] there and key"),
-        ("mean", jnp.ones(2, jnp.bfloat16), r"bfloat16\[2\] there and float32\[2\]"),
-        ("mean", jnp.ones((2, 1)), r"float32\[2, 1\] there and float32\[2\] here"),
+        ("rng", numbers, r"rng \(found uint32\[2\], expected key"),
+        ("mean", jnp.ones(2, jnp.bfloat16), r"bfloat16\[2\], expected float32\[2\]"),
+        ("mean", jnp.ones((2, 1)), r"float32\[2, 1\], expected float32\[2\]"),
     ):
         with pytest.raises(ValueError, match=message):
             checkpoint.check_types(wanted, {**wanted, name: leaf})
@@ -348,5 +348,87 @@ def test_another_type_is_named():
 def test_another_shape_is_named():
     tree = {"params": {"model": {"head": np.zeros((3, 19))}}, "model_state": {}}
     other = {"params": {"model": {"head": np.zeros((3, 16))}}, "model_state": {}}
-    with pytest.raises(ValueError, match=r"head is \(3, 19\) there and \(3, 16\) here"):
+    with pytest.raises(
+        ValueError, match=r"head \(found \(3, 19\), expected \(3, 16\)\)"
+    ):
         checkpoint.check_network(other, tree)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("out of memory"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        ValueError("INTERNAL: [OS error 5: EIO Input/output error]"),
+        NameError("a bug"),
+    ],
+)
+def test_what_is_no_damage_moves_nothing(error, folder, monkeypatch):
+    """A failing disk or a full memory says nothing about the newest checkpoint."""
+
+    def fail(*_, **__):
+        raise error
+
+    is_bug = isinstance(error, MemoryError | NameError)
+    with Checkpointer(folder) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "item_metadata", fail)
+        with pytest.raises(type(error) if is_bug else TrainingError):
+            checkpoints.restore_newest(state(0))
+    assert {path.name for path in folder.iterdir()} == {"2", "4"}
+    assert not (folder.parent / "damaged").exists()
+
+
+def test_arrays_are_hashed_off_the_training_thread(tmp_path, monkeypatch):
+    threads = []
+    digests = checkpoint.digests
+
+    def recording(arrays):
+        threads.append(threading.current_thread())
+        return digests(arrays)
+
+    monkeypatch.setattr(checkpoint, "digests", recording)
+    save(tmp_path / "c", [2])
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+def test_a_donated_state_is_saved_as_it_was(tmp_path):
+    """The next step overwrites the buffers while Orbax writes and hashes."""
+    step = jax.jit(
+        lambda x: x.replace(params=jax.tree.map(jnp.negative, x.params)),
+        donate_argnums=0,
+    )
+    with Checkpointer(tmp_path / "c") as checkpoints:
+        before = state(2)
+        expected = comparable(before)
+        checkpoints.save(2, before, facts(2))
+        for _ in range(3):
+            before = step(before)
+        checkpoints.wait()
+        found, _ = checkpoints.restore(2, state(0))
+    chex.assert_trees_all_equal(comparable(found), expected)
+
+
+def test_process_0_decides_which_step_is_restored(folder, monkeypatch, capsys):
+    """Process 0 sees step 2 alone; this one, which sees step 4 too, restores 2."""
+    monkeypatch.setattr(
+        distributed, "from_main", lambda own: [2] if own == [2, 4] else own
+    )
+    with Checkpointer(folder) as checkpoints:
+        assert checkpoints.restore_newest(state(0))[1]["step"] == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_what_only_some_processes_can_read_is_an_error(folder, monkeypatch):
+    """Process 0 read step 4; in this one it is damaged: nothing is moved."""
+    DAMAGE["everything gone"](folder / "4")
+    monkeypatch.setattr(
+        distributed, "from_main", lambda own: [False] if own == [True] else own
+    )
+    with (
+        Checkpointer(folder) as checkpoints,
+        pytest.raises(InputError, match="checkpoints/4: cannot be restored"),
+    ):
+        checkpoints.restore_newest(state(0))
+    assert (folder / "4").is_dir()

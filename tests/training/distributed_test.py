@@ -16,9 +16,8 @@ from lsr_jax.data import pseudo_label_store
 from lsr_jax.errors import InputError
 from lsr_jax.models import resnet
 from lsr_jax.report import report
-from lsr_jax.training import distributed, loop
+from lsr_jax.training import distributed, loop, stage
 from lsr_jax.training.checkpoint import Checkpointer
-from lsr_jax.training.stage import Experiment
 from lsr_jax.training.workdir import read_config
 
 ROOT = Path(__file__).parents[2]
@@ -130,12 +129,11 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def final(folder, experiment):
+def final(folder, run):
     """The last checkpoint of a run of one stage, read by this process."""
-    (stage,) = experiment.config["stages"]
-    state = experiment.initial(stage)
-    with Checkpointer(folder / stage / "checkpoints") as checkpoints:
-        state, _ = checkpoints.resume(state)
+    (built,) = stage.build_stages(run)
+    with Checkpointer(folder / built.name / "checkpoints") as checkpoints:
+        state, _ = checkpoints.restore_newest(built.shapes)
     return jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
 
 
@@ -194,7 +192,7 @@ def test_two_processes_count_what_one_counts(two, tmp_path):
     )
     printed = in_two_processes("-c", program, f"--workdir={workdir}")
     assert [text.count("metrics.json") for text, _ in printed] == [1, 0]
-    report.write(Experiment(read_config(workdir), workdir), folder=tmp_path)
+    report.write(stage.open_run(read_config(workdir), workdir), folder=tmp_path)
     found, expected = (
         json.loads((folder / "metrics.json").read_text())
         for folder in (workdir / "report", tmp_path)

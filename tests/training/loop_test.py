@@ -1,6 +1,7 @@
 """Runs of the smallest `streets` config: resumed, on other devices, refused."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import shutil
@@ -19,11 +20,11 @@ from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.evaluation import metrics
 from lsr_jax.methods import common
 from lsr_jax.report import report
-from lsr_jax.training import distributed, loop, preflight, workdir
-from lsr_jax.training.checkpoint import Checkpointer
+from lsr_jax.training import distributed, loop, workdir
+from lsr_jax.training.checkpoint import FORMAT, Checkpointer
 from lsr_jax.training.loop import Profiler
-from lsr_jax.training.metrics import Watch
-from lsr_jax.training.stage import Experiment
+from lsr_jax.training.metrics import MetricsLog, Monitor
+from lsr_jax.training.stage import build_stages, open_run
 from lsr_jax.training.stop import Stop, Stopped
 
 # float32 sums over a batch in another order, over eight steps of AdamW.
@@ -59,12 +60,12 @@ def seen():
     """The steps and ids of source images that are watched inside."""
     found = []
 
-    def take(self, number, metrics, ids, original=Watch.take):
+    def add(self, number, metrics, ids, original=Monitor.add):
         found.append((number, ids["source"]))
         original(self, number, metrics, ids)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watch, "take", take)
+        patch.setattr(Monitor, "add", add)
         yield found
 
 
@@ -81,11 +82,15 @@ def unbroken(watched):
     return watched[0]
 
 
-def final(experiment, stage="adapt"):
-    template, _ = experiment.template(stage)
-    folder = experiment.folder(stage) / "checkpoints"
-    with Checkpointer(folder, read_only=True) as checkpoints:
-        state, _ = checkpoints.resume(template)
+def build(run, stage="adapt"):
+    """A stage of a run."""
+    return {one.name: one for one in build_stages(run)}[stage]
+
+
+def final(run, stage="adapt"):
+    built = build(run, stage)
+    with Checkpointer(built.checkpoints, read_only=True) as checkpoints:
+        state = built.restore(checkpoints).state
     return jax.device_get(state.replace(rng=jax.random.key_data(state.rng)))
 
 
@@ -139,18 +144,17 @@ def test_tensorboard_shows_what_the_record_does_not_hold(unbroken):
 
 
 def test_only_process_0_has_a_log(unbroken, tmp_path, monkeypatch):
-    monkeypatch.setattr(unbroken, "workdir", tmp_path)
-    start = loop.Start(None, 0, None, None)
+    stage = build(dataclasses.replace(unbroken, workdir=tmp_path))
     for main, files in ((False, 0), (True, 2)):
         monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
-        with loop.open_log(unbroken, "adapt", start) as log:
+        with loop.open_log(stage, 0, None) as log:
             assert (log is not None) == main
         assert len(list(tmp_path.glob("adapt/*"))) == files
 
 
 def test_adaptation_starts_from_the_source_stage(unbroken):
     source = unbroken.trained("source")
-    start = unbroken.initial("adapt")
+    start = build(unbroken).start()
     chex.assert_trees_all_equal(
         jax.device_get(start.params["model"]), jax.device_get(source.params)
     )
@@ -169,7 +173,7 @@ def test_an_interrupted_run_continues_bit_by_bit(
     class Interrupted(Exception):
         pass
 
-    write = loop.MetricsLog.write
+    write = MetricsLog.write
 
     def interrupting(self, step, metrics):
         write(self, step, metrics)
@@ -177,7 +181,7 @@ def test_an_interrupted_run_continues_bit_by_bit(
             raise Interrupted
 
     copy_without("adapt", unbroken.workdir, tmp_path)
-    monkeypatch.setattr(loop.MetricsLog, "write", interrupting)
+    monkeypatch.setattr(MetricsLog, "write", interrupting)
     with pytest.raises(Interrupted):
         loop.train(config, tmp_path)
     monkeypatch.undo()
@@ -203,7 +207,7 @@ def test_a_changed_record_of_a_finished_run_is_noticed(config, unbroken, tmp_pat
     log = tmp_path / "run" / "adapt" / "metrics.jsonl"
     for damaged in (log.read_bytes().replace(b"1", b"2", 1), b""):
         log.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"adapt/metrics\.jsonl: expected the"):
+        with pytest.raises(InputError, match=r"adapt/metrics\.jsonl: its first"):
             loop.train(config, tmp_path / "run")
         assert log.read_bytes() == damaged
 
@@ -258,14 +262,13 @@ def test_a_damaged_last_checkpoint_is_trained_again(config, unbroken, tmp_path, 
     for path in (checkpoint / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    experiment = Experiment(config, tmp_path / "run")
+    run = open_run(config, tmp_path / "run")
     # The next stage would start from other weights: no silent step back.
-    alone = experiment.model.init(jax.random.key(0), experiment.sizes["source"])
     with pytest.raises(InputError, match=r"checkpoint .*source/checkpoints/4"):
-        experiment.load("source", *alone)
+        build(run).start()
     # A report names the step that it reports.
-    assert experiment.trained("source").step == 2
-    assert "passed over for 2" in capfd.readouterr().err
+    assert run.trained("source").step == 2
+    assert "using step 2" in capfd.readouterr().err
     again = loop.train(config, tmp_path / "run")
     chex.assert_trees_all_equal(final(again, "source"), final(unbroken, "source"))
     assert logged(again, "source") == logged(unbroken, "source")
@@ -278,7 +281,7 @@ def test_another_network_is_named(config, unbroken):
     ):
         other = {**config, "model": {**config["model"], "aspp_dilations": dilations}}
         with pytest.raises(InputError, match=message):
-            Experiment(other, unbroken.workdir).trained("source")
+            open_run(other, unbroken.workdir).trained("source")
 
 
 def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
@@ -291,15 +294,14 @@ def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
     ):
         alone = {**config, "stages": ("adapt",)}
         alone["adapt"] = {**config["adapt"], "init_from": str(path)}
-        preflight.check(Experiment(alone, tmp_path))
-        start = Experiment(alone, tmp_path).initial("adapt")
+        start = build(open_run(alone, tmp_path)).start()
         wanted = unbroken.trained(stage).params
         chex.assert_trees_all_equal(
             jax.device_get(start.params["model"]), jax.device_get(wanted)
         )
     alone["adapt"]["init_from"] = str(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"init_from .*nothing"):
-        Experiment(alone, tmp_path).initial("adapt")
+    with pytest.raises(InputError, match=r"stage adapt: init_from .*nothing"):
+        build(open_run(alone, tmp_path))
 
 
 def test_weights_that_change_while_an_earlier_stage_trains_are_refused(
@@ -307,14 +309,12 @@ def test_weights_that_change_while_an_earlier_stage_trains_are_refused(
 ):
     other = shutil.copytree(unbroken.folder("source"), tmp_path / "other")
     named = {**config, "adapt": {**config["adapt"], "init_from": str(other)}}
-    experiment = Experiment(named, tmp_path / "run")
-    with workdir.claimed(experiment.workdir, named, experiment.facts()):
+    run = open_run(named, tmp_path / "run")
+    stages = build_stages(run)
+    with workdir.locked(run.workdir, named, loop.inputs(run, stages)):
         shutil.rmtree(other / "checkpoints" / "4")
-        with (
-            Checkpointer(experiment.checkpoints("adapt")) as checkpoints,
-            pytest.raises(InputError, match=r"other weights: adapt\.init_from was"),
-        ):
-            loop.begin(experiment, "adapt", checkpoints)
+        with pytest.raises(InputError, match=r"different weights: adapt\.init_from"):
+            loop.begin(stages[1])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
@@ -323,7 +323,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     monkeypatch.setattr(common, "sharpness", lambda *_, **__: jnp.array(jnp.nan))
     broken = {**config, "adapt": {**config["adapt"], "log_every": 100}}
     copy_without("adapt", unbroken.workdir, tmp_path)
-    (tmp_path / "config.json").write_text(workdir.to_json(broken))
+    stored = {**broken, workdir.FORMAT_KEY: FORMAT}
+    (tmp_path / "config.json").write_text(workdir.to_json(stored))
     with pytest.raises(
         TrainingError,
         match=r"stage adapt, step 1: not finite: .*total; examples: source \w+.*; target",
@@ -368,28 +369,25 @@ def test_the_best_checkpoint_is_kept_and_reported(
     checkpoints = tmp_path / "source" / "checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == {"2", "3", "4"}
     network = experiment.trained("source")
-    best = {"step": 2, "miou": 0.4, "domain": "source", "split": "val"}
-    assert (network.step, network.facts["best"]) == (2, best)
+    assert (network.step, network.newest) == (2, 4)
     rows = report.write(experiment)
     assert {(row["step"], row["selection"]) for row in rows} == {(2, "source_val")}
     assert "selection source_val" in capsys.readouterr().out
 
 
 def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
-    network = jax.device_get(unbroken.trained("source"))
+    network = unbroken.trained("source")
+    params, model_state = jax.device_get((network.params, network.model_state))
     info = saved.weight_info(config["model"])
     folder = tmp_path / "weights"
-    convert.save(folder, convert.Imported(network.params, network.model_state, info))
+    convert.save(folder, convert.Imported(params, model_state, info))
     alone = {**config, "stages": ("adapt",)}
     alone["adapt"] = {**config["adapt"], "init_from": str(folder)}
-    preflight.check(Experiment(alone, tmp_path))
-    start = Experiment(alone, tmp_path).initial("adapt")
-    chex.assert_trees_all_equal(
-        jax.device_get(start.params["model"]), dict(network.params)
-    )
+    start = build(open_run(alone, tmp_path)).start()
+    chex.assert_trees_all_equal(jax.device_get(start.params["model"]), dict(params))
     alone["data"] = {**config["data"], "preprocessing": "caffe"}
     with pytest.raises(InputError, match="trained on 'imagenet' input"):
-        preflight.check(Experiment(alone, tmp_path))
+        build(open_run(alone, tmp_path))
 
 
 def test_two_batches_are_under_way_before_they_are_asked_for():
@@ -399,7 +397,7 @@ def test_two_batches_are_under_way_before_they_are_asked_for():
         started.append(number)
         return 10 * number
 
-    batches = loop.ahead(itertools.count(), put, depth=2)
+    batches = loop.prefetch(itertools.count(), put, depth=2)
     assert next(batches) == 0
     assert started == [0, 1, 2]
     assert next(batches) == 10
@@ -408,7 +406,7 @@ def test_two_batches_are_under_way_before_they_are_asked_for():
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_the_last_batches_are_not_lost(count):
-    batches = loop.ahead(range(count), lambda x: x, depth=2)
+    batches = loop.prefetch(range(count), lambda x: x, depth=2)
     assert list(batches) == list(range(count))
 
 

@@ -10,7 +10,7 @@ from tensorboardX.proto import event_pb2
 
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.training import metrics
-from lsr_jax.training.metrics import Goodput, MetricsLog, Watch, named
+from lsr_jax.training.metrics import Goodput, MetricsLog, Monitor, format_ids
 
 
 def steps(folder):
@@ -57,7 +57,7 @@ def test_a_log_that_is_not_what_was_written_is_refused(damage, tmp_path):
     text = path.read_text()
     new = {"changed": text.replace("0.6", "0.7"), "cut": text[:-5], "gone": ""}[damage]
     path.write_text(new)
-    with pytest.raises(InputError, match=r"metrics\.jsonl: expected the 82 bytes"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl: its first 82 bytes changed"):
         MetricsLog(tmp_path, start=2, position=position)
     assert path.read_text() == new
 
@@ -118,7 +118,7 @@ METRICS = {"total": 0.5, "target_kept": 0.75, "entropy": 0.25}
 
 
 def train(kind):
-    with metrics.begin(kind, "adapt", steps=4, start=2) as shown:
+    with metrics.progress(kind, "adapt", steps=4, start=2) as shown:
         shown.update()
         shown.update()
         shown.show(4, METRICS)
@@ -157,7 +157,7 @@ IDS = {"source": tuple(f"s{i}" for i in range(11)), "target": ("t0",)}
 
 @pytest.fixture
 def bar():
-    with metrics.Silent() as bar:
+    with metrics.Progress() as bar:
         yield bar
 
 
@@ -172,33 +172,33 @@ def values(total, **more):
 
 def test_a_step_that_is_not_logged_is_checked_one_step_late(tmp_path, bar):
     with MetricsLog(tmp_path, start=0) as log:
-        watch = Watch("adapt", settings(), log, bar)
-        watch.take(1, values(1.0), IDS)
-        watch.take(2, values(math.nan), IDS)
+        monitor = Monitor("adapt", settings(), log, bar)
+        monitor.add(1, values(1.0), IDS)
+        monitor.add(2, values(math.nan), IDS)
         with pytest.raises(TrainingError) as caught:
-            watch.take(3, values(1.0), IDS)
+            monitor.add(3, values(1.0), IDS)
     assert str(caught.value).startswith(
         "stage adapt, step 2: not finite: total; examples: source s0, s1, s2, s3, s4, "
-        "s5, s6, s7 and 3 more; target t0; the last checkpoint is kept"
+        "s5, s6, s7 and 3 more; target t0; the last checkpoint is intact"
     )
 
 
 def test_the_last_step_is_settled_before_it_is_saved(tmp_path, bar):
     with MetricsLog(tmp_path, start=0) as log:
-        watch = Watch("adapt", settings(), log, bar)
-        watch.take(1, values(1.0, gradient_norm=math.inf), IDS)
+        monitor = Monitor("adapt", settings(), log, bar)
+        monitor.add(1, values(1.0, gradient_norm=math.inf), IDS)
         with pytest.raises(TrainingError, match="gradient_norm"):
-            watch.settle()
+            monitor.flush()
 
 
 def test_skipped_steps_are_told_and_logged_as_null(tmp_path, bar, capsys):
     with MetricsLog(tmp_path, start=0) as log:
-        watch = Watch("adapt", settings(on_nonfinite="skip"), log, bar)
+        monitor = Monitor("adapt", settings(on_nonfinite="skip"), log, bar)
         for number in range(1, 10):
             bad = number == 4
             total = math.nan if bad else 1.0
-            watch.take(number, values(total, skipped=float(number >= 4)), IDS)
-        watch.settle()
+            monitor.add(number, values(total, skipped=float(number >= 4)), IDS)
+        monitor.flush()
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert told[0].startswith("skipped (1 in this stage): stage adapt, step 4: not fin")
@@ -209,4 +209,4 @@ def test_skipped_steps_are_told_and_logged_as_null(tmp_path, bar, capsys):
 
 
 def test_ids_of_a_short_batch_are_all_named():
-    assert named({"source": ("a", "b")}) == "source a, b"
+    assert format_ids({"source": ("a", "b")}) == "source a, b"

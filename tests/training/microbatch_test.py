@@ -55,10 +55,10 @@ def gradients(group, parts, devices=1):
         return whole, jax.value_and_grad(objective, has_aux=True)(params)
 
     mesh = sharding.make_mesh(devices)
-    whole = sharding.put_replicated((params, model_state, method_state), mesh)
-    split = sharding.put_batch(batch(8), mesh)
-    program = compile.trace(sharding.compile_step(step, mesh), whole, split)
-    call, cost = compile.compile_program(program)
+    whole = sharding.replicate((params, model_state, method_state), mesh)
+    split = sharding.shard_batch(batch(8), mesh)
+    traced = sharding.jit_step(step, mesh).trace(whole, split)
+    call, cost = compile.compile_traced(traced)
     (total, aux), gradient = jax.device_get(call(whole, split)[1])
     terms = aux._replace(metrics=diagnostics.without(aux.metrics))
     return ((total, terms), gradient), cost

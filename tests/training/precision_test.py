@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lsr_jax.training import checkpoint, loop
+from lsr_jax.training import checkpoint, loop, stage
 
 STEPS = 50
 # Measured: 0.0003, 0.14 and 0.014.
@@ -36,9 +36,9 @@ def run(load_config, dtype, folder):
         "log_every": 1,
         "checkpoint_every": STEPS,
     }
-    experiment = loop.train(config, folder)
-    first = experiment.initial("adapt")
-    with checkpoint.Checkpointer(folder / "adapt" / "checkpoints") as checkpoints:
+    (adapt,) = stage.build_stages(loop.train(config, folder))
+    first = adapt.start()
+    with checkpoint.Checkpointer(adapt.checkpoints) as checkpoints:
         last, _ = checkpoints.restore(STEPS, first)
     lines = (folder / "adapt" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], *map(jax.device_get, (first, last))

@@ -1,6 +1,6 @@
 """What a method may read before its stage: images in order, labels by right alone."""
 
-from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +12,6 @@ import pytest
 from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
 from lsr_jax.training import preparation, sharding, state
-from lsr_jax.training.stage import Experiment
 from lsr_jax.types import Method
 
 SIZE = (4, 6)
@@ -37,27 +36,26 @@ class Data:
         return {"image": image, "label": label, "id": f"{index}", **broken}
 
 
-def experiment(method, *, pseudo_labeler="start", **data):
-    """As much of an `Experiment` as a preparation touches."""
-    network = SimpleNamespace(
-        params={"w": jnp.ones(2)}, model_state={"mean": jnp.ones(1)}
-    )
-    found = SimpleNamespace(
-        method=lambda stage: method,
-        config={
-            "stage": {"pseudo_labeler": pseudo_labeler},
-            "evaluation": {"batch_size": 3},
-        },
+def make_stage(method, *, labeler=False, **data):
+    """As much of a `Stage` as a preparation reads."""
+    run = SimpleNamespace(
         mesh=sharding.make_mesh(4),
         model=SimpleNamespace(forward=None, num_classes=5),
         normalise=lambda image: preprocess.normalise(image, preprocessing="unit"),
         open=lambda domain, part: Data(domain, **data),
-        folder=lambda stage: stage,
-        load=lambda origin, params, model_state: {"before": network}[origin],
+        evaluation_batch_size=lambda: 4,
     )
-    # 3 images on 4 devices are 4.
-    found.evaluation_batch_size = partial(Experiment.evaluation_batch_size, found)
-    return found
+    return SimpleNamespace(
+        run=run,
+        name="stage",
+        method=method,
+        folder=Path("stage"),
+        labeler_network=lambda state: (
+            ({"w": jnp.ones(2)}, {"mean": jnp.ones(1)})
+            if labeler
+            else (state.params["model"], state.model_state)
+        ),
+    )
 
 
 def initial(method_state):
@@ -69,7 +67,7 @@ def initial(method_state):
 def prepared(prepare, **options):
     method = Method(None, None, prepare)
     before = initial({})
-    after = preparation.prepare(experiment(method, **options), "stage", before)
+    after = preparation.prepare(make_stage(method, **options), before)
     return before, after
 
 
@@ -84,7 +82,7 @@ def test_every_image_once_in_order_and_labels_by_right(domain):
 
     def prepare(method_state, given):
         for images, valid, ids in given.batches(domain, domain == "source"):
-            assert images.image.sharding == sharding.split(experiment(None).mesh)
+            assert images.image.sharding == sharding.split(sharding.make_mesh(4))
             assert images.image.dtype == jnp.float32
             assert images.image.shape == (4, *SIZE, 3)
             numbers = np.asarray(images.image)[:, 0, 0, 0] * 255
@@ -103,7 +101,7 @@ def test_target_labels_are_refused():
     def prepare(method_state, given):
         given.batches("target", True)
 
-    with pytest.raises(ValueError, match="no right to target labels"):
+    with pytest.raises(ValueError, match="may not read target labels"):
         prepared(prepare)
 
 
@@ -126,19 +124,18 @@ def test_a_bad_image_is_skipped_in_its_place_or_ends_the_run():
     assert np.flatnonzero(np.logical_not(places)).tolist() == [5, 10, 11]
 
 
-@pytest.mark.parametrize(("pseudo_labeler", "value"), [("start", 0), ("before", 1)])
-def test_the_pseudo_labeler_is_the_start_or_a_stage_and_has_buffers_of_its_own(
-    pseudo_labeler, value
-):
+@pytest.mark.parametrize("labeler", [False, True])
+def test_the_labeler_has_buffers_of_its_own(labeler):
     def prepare(method_state, given):
         assert given.num_classes == 5
-        assert given.folder == "stage"
+        assert given.folder == Path("stage")
         assert given.writes
         sums = given.compile(jnp.sum)(next(given.batches("target", False))[0].image)
         assert sums.sharding == sharding.replicated(sharding.make_mesh(4))
         return {"params": given.params, "statistics": given.model_state}
 
-    before, after = prepared(prepare, pseudo_labeler=pseudo_labeler)
+    before, after = prepared(prepare, labeler=labeler)
+    value = int(labeler)
     np.testing.assert_array_equal(after.method_state["params"]["w"], value)
     np.testing.assert_array_equal(after.method_state["statistics"]["mean"], value)
     mesh = sharding.replicated(sharding.make_mesh(4))
@@ -146,15 +143,15 @@ def test_the_pseudo_labeler_is_the_start_or_a_stage_and_has_buffers_of_its_own(
 
     # A step donates the state, so no buffer may have two owners.
     assert not is_shared(after.method_state["params"]["w"], before.params["model"]["w"])
-    whole = sharding.put_replicated(after, sharding.make_mesh(4))
+    whole = sharding.replicate(after, sharding.make_mesh(4))
     moved = jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)(whole)
     np.testing.assert_array_equal(moved.method_state["params"]["w"], value + 1)
 
 
 def test_a_process_that_does_not_see_the_labels_is_told_so(tmp_path):
-    preparation.check_shared(tmp_path)
-    with pytest.raises(InputError, match="that process 0 wrote, found no folder"):
-        preparation.check_shared(tmp_path / "pseudo_labels")
+    method = Method(None, None, lambda state, given: state, pseudo_labelled=True)
+    with pytest.raises(InputError, match="pseudo-labels of process 0 are not visible"):
+        preparation.prepare(make_stage(method), initial({}))
 
 
 def is_shared(left, right):

@@ -3,7 +3,7 @@
 import pytest
 
 from lsr_jax.errors import InputError
-from lsr_jax.training import selection
+from lsr_jax.training import selection, weights
 
 
 def config(rule, heldout=""):
@@ -57,4 +57,4 @@ def test_rules_that_cannot_be(rule, heldout, message):
 )
 def test_a_choice_by_what_is_reported_is_an_oracles(best, reported, name):
     best = best and {"domain": best[0], "split": best[1]}
-    assert selection.label({"best": best}, reported) == name
+    assert weights.selection_label({"best": best}, reported) == name

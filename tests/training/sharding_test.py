@@ -70,9 +70,9 @@ def after_one_step(devices, *, group=None, backbone="mini", images=8):
     whole = state.create(
         params, model_state, method_state, transformation, jax.random.key(2)
     )
-    whole = sharding.put_replicated(whole, mesh)
-    whole, metrics = sharding.compile_step(train_step, mesh)(
-        whole, sharding.put_batch(batch(images), mesh)
+    whole = sharding.replicate(whole, mesh)
+    whole, metrics = sharding.jit_step(train_step, mesh)(
+        whole, sharding.shard_batch(batch(images), mesh)
     )
     return jax.device_get((whole.replace(rng=None), metrics))
 
@@ -150,8 +150,8 @@ def test_a_batch_that_the_devices_do_not_divide():
 def test_batches_are_split_and_the_rest_is_everywhere():
     mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
     rows = np.arange(16.0).reshape(16, 1)
-    split = sharding.put_split({"rows": rows}, mesh)["rows"]
-    whole = sharding.put_replicated({"rows": rows}, mesh)["rows"]
+    split = sharding.shard_whole_batch({"rows": rows}, mesh)["rows"]
+    whole = sharding.replicate({"rows": rows}, mesh)["rows"]
     np.testing.assert_array_equal(split, rows)
     assert {shard.data.shape for shard in split.addressable_shards} == {(2, 1)}
     assert {shard.data.shape for shard in whole.addressable_shards} == {(16, 1)}

@@ -1,11 +1,31 @@
-"""From the sections of a config to what a stage runs."""
+"""From the sections of a config to what a stage runs; what is wrong with them, named."""
 
+import dataclasses
+
+import chex
+import jax
 import numpy as np
 import pytest
 import toy
 
+from lsr_jax import convert
 from lsr_jax.errors import InputError
-from lsr_jax.training import stage
+from lsr_jax.methods import METHODS, Entry, cag, max_square
+from lsr_jax.training import sharding, stage, weights
+from lsr_jax.training.stage import build_stage, build_stages, open_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _surroundings(tmp_path_factory):
+    """Data drawn once; optax's AdamW mixes integer counts and float rates."""
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setenv("LSR_JAX_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture
+def config(load_config):
+    return load_config("streets", "max_square,tiny") | {"num_devices": 2}
 
 
 def test_the_norm_loss_goes_on_top_of_any_stage(load_config, key):
@@ -37,29 +57,172 @@ def test_no_stage_has_it_by_default(load_config, key):
     assert set(aux.metrics) == {"segmentation", "entropy"}
 
 
-@pytest.mark.parametrize("kind", [AttributeError, IndexError, OverflowError, KeyError])
-def test_what_cannot_be_built_is_one_line(kind):
-    with pytest.raises(InputError) as caught, stage.from_keys("adapt"):
-        raise kind("first line\nsecond line")
-    found = str(caught.value)
-    assert found.startswith(f"adapt: cannot be built from its keys: {kind.__name__}: ")
-    assert "first line" in found
-    assert "\n" not in found
-    assert isinstance(caught.value.__cause__, kind)
-
-
-def test_an_unknown_method_is_named(load_config):
-    config = load_config("streets", "max_square")
-    config["adapt"]["method"]["name"] = "lrs"
-    with pytest.raises(InputError, match=r"^method\.name: .* found 'lrs' in stage 'a"):
-        stage.build_method(config, "adapt")
-
-
 def test_a_network_with_the_wrong_heads_is_named(load_config):
     config = load_config("streets", "max_square")
     config["model"]["head"] = "multi_level"
     config["adapt"]["method"] = {"name": "clan"}
-    with pytest.raises(
-        InputError, match=r"model\.head: clan in stage 'adapt' needs two_"
-    ):
+    with pytest.raises(InputError, match=r"model\.head: clan needs two_"):
         stage.build_method(config, "adapt")
+
+
+def test_the_batch_is_that_of_the_pipeline(config, tmp_path):
+    run = open_run(config, tmp_path)
+    for name in config["stages"]:
+        built = build_stage(run, name)
+        batches = built.batches(0)
+        found, _ = next(batches)
+        batches.close()
+        found = sharding.shard_batch(found, run.mesh)
+        expected = stage.batch_shapes(built)
+        chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+        placements = [x.sharding for x in jax.tree.leaves(expected)]
+        assert placements == [x.sharding for x in jax.tree.leaves(found)]
+
+
+def test_only_stages_that_are_not_finished_are_traced(config, tmp_path, monkeypatch):
+    traced = []
+    monkeypatch.setattr(
+        stage.Stage, "traced", property(lambda self: traced.append(self.name))
+    )
+    last = str(config["source"]["steps"])
+    (tmp_path / "source" / "checkpoints" / last).mkdir(parents=True)
+    build_stages(open_run(config, tmp_path))
+    assert traced == ["adapt"]
+
+
+def test_a_method_is_built_once_for_each_stage(config, tmp_path, monkeypatch):
+    made = []
+    make = max_square.make
+    entry = Entry(lambda **keywords: made.append(1) or make(**keywords))
+    monkeypatch.setitem(METHODS, "max_square", entry)
+    run = open_run(config, tmp_path)
+    built = build_stage(run, "adapt")
+    assert built.traced
+    built.batches(0).close()
+    assert made == [1]
+
+
+@pytest.mark.parametrize("kind", [InputError, AttributeError, MemoryError])
+def test_only_errors_of_the_input_name_their_stage(kind, config, tmp_path, monkeypatch):
+    """A typo in a new method is a traceback, not bad input."""
+
+    def broken(*_):
+        raise kind("first line")
+
+    method = max_square.make()._replace(loss=broken)
+    monkeypatch.setitem(METHODS, "max_square", Entry(lambda **_: method))
+    run = open_run(config, tmp_path)
+    message = r"^stage adapt: first line$" if kind is InputError else "^first line"
+    with pytest.raises(kind, match=message):
+        build_stages(run)
+
+
+@pytest.mark.parametrize("file", ["source", "source/checkpoints", "source/damaged"])
+def test_a_file_where_a_folder_will_be_is_named(file, tmp_path):
+    stage.check_folders(tmp_path / "source")
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    with pytest.raises(InputError, match=f"^{path}: expected a folder .*found a file"):
+        stage.check_folders(tmp_path / "source")
+
+
+def test_anchors_are_read_before_the_stage_begins(load_config, tmp_path):
+    config = load_config("streets", "cag,tiny")
+    config |= {"num_devices": 1, "stages": ("stage_1",)}
+    config["stage_1"]["init_from"] = "scratch"
+    run = open_run(config, tmp_path)
+    built = build_stage(run, "stage_1")
+    built.check_inputs()  # makes its own
+    path = tmp_path / "anchors.npz"
+    built = dataclasses.replace(
+        built, config={**built.config, "method": {"anchors": str(path)}}
+    )
+    with pytest.raises(InputError, match=r"^method\.anchors .*No such"):
+        built.check_inputs()
+
+    def write(classes):
+        vectors = np.ones((classes, run.model.feature_dim), np.float32)
+        count = np.ones(classes, np.float32)
+        names = (cag.VECTORS, cag.COUNT)
+        np.savez(path, **dict(zip(names, (vectors, count), strict=True)))
+
+    write(run.model.num_classes - 1)
+    with pytest.raises(InputError, match=r"method\.anchors .*expected \d+ classes of"):
+        built.check_inputs()
+    write(run.model.num_classes)
+    built.check_inputs()
+    (fingerprint,) = built.weight_fingerprints().items()
+    assert fingerprint == ("stage_1.method.anchors", convert.fingerprint(path))
+    (built.checkpoints / "5").mkdir(parents=True)
+    assert built.weight_fingerprints() == {}  # its checkpoints contain them
+
+
+def order(**stages):
+    sections = {
+        name: {
+            "method": {},
+            "init_from": "previous",
+            "pseudo_labeler": "start",
+            **section,
+        }
+        for name, section in stages.items()
+    }
+    return {"stages": tuple(stages), **sections}
+
+
+def test_stages_of_one_origin_are_one_generation(tmp_path):
+    chain = order(
+        source={}, one={}, two={"init_from": "source", "pseudo_labeler": "one"}
+    )
+    stage.check_order(chain)
+    found = [stage._generation(chain, name) for name in chain["stages"]]
+    assert found == [0, 1, 1]
+    # A stage alone sees the data order that it sees after its pre-training, and a weight
+    # file is no stage.
+    alone = order(adapt={"init_from": str(tmp_path)}, again={})
+    assert [stage._generation(alone, name) for name in alone["stages"]] == [1, 2]
+    path = tmp_path / "resnet101.pth"
+    path.write_bytes(b"")
+    first = order(source={"init_from": str(path)}, adapt={})
+    assert [stage._generation(first, name) for name in first["stages"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ((), "stages: expected at least one stage, found none"),
+        (("one", "one"), "stages: 'one' is named twice"),
+        (("one", "two"), "stages: 'two' has no section in the config"),
+    ],
+)
+def test_stages_that_are_no_sequence_are_named(stages, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        stage.check_order(order(one={}) | {"stages": stages})
+
+
+@pytest.mark.parametrize("key", ["init_from", "pseudo_labeler"])
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_later_stage_cannot_be_an_origin(key, name):
+    config = order(source={}, one={key: name}, two={})
+    message = rf"one\.{key}: '{name}' is not trained before 'one'"
+    with pytest.raises(InputError, match=message):
+        stage.check_order(config)
+
+
+@pytest.mark.parametrize("key", ["init_from", "pseudo_labeler"])
+def test_weights_that_are_not_there_are_named(key, config, tmp_path):
+    config["adapt"][key] = "nobody"
+    run = open_run(config, tmp_path)
+    with pytest.raises(InputError, match=f"^{key} nobody: no weights") as caught:
+        build_stage(run, "adapt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_weight_file_makes_no_labels(config, tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"")
+    config["adapt"]["pseudo_labeler"] = str(path)
+    assert weights.resolve(str(path)).is_file
+    with pytest.raises(InputError, match="found a weight file"):
+        build_stage(open_run(config, tmp_path), "adapt")

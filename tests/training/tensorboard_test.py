@@ -129,7 +129,7 @@ def random_batch():
 
 def test_first_images_with_coloured_labels(tmp_path):
     batch = random_batch()
-    placed = sharding.put_batch(batch, sharding.make_mesh(8))
+    placed = sharding.shard_batch(batch, sharding.make_mesh(8))
     ids = {"source": tuple("abcdefgh"), "target": tuple("stuvwxyz")}
     with MetricsLog(tmp_path, start=4) as log:
         Board(log.events, SPACE).batch(5, placed, ids)

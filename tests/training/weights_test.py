@@ -1,12 +1,18 @@
+"""Names of trained networks, and what is loaded for them."""
+
+import json
+import shutil
+
 import chex
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 import saved
 
-from lsr_jax import convert, networks
+from lsr_jax import convert
 from lsr_jax.errors import InputError
-from lsr_jax.training import sharding
+from lsr_jax.training import checkpoint, sharding, weights
+from lsr_jax.training.checkpoint import Checkpointer
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def weights(config, tmp_path_factory):
+def weight_folder(config, tmp_path_factory):
     """A folder of the converter with the network of key 7."""
     params, model_state = jax.device_get(saved.network(config, 7))
     info = saved.weight_info(config["model"])
@@ -60,8 +66,8 @@ def weights(config, tmp_path_factory):
     ],
 )
 def test_every_name_of_a_checkpoint(name, step, key, facts, run, mesh, config):
-    place = networks.find(name.format(run=run), step=step)
-    found = networks.load(place, mesh=mesh)
+    place = weights.resolve(name.format(run=run), step=step)
+    found = weights.load(place, mesh=mesh)
     chex.assert_trees_all_equal(
         jax.device_get((found.params, found.model_state)),
         jax.device_get(saved.network(config, key)),
@@ -80,24 +86,24 @@ def test_every_name_of_a_checkpoint(name, step, key, facts, run, mesh, config):
 def test_checkpoints_outside_of_a_run_need_a_config(config, run, mesh, tmp_path):
     (run / "adapt" / "checkpoints").rename(tmp_path / "kept")
     try:
-        place = networks.find(str(tmp_path / "kept"))
-        with pytest.raises(InputError, match="expected --config with the network"):
-            networks.load(place, mesh=mesh)
-        found = networks.load(place, mesh=mesh, config=config)
+        place = weights.resolve(str(tmp_path / "kept"))
+        with pytest.raises(InputError, match="describe the network with --config"):
+            weights.load(place, mesh=mesh)
+        found = weights.load(place, mesh=mesh, config=config)
         assert (found.method, found.seed, found.step) == ("-", None, 3)
     finally:
         (tmp_path / "kept").rename(run / "adapt" / "checkpoints")
 
 
-def test_a_weight_folder_is_a_network(config, weights, mesh):
-    found = networks.load(networks.find(str(weights)), mesh=mesh, config=config)
+def test_a_weight_folder_is_a_network(config, weight_folder, mesh):
+    found = weights.load(weights.resolve(str(weight_folder)), mesh=mesh, config=config)
     chex.assert_trees_all_equal(
         jax.device_get(found.params), dict(jax.device_get(saved.network(config, 7)[0]))
     )
     assert (found.stage, found.selection, found.step) == ("mini", "file", None)
     other = {**config, "data": {**config["data"], "preprocessing": "caffe"}}
     with pytest.raises(InputError, match="trained on 'imagenet' input"):
-        networks.load(networks.find(str(weights)), mesh=mesh, config=other)
+        weights.load(weights.resolve(str(weight_folder)), mesh=mesh, config=other)
 
 
 def test_weights_without_head_are_refused(config, mesh, tmp_path):
@@ -105,9 +111,9 @@ def test_weights_without_head_are_refused(config, mesh, tmp_path):
     info = saved.weight_info(config["model"]) | {"fresh": ["params/head"]}
     body = {"backbone": params["backbone"]}
     convert.save(tmp_path / "body", convert.Imported(body, model_state, info))
-    place = networks.find(str(tmp_path / "body"))
-    with pytest.raises(InputError, match="body: expected a whole network"):
-        networks.load(place, mesh=mesh, config=config)
+    place = weights.resolve(str(tmp_path / "body"))
+    with pytest.raises(InputError, match="body: weights without a head"):
+        weights.load(place, mesh=mesh, config=config)
 
 
 @pytest.mark.parametrize(
@@ -117,50 +123,73 @@ def test_weights_without_head_are_refused(config, mesh, tmp_path):
 def test_a_choice_on_the_split_that_is_measured_is_an_oracles(
     split, rule, config, chosen, mesh
 ):
-    place = networks.find(f"{chosen}:source")
-    found = networks.load(place, mesh=mesh, config=config, split=split)
+    place = weights.resolve(f"{chosen}:source")
+    found = weights.load(place, mesh=mesh, config=config, split=split)
     assert (found.step, found.newest, found.selection) == (1, 2, rule)
-    named = networks.load(place._replace(step=2), mesh=mesh, split=split)
+    named = weights.load(place._replace(step=2), mesh=mesh, split=split)
     assert (named.step, named.newest, named.selection) == (2, None, "named")
-
-
-def test_the_fingerprint_is_that_of_every_array(config):
-    params, state = jax.device_get(saved.network(config, 1))
-    print_ = networks.fingerprint(params, state)
-    assert len(print_) == 64
-    assert print_ == networks.fingerprint(jax.tree.map(np.array, params), state)
-    leaves, structure = jax.tree.flatten(state)
-    changed = [np.nextafter(leaves[0], 2.0, dtype=np.float32), *leaves[1:]]
-    assert print_ != networks.fingerprint(params, structure.unflatten(changed))
-    assert print_ != networks.fingerprint(state, params)
 
 
 @pytest.mark.parametrize(
     ("name", "step", "message"),
     [
-        ("{run}", 9, r"kept steps 3, found 9"),
-        ("{run}:source", 3, r"kept steps 1, 2, found 3"),
-        ("{run}:oracle", None, r"stages source, adapt, found 'oracle'"),
-        ("{run}/source/checkpoints/1", 2, "found step 2 beside it"),
+        ("{run}", 9, r"found 9, expected one of the saved steps 3"),
+        ("{run}:source", 3, r"found 3, expected one of the saved steps 1, 2"),
+        ("{run}:oracle", None, r"found 'oracle', expected one of source, adapt"),
+        ("{run}/source/checkpoints/1", 2, "step 2 was asked for"),
         ("{run}/nothing", None, "found nothing"),
-        ("{run}/config.json", 3, "no stage and no step for a weight file"),
-        ("{run}/source:adapt", None, "expected a workdir before ':'"),
-        ("{empty}", None, "found none of them"),
+        ("{run}/config.json", 3, "a weight file has neither stages nor steps"),
+        ("{run}/source:adapt", None, "name a workdir before ':'"),
+        ("{empty}", None, "found none in it"),
     ],
 )
 def test_wrong_names_are_one_line(name, step, message, run, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
-        networks.find(name.format(run=run, empty=tmp_path), step=step)
+        weights.resolve(name.format(run=run, empty=tmp_path), step=step)
     assert "\n" not in str(caught.value)
 
 
 def test_a_stage_that_was_not_trained_is_named(config, tmp_path):
     saved.run(tmp_path / "new", config, {})
-    with pytest.raises(InputError, match=r"checkpoints in .*adapt/checkpoints"):
-        networks.find(str(tmp_path / "new"))
+    with pytest.raises(InputError, match=r"checkpoint in .*adapt/checkpoints"):
+        weights.resolve(str(tmp_path / "new"))
 
 
-def test_finished_stages_start_from_nothing(config):
-    found = networks.finished(config)
-    assert {found[stage]["init_from"] for stage in found["stages"]} == {"scratch"}
-    assert config["adapt"]["init_from"] == "source"
+def save(stage, step):
+    with Checkpointer(stage / "checkpoints", keep_every=2) as checkpoints:
+        checkpoints.save(step, {"x": jnp.float32(step)}, {"step": step, "best": None})
+
+
+def test_a_fingerprint_is_that_of_the_step_or_file_that_init_from_means(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"weights")
+    names = [str(path), str(tmp_path / "run"), str(tmp_path / "run/checkpoints/2")]
+
+    def fingerprints():
+        return [weights.fingerprint(weights.resolve(name)) for name in names]
+
+    save(tmp_path / "run", 2)
+    save(tmp_path / "run", 4)
+    before = fingerprints()
+    assert len(set(before)) == 3
+    assert fingerprints() == before
+    save(tmp_path / "run", 6)
+    path.write_bytes(b"others")
+    changed = [old != new for old, new in zip(before, fingerprints(), strict=True)]
+    assert changed == [True, True, False]
+
+
+def test_a_checkpoint_of_the_first_edition_is_refused(config, run, tmp_path):
+    """Its facts have no format version."""
+    folder = shutil.copytree(run / "adapt", tmp_path / "adapt")
+    path = folder / "checkpoints" / "3" / "facts" / "metadata"
+    facts = json.loads(path.read_text())
+    del facts["format"], facts["sha256"]
+    path.write_text(json.dumps({**facts, "sha256": checkpoint.json_digest(facts)}))
+    source = weights.resolve(str(folder))
+    message = r"written by lsr_jax 0\.1 \(found format 1, expected 2\)"
+    for step in (None, 3):
+        with pytest.raises(InputError, match=message):
+            weights.load(
+                source._replace(step=step), mesh=sharding.make_mesh(1), config=config
+            )

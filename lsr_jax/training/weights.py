@@ -1,0 +1,314 @@
+"""Trained networks by name: a run, a stage, one checkpoint, or a weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from lsr_jax import convert, files, models
+from lsr_jax.augment import preprocess
+from lsr_jax.errors import InputError
+from lsr_jax.training import checkpoint, sharding, workdir
+from lsr_jax.training.checkpoint import Checkpointer
+from lsr_jax.types import PyTree
+
+CHECKPOINTS = "checkpoints"
+ANY_SIZE = (64, 128)  # of images; the shapes of the parameters do not depend on it
+
+Network = tuple[PyTree, PyTree]  # params, model_state
+
+
+class Source(NamedTuple):
+    """Where weights are stored.
+
+    Attributes:
+      path: a folder of checkpoints, a weight file, or a folder of ``lsr_jax.convert``.
+      stage: name of the stage, or of the file.
+      config: of the run; None for a weight file, and for checkpoints outside of a run.
+      step: a saved step; None means the newest, or the best where a rule chose one.
+    """
+
+    path: Path
+    stage: str
+    config: Mapping | None = None
+    step: int | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a weight file or a folder of ``lsr_jax.convert``."""
+        return is_weight_file(self.path)
+
+    def last_step(self) -> int:
+        """The step that ``init_from`` means: ``step``, or the newest.
+
+        Raises:
+          InputError: there is no checkpoint.
+        """
+        if self.step is not None:
+            return self.step
+        steps = checkpoint.checkpoint_steps(self.path)
+        if not steps:
+            raise InputError(
+                f"{self.path}: no finished checkpoint; train the stage first"
+            )
+        return steps[-1]
+
+
+class Trained(NamedTuple):
+    """A trained network and the metadata of its rows in a report.
+
+    Attributes:
+      params: replicated on the mesh.
+      model_state: BatchNorm running statistics.
+      step: of its stage, None for a weight file.
+      stage: name of the stage, or of the file.
+      method: name of its method, "-" if unknown.
+      seed: of its run, None if unknown.
+      selection: the rule that chose the checkpoint, see `selection_label`; "named" for a
+        step that the user asked for, "file" for a weight file.
+      weights: sha256 of all arrays, see `checkpoint.fingerprint`.
+      model: the network's functions.
+      preprocessing: how images become its input, see `preprocess.normalise`.
+      newest: the newest step of the stage, if a rule chose another one.
+    """
+
+    params: PyTree
+    model_state: PyTree
+    step: int | None
+    stage: str
+    method: str
+    seed: int | None
+    selection: str
+    weights: str
+    model: models.Model
+    preprocessing: str
+    newest: int | None = None
+
+    @property
+    def normalise(self) -> Callable[[jax.Array], jax.Array]:
+        """uint8 images -> network input."""
+        return partial(preprocess.normalise, preprocessing=self.preprocessing)
+
+
+def is_weight_file(path: Path) -> bool:
+    """Whether a path is a file, or a folder of ``lsr_jax.convert``."""
+    return path.is_file() or (path / convert.INFO).is_file()
+
+
+def resolve(name: str, *, step: int | None = None, key: str = "") -> Source:
+    """Find the weights that ``name`` means.
+
+    Args:
+      name: a workdir (its last stage), ``WORKDIR:STAGE``, the folder of a stage, of
+        checkpoints or of one checkpoint, a weight file or a folder of
+        ``lsr_jax.convert``.
+      step: a saved step instead of the newest.
+      key: the flag or config key that has the name, for messages.
+
+    Raises:
+      InputError: nothing of the kind is there, or no such stage or step.
+    """
+    what = f"{key} {name}".strip()
+    head, colon, stage = name.rpartition(":")
+    has_stage = bool(colon) and not files.expanded(name, key=key).exists()
+    path = files.expanded(head if has_stage else name, key=key)
+    if is_weight_file(path):
+        if has_stage or step is not None:
+            raise InputError(f"{what}: a weight file has neither stages nor steps")
+        return Source(path, path.stem)
+    if (path / "config.json").is_file():
+        stages = workdir.read_config(path)["stages"]
+        stage = stage if has_stage else stages[-1]
+        if stage not in stages:
+            raise InputError(
+                f"{what}: no such stage (found {stage!r}, expected one of "
+                f"{', '.join(stages)})"
+            )
+        return _of_folder(path / stage / CHECKPOINTS, step, what)
+    if has_stage:
+        raise InputError(f"{what}: no config.json in {path}; name a workdir before ':'")
+    if checkpoint.is_step(path) and (path / "state").is_dir():
+        if step not in (None, int(path.name)):
+            raise InputError(
+                f"{what}: is one checkpoint, but step {step} was asked for"
+            )
+        return _of_folder(path.parent, int(path.name), what)
+    for folder in (path / CHECKPOINTS, path):
+        if checkpoint.checkpoint_steps(folder):
+            return _of_folder(folder, step, what)
+    raise InputError(
+        f"{what}: no weights (found {'none in it' if path.exists() else 'nothing'}, "
+        "expected a workdir, a stage, a checkpoint or a weight file); check the path, or "
+        "train first"
+    )
+
+
+def _of_folder(folder: Path, step: int | None, what: str) -> Source:
+    """A folder of checkpoints with the run that it belongs to."""
+    steps = checkpoint.checkpoint_steps(folder)
+    if not steps:
+        raise InputError(f"{what}: no finished checkpoint in {folder}; train it first")
+    if step is not None and step not in steps:
+        raise InputError(
+            f"{what}: no such step (found {step}, expected one of the saved steps "
+            f"{', '.join(map(str, steps))})"
+        )
+    stage, config = folder.absolute().parent, None
+    if (stage.parent / "config.json").is_file():
+        config = workdir.read_config(stage.parent)
+        config = config if stage.name in config["stages"] else None
+    return Source(folder, stage.name, config, step)
+
+
+def load(
+    source: Source,
+    *,
+    mesh: Mesh,
+    config: Mapping | None = None,
+    split: str | None = None,
+) -> Trained:
+    """The network to evaluate, replicated on the mesh.
+
+    Args:
+      source: of `resolve`.
+      mesh: the devices.
+      config: describes the network where the source has no config.
+      split: of the target, on which the network will be evaluated; default: the one in
+        the config.
+
+    Raises:
+      InputError: no description of the network, another network, a damaged checkpoint
+        or file, or weights that were trained on other preprocessing.
+    """
+    known = source.config or config
+    if known is None:
+        raise InputError(
+            f"{source.path}: no config.json of a run beside it; describe the network with "
+            "--config"
+        )
+    model = models.build(**known["model"])
+    preprocessing = known["data"]["preprocessing"]
+    method, seed, newest = "-", None, None
+    if source.is_file:
+        network = model.init(jax.random.key(0), ANY_SIZE)
+        network = import_file(
+            source.path, network, preprocessing=preprocessing, whole=True
+        )
+        network = sharding.replicate(network, mesh)
+        step, selection = None, "file"
+    else:
+        network, facts, step = _restore(source, network_shapes(model, mesh))
+        selection = "named"
+        if source.step is None:
+            split = split or known["data"]["target"]["val"]
+            selection = selection_label(facts, split)
+            newest = facts["step"] if facts["best"] else None
+        if source.config:
+            seed = known["seed"]
+            method = known[source.stage]["method"]["name"]
+    return Trained(
+        *network,
+        step=step,
+        stage=source.stage,
+        method=method,
+        seed=seed,
+        selection=selection,
+        weights=checkpoint.fingerprint(
+            {"params": network[0], "model_state": network[1]}
+        ),
+        model=model,
+        preprocessing=preprocessing,
+        newest=newest,
+    )
+
+
+def _restore(source: Source, shapes: Network) -> tuple[Network, dict, int]:
+    with Checkpointer(source.path, read_only=True) as checkpoints:
+        if source.step is None:
+            return checkpoints.reported_network(shapes)
+        return *checkpoints.restore_network(source.step, shapes), source.step
+
+
+def load_last(source: Source, shapes: Network) -> Network:
+    """The network of exactly the step that ``init_from`` means, placed as ``shapes``.
+
+    Raises:
+      InputError: a damaged checkpoint, or one of another network.
+    """
+    with Checkpointer(source.path, read_only=True) as checkpoints:
+        return checkpoints.restore_network(source.last_step(), shapes)[0]
+
+
+def import_file(
+    path: Path,
+    network: Network,
+    *,
+    preprocessing: str,
+    architecture: str | None = None,
+    skip_head: bool = False,
+    allow_other_preprocessing: bool = False,
+    whole: bool = False,
+) -> Network:
+    """Put the weights of a file, or of a folder of ``lsr_jax.convert``, into a network.
+
+    Args:
+      path: of the file or folder.
+      network: freshly initialised.
+      preprocessing: of the config.
+      architecture: of the config; None: as the file says.
+      skip_head: keep the fresh heads.
+      allow_other_preprocessing: accept weights that were trained on other input.
+      whole: require all weights of a network.
+
+    Raises:
+      InputError: a damaged file, weights of another network or of other preprocessing,
+        or without a head where they have to be whole.
+    """
+    imported = convert.load(path, architecture=architecture, skip_head=skip_head)
+    convert.check_preprocessing(
+        imported.info, preprocessing, allow=allow_other_preprocessing
+    )
+    if whole and (imported.info["fresh"] or "head" not in imported.params):
+        raise InputError(
+            f"{path}: weights without a head cannot be evaluated; train the network first"
+        )
+    return convert.overlay(*network, imported, skip_head=skip_head)
+
+
+def network_shapes(
+    model: models.Model, mesh: Mesh, size: tuple[int, int] = ANY_SIZE
+) -> Network:
+    """Shapes of a network's parameters and state, replicated; nothing is computed."""
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), size))
+    return sharding.replicated_shapes(shapes, mesh)
+
+
+def fingerprint(source: Source) -> str:
+    """sha256 of a weight file, or of the checkpoint that ``init_from`` means.
+
+    Raises:
+      InputError: the facts of the checkpoint are damaged.
+    """
+    if source.is_file:
+        return convert.fingerprint(source.path)
+    with Checkpointer(source.path, read_only=True) as checkpoints:
+        return checkpoints.facts(source.last_step())["sha256"]
+
+
+def selection_label(facts: Mapping, split: str) -> str:
+    """The rule to print beside the numbers of a checkpoint on a target split.
+
+    A checkpoint that was chosen on the evaluated split is an oracle's choice, whatever
+    rule the config names.
+    """
+    best = facts["best"]
+    if best is None:
+        return "last"
+    if best["domain"] == "source":
+        return "source_val"
+    return "oracle" if best["split"] == split else "target_heldout"
