@@ -17,7 +17,7 @@ AUXILIARY = {"single": 0.0, "multi_level": 0.1, "two_heads": 1.0}
 class Arguments(NamedTuple):
     """What stands behind the colon of ``--config configs/x.py:...``.
 
-    ``variant`` is one of the ``PRESETS`` of the method or of ``like``, the method as
+    ``variant`` is one of the presets of the method or of ``like``, the method as
     which it is trained; ``preset`` is one of the benchmark's.
     """
 
@@ -78,7 +78,7 @@ def parse(argument, presets=()):
 
 def variants(method):
     """The presets of a method: name -> keywords of its ``make``."""
-    return getattr(METHODS[method], "PRESETS", {})
+    return METHODS[method].presets
 
 
 def variant(chosen, method, default=None):

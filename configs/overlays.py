@@ -54,7 +54,7 @@ def origins(
     """Where each value of a merged config was written."""
     found = dict.fromkeys(flat(config), "configs/default.py")
     for name, method in stages.items():
-        file = METHODS[method].__name__.replace(".", "/") + ".py"
+        file = METHODS[method].make.__module__.replace(".", "/") + ".py"
         found |= {key: file for key in found if key.startswith(f"{name}.method.")}
     for overlay in overlays:
         found |= dict.fromkeys(overlay.values, overlay.origin)

@@ -1,4 +1,4 @@
-"""The arrays that travel between the rooms, and the letters of their dimensions.
+"""Types shared by all packages, and the letters of array dimensions.
 
 ``B`` batch, ``H W`` image, ``h w`` feature map, ``C`` classes, ``D`` feature channels.
 Arrays are channels-last; labels are integers with 255 = ignore.
@@ -32,14 +32,14 @@ class Images(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Both domains; None stands for a domain that the method does not read."""
+    """Both domains; None for a domain that the method does not read."""
 
     source: Images | None
     target: Images | None
 
 
 class Outputs(NamedTuple):
-    """What a network returns for ``[B, H, W, 3]`` images.
+    """Outputs of a network for ``[B, H, W, 3]`` images.
 
     Attributes:
       features: ``[B, h, w, D]``, non-negative (after the last ReLU before the head).
@@ -57,7 +57,7 @@ Forward = Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]
 
 
 class Pixels(NamedTuple):
-    """The two ways between RGB images and the network's input, both ``[B, H, W, 3]``.
+    """Conversions between RGB images and network input, both ``[B, H, W, 3]``.
 
     Attributes:
       normalise: RGB 0..255 -> network input.
@@ -69,10 +69,10 @@ class Pixels(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a loss may use beside parameters, method state and batch.
+    """Further arguments of a loss, beside parameters, method state and batch.
 
     Attributes:
-      forward: the network. Every call of a step draws its own dropout.
+      forward: the network. Every call within a step draws its own dropout.
       model_state: BatchNorm running statistics before this step.
       step: int32 scalar, counted from 0 within the stage.
       rng: a key of this step alone.
@@ -87,17 +87,20 @@ class Context(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside its scalar.
+    """Auxiliary results of a loss.
 
     Attributes:
-      metrics: scalars to be logged: the unweighted terms, and `diagnostics`.
+      metrics: scalars to log: the unweighted terms, and `diagnostics`.
       method_state: after this step.
       model_state: BatchNorm running statistics after it.
+      outputs: of the trained network in train mode, by domain, for terms that are added
+        to a method (`feature_norm.norm`).
     """
 
     metrics: Mapping[str, jax.Array]
     method_state: PyTree
     model_state: PyTree
+    outputs: Mapping[str, Outputs] = {}
 
 
 class BatchSpec(NamedTuple):
@@ -117,22 +120,22 @@ class BatchSpec(NamedTuple):
 
 
 class Preparation(NamedTuple):
-    """What a method may use on the host, once, before step 0 of its stage.
+    """Arguments of a method's ``prepare``, which runs on the host before step 0.
 
     Attributes:
       forward: the network.
-      params: of the stage's pseudo_labeler, the network of an earlier stage, replicated.
+      params: of the pseudo-labeler, the network of an earlier stage, replicated.
       model_state: its BatchNorm running statistics.
       num_classes: ``C``.
       batches: ``(domain, labelled) -> iterator``: the training split once, in order and
         not augmented, as ``(Images of network input, valid [B], ids)``. Images are on
-        the devices; what is not valid only fills up, or cannot be read and is skipped.
-        Labels of a domain are given only to a method that may read them.
-      compile: `jax.jit` for what works on the batches: its results are whole on every
-        device, so that every process can read them.
+        the devices; images that are not valid are padding or unreadable. Labels of a
+        domain are given only to a method that may read them.
+      compile: `jax.jit` for functions of the batches; results are replicated, so that
+        every process can read them.
       folder: of the stage, for files that the data pipeline reads back.
-      writes: whether this process writes them: the first of several, which all compute
-        the same.
+      writes: whether this process writes those files. All processes compute the same,
+        the first writes.
     """
 
     forward: Forward
@@ -149,18 +152,18 @@ HEADS = ("single", "multi_level", "two_heads")
 
 
 class Method(NamedTuple):
-    """A method of adaptation: a pair of pure functions and what they read.
+    """An adaptation method: a pair of pure functions, and the data that they need.
 
     Attributes:
       init: ``(key, params, model_state, spec) -> (extra_params, method_state)``.
       loss: ``(params, method_state, batch, context) -> (scalar, Aux)``.
       prepare: optional, ``(method_state, preparation) -> method_state``, on the host,
         once before step 0 of a stage.
-      domains: which domains the data pipeline has to deliver.
-      labelled: which of them come with labels. Only an oracle names "target" here.
-      pseudo_labelled: whether the target comes with the labels that ``prepare`` wrote
-        into ``pseudo_labels/`` of the stage's folder.
-      heads: the kinds of `models.build`'s ``head`` that the loss can use.
+      domains: which domains the data pipeline delivers.
+      labelled: which of them have labels. Only an oracle has "target" here.
+      pseudo_labelled: whether the target has the labels that ``prepare`` wrote into
+        ``pseudo_labels/`` of the stage's folder.
+      heads: values of ``head`` of `models.build` that the loss supports.
     """
 
     init: Callable[[jax.Array, PyTree, PyTree, BatchSpec], tuple[dict, PyTree]]
@@ -172,6 +175,6 @@ class Method(NamedTuple):
     heads: tuple[str, ...] = HEADS
 
     def gets_labels(self, domain: str) -> bool:
-        """Whether its batches have labels of ``domain``: true ones, or `prepare`'s."""
+        """Whether batches have labels of ``domain``: true ones, or pseudo-labels."""
         pseudo = self.pseudo_labelled and domain == "target"
         return domain in self.labelled or pseudo

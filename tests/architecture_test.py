@@ -9,12 +9,11 @@ ROOT = Path(__file__).parent.parent
 # A package may import itself and packages of the levels above it.
 LEVELS = [
     {"errors", "types"},
-    {"files"},
+    {"files", "keywords"},
     {"cli"},
     {"ops"},
     {"losses", "models", "data", "augment"},
     {"methods"},
-    {"training.ranges"},
     {"training.sharding"},
     {
         "training.optimizer",
@@ -26,6 +25,7 @@ LEVELS = [
         "training.tensorboard",
         "evaluation",
     },
+    {"training.schema"},
     {"convert"},
     {"training.checkpoint", "training.compile", "training.stop"},
     {"training.workdir"},

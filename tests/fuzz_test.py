@@ -341,7 +341,7 @@ def test_anchors(content, tmp_path):
     path = tmp_path / "anchors.npz"
     path.write_bytes(content)
     with warnings.catch_warnings(action="ignore"):
-        found = read(cag.read, str(path), (2, 3))
+        found = read(cag.read_anchors, str(path), (2, 3))
     if found is not None:
         assert found[0].shape == (2, 3)
         assert np.isfinite(found[0]).all()

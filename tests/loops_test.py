@@ -10,7 +10,7 @@ import loops
 import numpy as np
 import pytest
 
-from lsr_jax.methods import adapt_seg_net, adv_ent, clan, feature_to_adapt, min_ent
+from lsr_jax.methods import adapt_seg_net, advent, clan, feature_to_adapt
 from lsr_jax.training import optimizer
 
 # Those of tests/goldens/README.md. Adam makes whole steps of the noise of small
@@ -94,7 +94,7 @@ def test_golden_adapt_seg_net(golden, gan):
     hold_rates(golden, f"{stem}lr", [rate, 10 * rate, judge_rate], **keywords)
 
 
-def advent(golden, method, judges):
+def replay_advent(golden, method, judges):
     return loops.replay(
         golden,
         method,
@@ -119,13 +119,13 @@ def advent(golden, method, judges):
 )
 def test_golden_adv_ent(golden):
     assert golden["loop__LAMBDA_SEG_MAIN"] == 1
-    method = adv_ent.make(
+    method = advent.adv_ent(
         adversarial=float(golden["loop__LAMBDA_ADV_MAIN"]),
         auxiliary_adversarial=float(golden["loop__LAMBDA_ADV_AUX"]),
         auxiliary=float(golden["loop__LAMBDA_SEG_AUX"]),
     )
     names = dict.fromkeys(("main", "aux"), "advent_discriminator")
-    found = advent(golden, method, names)
+    found = replay_advent(golden, method, names)
     stem = "loop__advent__"
     hold_losses(
         golden,
@@ -152,12 +152,12 @@ def test_golden_adv_ent(golden):
 )
 def test_golden_min_ent(golden):
     assert golden["loop__LAMBDA_SEG_MAIN"] == 1
-    method = min_ent.make(
+    method = advent.min_ent(
         entropy=float(golden["loop__LAMBDA_ENT_MAIN"]),
         auxiliary_entropy=float(golden["loop__LAMBDA_ENT_AUX"]),
         auxiliary=float(golden["loop__LAMBDA_SEG_AUX"]),
     )
-    found = advent(golden, method, {})
+    found = replay_advent(golden, method, {})
     stem = "loop__minent__"
     hold_losses(
         golden,

@@ -12,7 +12,7 @@ import toy
 import watching
 
 from lsr_jax import models
-from lsr_jax.methods import lsr, source_only
+from lsr_jax.methods import controls, lsr
 from lsr_jax.training import optimizer, state, step
 from lsr_jax.types import Batch, BatchSpec, Images
 
@@ -65,13 +65,13 @@ def replay(file, variant, dtype):
 
 def _replay(arrays, variant, dtype, patch):
     labels, batches = [], make_batches(arrays, variant, dtype)
-    original = lsr.lsr_variants_target_labels
+    original = lsr.label_target_features
 
     def target_labels(*arguments, **keywords):
         labels.append(original(*arguments, **keywords))
         return labels[-1]
 
-    patch.setattr(lsr, "target_labels", target_labels)
+    patch.setattr(lsr, "label_target_features", target_labels)
     patch.setattr(lsr, "visiting_order", lambda order, num_classes: order)
 
     num_classes = int(arrays["num_classes"])
@@ -142,7 +142,7 @@ def make_optimizer(arrays, params, frozen):
 
 def make_method(arrays, variant):
     if not variant:
-        return source_only.make()
+        return controls.source_only()
     return lsr.make(
         **SETTINGS[variant],
         clustering=float(arrays["lambda_cluster"]),

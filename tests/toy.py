@@ -106,7 +106,7 @@ def preparation(
 ):
     """What ``method`` would prepare itself from: images of both domains.
 
-    The pseudo_labeler is a fresh network; ``valid`` says which images of which batch count.
+    The pseudo-labeler is a fresh network; ``valid`` says which images of which batch count.
     """
     params, model_state = init(jax.random.fold_in(key, 100), method.heads[0])
 

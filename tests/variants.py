@@ -25,7 +25,7 @@ def presets(module):
 
     return [None] + [
         preset
-        for preset, values in getattr(module, "PRESETS", {}).items()
+        for preset, values in module.presets.items()
         if any(built(k, v) != built(k, defaults[k].default) for k, v in values.items())
     ]
 
@@ -34,7 +34,7 @@ def build(name, preset, **keywords):
     """The method; of ``keywords`` it gets those that it has."""
     module = METHODS[name]
     known = inspect.signature(module.make).parameters
-    chosen = dict(module.PRESETS[preset]) if preset else {}
+    chosen = dict(module.presets[preset]) if preset else {}
     if chosen.get("class_frequency", "none") != "none":
         chosen["class_frequency"] = "none"  # frequencies are for 19, 16, 13 classes
     chosen |= {key: value for key, value in keywords.items() if key in known}

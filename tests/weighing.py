@@ -7,10 +7,10 @@ import pytest
 import toy
 import variants
 
+from lsr_jax import keywords
 from lsr_jax.methods import METHODS, common
-from lsr_jax.training import ranges
 
-WEIGHTS = (ranges.WEIGHT, ranges.METHOD["spacing"])
+WEIGHTS = (keywords.Weight, keywords.MaximisedWeight)
 
 
 def weighed(method, key):
@@ -36,11 +36,12 @@ def weights_of(name, preset):
     """``{keyword: value}`` of a method's weights that are not 0."""
     signature = inspect.signature(METHODS[name].make)
     values = {key: given.default for key, given in signature.parameters.items()}
-    values |= METHODS[name].PRESETS[preset] if preset else {}
+    values |= METHODS[name].presets[preset] if preset else {}
+    types = keywords.annotations(METHODS[name].make)
     return {
         keyword: value
         for keyword, value in values.items()
-        if value and ranges.of_method(name, keyword) in WEIGHTS
+        if value and types[keyword] in WEIGHTS
     }
 
 

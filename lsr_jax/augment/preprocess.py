@@ -7,6 +7,7 @@ effects, their presets and the normalisation are here, the effects in `transform
 from __future__ import annotations
 
 import functools
+from typing import Annotated
 
 import chex
 import jax
@@ -15,6 +16,12 @@ import jax.numpy as jnp
 from lsr_jax import types
 from lsr_jax.augment import transforms
 from lsr_jax.errors import InputError
+from lsr_jax.keywords import HalfRange, Probability, Range, Size
+
+Levels = Annotated[int, Range(most=255, unit="levels")]
+Scale = Annotated[
+    tuple[float, float], Range(excluded=0, increasing=True, unit="a factor")
+]
 
 _NONE = {
     "flip": 0.0,
@@ -137,16 +144,16 @@ def augment(
     key: jax.Array,
     images: types.Images,
     *,
-    scale: tuple[float, float] | None = None,
-    crop: tuple[int, int] | None = None,
-    flip: float = 0.0,
-    white_point: int = 0,
-    jitter: int = 0,
-    blur: float = 0.0,
-    blur_probability: float = 0.5,
-    contrast: float = 0.0,
-    saturation: float = 0.0,
-    noise: float = 0.0,
+    scale: Scale | None = None,
+    crop: Size | None = None,
+    flip: Probability = 0.0,
+    white_point: Levels = 0,
+    jitter: Levels = 0,
+    blur: Annotated[float, Range(unit="pixels")] = 0.0,
+    blur_probability: Probability = 0.5,
+    contrast: HalfRange = 0.0,
+    saturation: HalfRange = 0.0,
+    noise: Annotated[float, Range(most=255, unit="levels")] = 0.0,
 ) -> types.Images:
     """Applies the effects in the order of the keywords.
 

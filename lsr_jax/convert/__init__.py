@@ -1,9 +1,13 @@
 """PyTorch weight files in and out: ``python -m lsr_jax.convert --help``."""
 
 from lsr_jax.convert.exporting import export
-from lsr_jax.convert.folder import INFO, Imported, fingerprint, save
-from lsr_jax.convert.importing import load, running_branches
-from lsr_jax.convert.merging import check_preprocessing, overlay
+from lsr_jax.convert.files import INFO, Imported, fingerprint, save
+from lsr_jax.convert.importing import (
+    check_preprocessing,
+    load,
+    overlay,
+    running_branches,
+)
 
 __all__ = [
     "INFO",

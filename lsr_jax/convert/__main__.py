@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from lsr_jax import cli
-from lsr_jax.convert import anchors, exporting, folder, importing, layouts
+from lsr_jax.convert import exporting, files, importing, layouts
 from lsr_jax.errors import InputError
 
 MODELS = {
@@ -62,7 +62,7 @@ def _from_torch(options, file: str) -> None:
     )
     if not options.all_branches:
         imported = importing.running_branches(imported)
-    folder.save(options.out, imported)
+    files.save(options.out, imported)
     info = imported.info
     print(f"{info['file']}: layout {info['layout']}, sha256 {info['sha256']}")
     print(f"loaded and renamed: {len(info['loaded'])} arrays")
@@ -88,7 +88,7 @@ def _to_torch(options, directory: str) -> None:
 
 
 def _anchors(options, file: str) -> None:
-    vectors, count = anchors.convert(file, options.out)
+    vectors, count = files.convert_anchors(file, options.out)
     found = f"{(count > 0).sum()} of {len(count)} classes, {vectors.shape[1]} channels"
     print(f"{file}: anchors of {found}; written to {options.out}")
 

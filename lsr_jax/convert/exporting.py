@@ -1,27 +1,32 @@
-"""From our trees to the files of the PyTorch originals."""
+"""Our trees to the files of the PyTorch originals."""
 
 from __future__ import annotations
 
-import pathlib
+from pathlib import Path
 
 import numpy as np
 
-from lsr_jax import errors
-from lsr_jax.convert import files, folder, layouts, names
+from lsr_jax.convert import files, layouts, names
+from lsr_jax.errors import InputError
 
 
-def export(imported: folder.Imported, path: str | pathlib.Path, *, layout: str) -> None:
-    """Writes weights for PyTorch in the names and order of axes of ``layout``.
+def export(imported: files.Imported, path: str | Path, *, layout: str) -> None:
+    """Write weights for PyTorch, with the names and the order of axes of ``layout``.
 
     ``load`` of the result gives the same arrays, bit for bit. ASPP branches that our
-    model does not run, and counters, are written as zeros, because the originals'
-    modules own them.
+    model does not run, and counters, are written as zeros, because the original modules
+    have them.
 
     Raises:
       InputError: ``layout`` cannot hold this network, or ``path`` exists.
     """
     arguments = imported.info["arguments"]
-    chosen = _exportable(layout, arguments)
+    if layout not in layouts.LAYOUTS:
+        raise InputError(
+            f"--layout: expected one of {', '.join(layouts.LAYOUTS)}; found {layout!r}"
+        )
+    chosen = layouts.LAYOUTS[layout]
+    _check_layout(layout, chosen, arguments)
     state = {}
     for place, leaf in names.flatten(imported.params, imported.model_state).items():
         name = names.torch_name(place, arguments, layout)
@@ -39,20 +44,14 @@ def export(imported: folder.Imported, path: str | pathlib.Path, *, layout: str) 
     files.write(path, named, wrapped=chosen.wrapped)
 
 
-def _exportable(layout, arguments):
-    chosen = layouts.LAYOUTS.get(layout)
-    if chosen is None:
-        raise errors.InputError(
-            f"--layout: expected one of {', '.join(layouts.LAYOUTS)}; found {layout!r}"
-        )
+def _check_layout(name: str, layout: layouts.Layout, arguments: dict) -> None:
     kind = "vgg" if layouts.is_vgg(arguments["backbone"]) else "resnet"
-    single_vgg = kind == "vgg" and arguments["head"] == "single"
-    headed = chosen.initialisation or single_vgg or arguments["head"] in chosen.heads
+    head = arguments["head"]
+    headed = layout.initialisation or (kind == "vgg" and head == "single")
     network = arguments.get("architecture", "deeplabv2")
-    fits = chosen.initialisation or network == chosen.architecture
-    if kind not in chosen.backbones or not headed or not fits:
-        raise errors.InputError(
-            f"--layout {layout}: cannot hold a {network} on {arguments['backbone']} with "
-            f"head {arguments['head']!r}"
+    fits = layout.initialisation or network == layout.architecture
+    if kind not in layout.backbones or not (headed or head in layout.heads) or not fits:
+        raise InputError(
+            f"--layout {name}: cannot hold a {network} on {arguments['backbone']} with "
+            f"head {head!r}"
         )
-    return chosen

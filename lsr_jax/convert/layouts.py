@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from lsr_jax import errors
+from lsr_jax.errors import InputError
 from lsr_jax.models import resnet, vgg
 
 TWO = (6, 12)
@@ -20,20 +20,20 @@ CAG_HEAD = {"head": "decoder.last_conv.8"}
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One repository's way to name and use its weights.
+    """The names and the use of the weights in one repository.
 
     Attributes:
-      heads: for each kind of head, our head's name and the file's.
-      dilations: the ASPP branches that run, of the four that a file holds.
-      prefix: what stands before every name.
-      wrapped: the entries of a training checkpoint under which the arrays lie.
+      heads: for each kind of head, our name of a head and the file's.
+      dilations: the ASPP branches that run, of the four in a file.
+      prefix: of every name.
+      wrapped: the entries of a training checkpoint that contain the arrays.
       architecture: the ``models.build`` argument that fits the repository.
       batch_norm, freeze_stem_affine: likewise.
       preprocessing: "caffe": BGR, 0 to 255, minus the mean. "imagenet": RGB, 0 to 1,
         standardised. "unit": RGB, 0 to 1.
       backbones: "resnet", "vgg".
-      initialisation: True for ImageNet files, which have no head of ours.
-      ignored: pattern of names without a place in our tree, and the reason.
+      initialisation: True for ImageNet files, which have none of our heads.
+      ignored: pattern of names that our tree does not have -> reason.
     """
 
     heads: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
@@ -106,7 +106,7 @@ CAG_BODY = "backbone."
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the names and shapes of a file say about its network."""
+    """The network that the names and shapes of a file describe."""
 
     prefix: str
     architecture: str
@@ -119,13 +119,13 @@ class Facts:
 
 
 def strip(arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """Splits the common prefix off: ``(prefix, arrays)``."""
+    """Split the common prefix off: ``(prefix, arrays)``."""
     prefix = next(p for p in PREFIXES if all(name.startswith(p) for name in arrays))
     return prefix, _without(prefix, arrays)
 
 
 def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
-    """Reads the network off stripped names.
+    """Derive the network from stripped names.
 
     Raises:
       InputError: not a network of this family.
@@ -134,7 +134,7 @@ def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
     body = _without(CAG_BODY, arrays) if plus else arrays
     backbone = _backbone(body)
     if backbone is None:
-        raise errors.InputError(
+        raise InputError(
             f"{path}: expected a DeepLabV2, DeepLabV3+, ResNet or VGG state_dict; found "
             "names like " + ", ".join(sorted(arrays)[:3])
         )
@@ -162,7 +162,7 @@ def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
 def _deeplabv3plus(prefix, backbone, arrays, path):
     classifier = f"{CAG_HEAD['head']}.weight"
     if classifier not in arrays:
-        raise errors.InputError(f"{path}: a DeepLabV3+ without {classifier}")
+        raise InputError(f"{path}: a DeepLabV3+ without {classifier}")
     return Facts(
         prefix,
         "deeplabv3plus",
@@ -179,7 +179,10 @@ def fits(name: str, facts: Facts) -> bool:
     """Whether the network that the facts describe can be read as ``name``."""
     layout = LAYOUTS[name]
     if layout.initialisation:
-        return _initialisation(facts) == name
+        if facts.prefix == "Scale.":
+            return name == "deeplab_init"
+        kind = "vgg" if is_vgg(facts.backbone) else "resnet"
+        return facts.has_classifier and name == f"torchvision_{kind}"
     if is_vgg(facts.backbone):
         return "vgg" in layout.backbones and facts.heads == VGG_HEAD
     return bool(facts.heads) and layout.heads.get(facts.head) == facts.heads
@@ -202,38 +205,27 @@ def is_vgg(backbone: object) -> bool:
     return backbone in vgg.GROUPS
 
 
-def _initialisation(facts):
-    if facts.prefix == "Scale.":
-        return "deeplab_init"
-    if not facts.has_classifier:
-        return None
-    return "torchvision_vgg" if is_vgg(facts.backbone) else "torchvision_resnet"
-
-
 def _backbone(arrays):
     if "features.0.weight" in arrays:
-        convolutions = sum(
-            name.startswith("features.") and name.endswith(".weight") for name in arrays
-        )
-        counts = {name: sum(groups) for name, groups in vgg.GROUPS.items()}
-        for name, count in counts.items():
-            if convolutions in (count, count + 2):
+        weights = [n for n in arrays if re.match(r"features\..*\.weight$", n)]
+        for name, groups in vgg.GROUPS.items():
+            if len(weights) - sum(groups) in (0, 2):  # with fc6 and fc7, or without
                 return name
         return "vgg16"
     if "conv1.weight" not in arrays or "layer1.0.conv1.weight" not in arrays:
         return None
+
+    def blocks(layer):
+        found = [re.match(rf"layer{layer}\.(\d+)\.", name) for name in arrays]
+        return 1 + max((int(match[1]) for match in found if match), default=0)
+
     architecture = resnet.Architecture(
         arrays["conv1.weight"].shape[0],
         arrays["layer1.0.conv1.weight"].shape[0],
-        tuple(_blocks(arrays, layer) for layer in (1, 2, 3, 4)),
+        tuple(blocks(layer) for layer in (1, 2, 3, 4)),
     )
     known = {value: name for name, value in resnet.ARCHITECTURES.items()}
     return known.get(architecture, architecture)
-
-
-def _blocks(names: Iterable[str], layer: int) -> int:
-    found = [re.match(rf"layer{layer}\.(\d+)\.", name) for name in names]
-    return 1 + max((int(match[1]) for match in found if match), default=0)
 
 
 def _heads(found, arrays):

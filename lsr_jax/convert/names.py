@@ -1,7 +1,7 @@
 """Our paths and PyTorch's names, one to one.
 
-Only this direction is written down; reading a file looks up the name that each leaf
-of our tree should have, so nothing can be matched by accident.
+Only this direction is written: reading a file looks up the name that each leaf of our tree
+should have, so nothing is matched by accident.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ LEAVES = {
     "var": "running_var",
 }
 
+# Modules of DeepLabV3+'s head, and their names in CAG's checkpoints.
 CAG = {
     **{
         f"aspp{number}/{ours}": f"aspp.aspp{number}.{theirs}"
@@ -42,7 +43,6 @@ CAG = {
     "decoder2/bn": "decoder.last_conv.5",
     "classifier": layouts.CAG_HEAD["head"],
 }
-"""Modules of DeepLabV3+'s head and their names in CAG's checkpoints."""
 
 
 def flatten(params: types.PyTree, model_state: types.PyTree) -> dict[str, object]:
@@ -76,16 +76,20 @@ def shapes(arguments: Mapping) -> dict[str, tuple[int, ...]]:
 def torch_name(path: str, arguments: Mapping, layout: str) -> str | None:
     """The name of our leaf ``path`` in a file of ``layout``, without its prefix.
 
-    None for a leaf that such a file does not own: the heads beside an ImageNet body,
+    None for a leaf that such a file does not have: the heads beside an ImageNet body,
     and fc6 and fc7 of a VGG beside ImageNet's.
     """
     _, part, *modules, leaf = path.split("/")
-    if arguments.get("architecture") == "deeplabv3plus" and part == "head":
-        owned = not layouts.LAYOUTS[layout].initialisation
-        return f"{CAG['/'.join(modules)]}.{LEAVES[leaf]}" if owned else None
     if part != "backbone":
-        head = _head(part, arguments, layout)
-        return head and f"{head}.conv2d_list.{modules[0][-1]}.{LEAVES[leaf]}"
+        if layouts.LAYOUTS[layout].initialisation:
+            return None
+        if arguments.get("architecture") == "deeplabv3plus" and part == "head":
+            return f"{CAG['/'.join(modules)]}.{LEAVES[leaf]}"
+        if layouts.is_vgg(arguments["backbone"]):
+            head = layouts.VGG_HEAD[part]
+        else:
+            head = layouts.LAYOUTS[layout].heads[arguments["head"]][part]
+        return f"{head}.conv2d_list.{modules[0][-1]}.{LEAVES[leaf]}"
     module = re.sub(r"^(layer\d|features)_", r"\1.", ".".join(modules))
     module = module.replace("downsample_conv", "downsample.0")
     module = module.replace("downsample_bn", "downsample.1")
@@ -94,14 +98,6 @@ def torch_name(path: str, arguments: Mapping, layout: str) -> str | None:
     if layout == "cag":
         module = layouts.CAG_BODY + module
     return module and f"{module}.{LEAVES[leaf]}"
-
-
-def _head(part, arguments, layout):
-    if layouts.LAYOUTS[layout].initialisation:
-        return None
-    if arguments["backbone"] in vgg.GROUPS:
-        return layouts.VGG_HEAD[part]
-    return layouts.LAYOUTS[layout].heads[arguments["head"]][part]
 
 
 def _torchvision_vgg(index, backbone):

@@ -10,11 +10,13 @@ with p the class probabilities of a head, and L cross-entropy or the squared err
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import jax
 
 from lsr_jax.errors import InputError
-from lsr_jax.methods import adversarial as methods_adversarial
+from lsr_jax.keywords import Weight
+from lsr_jax.methods import adversarial as adversarial_terms
 from lsr_jax.methods import common
 from lsr_jax.ops import resample
 from lsr_jax.types import Method, Outputs
@@ -31,15 +33,17 @@ PRESETS = {
 
 def make(
     *,
-    segmentation: float = 1.0,
-    adversarial: float = 0.001,
-    auxiliary_adversarial: float = 0.0002,
-    auxiliary: float = 0.1,
-    discriminator: float = 0.5,
-    kind: str = "cross_entropy",
-    space: str = "output",
+    segmentation: Weight = 1.0,
+    adversarial: Weight = 0.001,
+    auxiliary_adversarial: Weight = 0.0002,
+    auxiliary: Weight = 0.1,
+    discriminator: Weight = 0.5,
+    kind: Literal["cross_entropy", "least_squares"] = "cross_entropy",
+    space: Literal["output", "feature"] = "output",
 ) -> Method:
-    """The multi-level objective in output space, with the paper's weights.
+    """AdaptSegNet (CVPR 2018): adversarial alignment of predictions, or of features.
+
+    Defaults are the multi-level objective in output space, with the paper's weights.
 
     Feature-level adaptation has published scores, but neither code nor numbers behind
     them. Here one discriminator with the widths, the rate and the weight of output
@@ -57,10 +61,8 @@ def make(
         (``train_gta2cityscapes_multi.py``), or the "feature" map.
 
     Raises:
-      InputError: an unknown choice, or a second level in feature space.
+      InputError: a second level in feature space.
     """
-    common.check_choice("kind", kind, ("cross_entropy", "least_squares"))
-    common.check_choice("space", space, ("output", "feature"))
     if space == "feature" and auxiliary_adversarial != 0:
         raise InputError(
             "method.auxiliary_adversarial: expected 0 with method.space=feature, which "
@@ -69,17 +71,17 @@ def make(
 
     def predictions(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:
         return common.upsampled_probabilities(
-            methods_adversarial.at_level(outputs, level), images
+            adversarial_terms.at_level(outputs, level), images
         )
 
     def features(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:
         del images, level
         cells = outputs.features.shape[1:3]
-        size = tuple(max(side, methods_adversarial.SMALLEST) for side in cells)
+        size = tuple(max(side, adversarial_terms.SMALLEST) for side in cells)
         return resample.bilinear(outputs.features, size)
 
     aligned = partial(
-        methods_adversarial.aligned,
+        adversarial_terms.aligned,
         adversarial={"main": adversarial, "aux": auxiliary_adversarial},
         auxiliary=auxiliary,
         segmentation=segmentation,

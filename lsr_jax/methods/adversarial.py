@@ -1,9 +1,9 @@
-"""The two players of an adversarial method in one scalar.
+"""Network and discriminator of an adversarial method, trained by one scalar.
 
 The network's loss takes the discriminator as a constant, the discriminator's loss takes
 the maps as constants. The gradient of their sum therefore holds for each player the
-gradient of its own loss and nothing else: what the originals reach with backward passes
-of their own and both optimisers stepping after both.
+gradient of its own loss and nothing else. The originals get the same from separate
+backward passes, with both optimisers stepping after both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from lsr_jax.types import Aux, BatchSpec, Method, Outputs, PyTree
 SMALLEST = 32
 
 
-def init(key: jax.Array, levels: Mapping, channels: int, spec: BatchSpec) -> dict:
+def init_discriminators(
+    key: jax.Array, levels: Mapping, channels: int, spec: BatchSpec
+) -> dict:
     """``{"disc": {level: parameters}}`` of discriminators; {} where there is no level.
 
     Raises:
@@ -42,7 +44,9 @@ def init(key: jax.Array, levels: Mapping, channels: int, spec: BatchSpec) -> dic
     return {"disc": {level: draw(k) for level, k in zip(levels, keys, strict=True)}}
 
 
-def judge(discriminator: PyTree, maps: jax.Array, *, enlarge: bool) -> jax.Array:
+def domain_logits(
+    discriminator: PyTree, maps: jax.Array, *, enlarge: bool
+) -> jax.Array:
     """The discriminator's logits for ``[B, H, W, K]``; enlarged, they are at ``(H, W)``."""
     _, apply = models.discriminator(maps.shape[-1])
     logits = apply(discriminator, maps)
@@ -57,11 +61,13 @@ def network_loss(
     kind: str = "cross_entropy",
     enlarge: bool = False,
 ) -> jax.Array:
-    """How far target maps ``[B, H, W, K]`` are from passing as source.
+    """Loss of the network: target maps ``[B, H, W, K]`` should be classified as source.
 
     ``weights`` and ``kind`` as in `losses.domain_loss`.
     """
-    logits = judge(jax.lax.stop_gradient(discriminator), target, enlarge=enlarge)
+    logits = domain_logits(
+        jax.lax.stop_gradient(discriminator), target, enlarge=enlarge
+    )
     return losses.domain_loss(logits, weights, domain="source", kind=kind)
 
 
@@ -80,7 +86,9 @@ def discriminator_loss(
     Beside it `diagnostics.discriminator`, under the names of ``level``.
     """
     source, target, weights = jax.lax.stop_gradient((source, target, weights))
-    logits = [judge(discriminator, maps, enlarge=enlarge) for maps in (source, target)]
+    logits = [
+        domain_logits(discriminator, maps, enlarge=enlarge) for maps in (source, target)
+    ]
     loss = losses.domain_loss(logits[0], domain="source", kind=kind)
     loss += losses.domain_loss(logits[1], weights, domain="target", kind=kind)
     return loss, diagnostics.discriminator(*logits, kind=kind, level=level)
@@ -117,9 +125,9 @@ def aligned(
         weights[f"adversarial_{level}"] = weight
         weights[f"discriminator_{level}"] = discriminator
 
-    def init_discriminators(key, params, model_state, spec):
+    def init(key, params, model_state, spec):
         del params, model_state
-        return init(key, levels, channels(spec), spec), {}
+        return init_discriminators(key, levels, channels(spec), spec), {}
 
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
@@ -129,20 +137,28 @@ def aligned(
             )
         }
         for level in levels:
-            player = params["disc"][level]
+            weights_of_level = params["disc"][level]
             maps = view(target, batch.target.image, level)
             real = view(source, batch.source.image, level)
             terms |= {
-                f"adversarial_{level}": partial(network_loss, player, maps, kind=kind),
+                f"adversarial_{level}": partial(
+                    network_loss, weights_of_level, maps, kind=kind
+                ),
                 f"discriminator_{level}": partial(
-                    discriminator_loss, player, real, maps, kind=kind, level=level
+                    discriminator_loss,
+                    weights_of_level,
+                    real,
+                    maps,
+                    kind=kind,
+                    level=level,
                 ),
             }
         total, metrics = common.weighted(terms, weights)
-        return total, Aux(metrics, state, model_state)
+        outputs = {"source": source, "target": target}
+        return total, Aux(metrics, state, model_state, outputs)
 
     second = auxiliary or adversarial["aux"]
-    return Method(init_discriminators, loss, heads=common.heads(second))
+    return Method(init, loss, heads=common.heads(second))
 
 
 def at_level(outputs: Outputs, level: str) -> jax.Array:

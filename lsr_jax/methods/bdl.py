@@ -1,8 +1,7 @@
-"""BDL's adaptation (CVPR 2019): output space adversary, then rounds of self-training.
+"""BDL (CVPR 2019): output space adversary, then rounds of self-training.
 
-Without its image translation, which is a data set and not a loss.
-
-BDL's pseudo-labels: class-wise thresholds over the target set, then one PNG an image.
+Pseudo-labels have class-wise thresholds over the target set and are written as one PNG
+an image. BDL's image translation is not part of this: it is a data set, not a loss.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsr_jax.data import pseudo_label_store
-from lsr_jax.methods import adversarial as methods_adversarial
+from lsr_jax.keywords import Fraction, Probability, Weight
+from lsr_jax.methods import adversarial as adversarial_terms
 from lsr_jax.methods import common
 from lsr_jax.ops import diagnostics, pseudo_labels, resample
 from lsr_jax.types import IGNORE, Aux, Method, Preparation
@@ -23,18 +23,20 @@ from lsr_jax.types import IGNORE, Aux, Method, Preparation
 
 def make(
     *,
-    segmentation: float = 1.0,
-    adversarial: float = 0.001,
-    discriminator: float = 0.5,
-    self_training: float = 1.0,
-    portion: float = 0.5,
-    cap: float = 0.9,
+    segmentation: Weight = 1.0,
+    adversarial: Weight = 0.001,
+    discriminator: Weight = 0.5,
+    self_training: Weight = 1.0,
+    portion: Fraction = 0.5,
+    cap: Probability = 0.9,
 ) -> Method:
-    """``L = CE(source) + a BCE(D(p_t), source) + s CE(target, pseudo-labels)``.
+    """BDL's adaptation (CVPR 2019): output space adversary, then rounds of self-training.
 
-    The discriminator minimises half of ``BCE(D(p_s), source)`` and half of ``BCE(D(p_t),
+    ``L = CE(source) + a BCE(D(p_t), source) + s CE(target, pseudo-labels)``. The
+    discriminator minimises half of ``BCE(D(p_s), source)`` and half of ``BCE(D(p_t),
     target)``; ``p`` are class probabilities at image resolution (``BDL.py``). The
-    pseudo-labels are written once, before step 0, by the stage's pseudo_labeler (``SSL.py``).
+    pseudo-labels are written once, before step 0, by the stage's pseudo-labeler
+    (``SSL.py``).
 
     Args:
       segmentation: weight of the source's cross-entropy.
@@ -55,10 +57,12 @@ def make(
     def init(key, params, model_state, spec):
         del params, model_state
         levels = {"main": adversarial} if adversarial != 0 else {}
-        return methods_adversarial.init(key, levels, spec.num_classes, spec), {}
+        return adversarial_terms.init_discriminators(
+            key, levels, spec.num_classes, spec
+        ), {}
 
     def prepare(state, given):
-        write(given, portion=portion, cap=cap)
+        write_pseudo_labels(given, portion=portion, cap=cap)
         return state
 
     def loss(params, state, batch, ctx):
@@ -69,10 +73,10 @@ def make(
 
         terms = {
             "segmentation": lambda: common.segmentation(source, batch.source),
-            "adversarial": lambda: methods_adversarial.network_loss(
+            "adversarial": lambda: adversarial_terms.network_loss(
                 params["disc"]["main"], view(target, batch.target)
             ),
-            "discriminator": lambda: methods_adversarial.discriminator_loss(
+            "discriminator": lambda: adversarial_terms.discriminator_loss(
                 params["disc"]["main"],
                 view(source, batch.source),
                 view(target, batch.target),
@@ -85,7 +89,8 @@ def make(
             ),
         }
         total, metrics = common.weighted(terms, weights)
-        return total, Aux(metrics, state, model_state)
+        outputs = {"source": source, "target": target}
+        return total, Aux(metrics, state, model_state, outputs)
 
     if self_training == 0:
         return Method(init, loss)
@@ -95,13 +100,13 @@ def make(
 SUMMARY = "summary.json"
 
 
-def write(given: Preparation, *, portion: float, cap: float) -> None:
+def write_pseudo_labels(given: Preparation, *, portion: float, cap: float) -> None:
     """Label the target training images with a network, into the folder of a stage.
 
-    Two passes: the first counts confidences, the second writes what reaches the
-    threshold of its class. A ``summary.json`` says what that left: threshold, pixels
-    predicted and share kept of every class. Labels of an earlier attempt are replaced as
-    a whole. Of several processes all compute and one writes.
+    The first pass over the images counts confidences, the second writes the labels that
+    reach the threshold of their class. ``summary.json`` has threshold, predicted pixels
+    and kept fraction of every class. Labels of an earlier attempt are replaced as a
+    whole. All processes compute, one writes.
 
     Args:
       given: of the stage.

@@ -1,11 +1,15 @@
 """CAG-UDA (NeurIPS 2019): anchors of the categories give labels and pull features.
 
-Where CAG's anchors come from: the source images, or a file.
+    L = CE(source) + (CE(target, y_a) + CE(target, y_p)) / 2 + 0.7 (D_s + D_t)
+
+``y_a`` are labels of the nearest anchor, ``y_p`` of confident predictions, both of the
+frozen network of the stage before; ``D`` are distances to the anchors. Anchors are class
+means of the source features, or are read from a file.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ import numpy as np
 
 from lsr_jax import files, losses
 from lsr_jax.errors import InputError
+from lsr_jax.keywords import Probability, Range, Weight
 from lsr_jax.methods import common
 from lsr_jax.ops import diagnostics, prototypes, pseudo_labels, resample
 from lsr_jax.types import Aux, Method, Preparation, PyTree
@@ -43,19 +48,21 @@ TARGET_TERMS = ("anchor_labels", "probability_labels", "distance_target")
 
 def make(
     *,
-    segmentation: float = 1.0,
-    anchor_labels: float = 0.5,
-    probability_labels: float = 0.5,
-    distance_source: float = 0.7,
-    distance_target: float = 0.7,
-    distance_of: str = "image_means",
-    gap: float = 2.5,
-    probability: float = 0.95,
-    minimum: int = 10,
-    cap: float = 3000,
+    segmentation: Weight = 1.0,
+    anchor_labels: Weight = 0.5,
+    probability_labels: Weight = 0.5,
+    distance_source: Weight = 0.7,
+    distance_target: Weight = 0.7,
+    distance_of: Literal["image_means", "cells"] = "image_means",
+    gap: Annotated[float, Range(unit="difference of two distances")] = 2.5,
+    probability: Probability = 0.95,
+    minimum: Annotated[int, Range(least=1, unit="cells")] = 10,
+    cap: Annotated[float, Range(least=1, unit="images")] = 3000,
     anchors: str = "",
 ) -> Method:
-    """``L = CE(source) + (CE(target, y_a) + CE(target, y_p)) / 2 + 0.7 (D_s + D_t)``.
+    """CAG-UDA (NeurIPS 2019): anchors of the categories give labels and pull features.
+
+    ``L = CE(source) + (CE(target, y_a) + CE(target, y_p)) / 2 + 0.7 (D_s + D_t)``.
 
     A frozen network of the stage before labels the target: ``y_a`` is the class of the
     nearest anchor where it is nearest by ``gap``, ``y_p`` the arg-max where its
@@ -75,13 +82,8 @@ def make(
       minimum: cells of an image behind a class mean.
       cap: images behind an anchor, see `prototypes.running_mean`.
       anchors: file of anchors to use in place of those of the source images, see
-        `cag.read`.
+        `read_anchors`.
     """
-    if distance_of not in ("image_means", "cells"):
-        raise InputError(
-            "method.distance_of: expected 'image_means' or 'cells'; found "
-            f"{distance_of!r}"
-        )
     weights = {
         "segmentation": segmentation,
         "anchor_labels": anchor_labels,
@@ -98,9 +100,11 @@ def make(
 
     def prepare(state, given):
         if anchors:
-            found = read(anchors, state.anchors.shape)
+            found = read_anchors(anchors, state.anchors.shape)
         else:
-            found = of_source(given, state.anchors.shape[1], minimum=minimum, cap=cap)
+            found = source_anchors(
+                given, state.anchors.shape[1], minimum=minimum, cap=cap
+            )
         return CAGState(*found, given.params, given.model_state)
 
     def labels(state, images, ctx):
@@ -129,11 +133,11 @@ def make(
 
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
-        kept = {}
+        diagnosed = {}
         if any(weights[term] != 0 for term in TARGET_TERMS):
             by_anchor, by_probability = labels(state, batch.target.image, ctx)
             for rule, label in (("anchor", by_anchor), ("probability", by_probability)):
-                kept |= diagnostics.pseudo_labels(
+                diagnosed |= diagnostics.pseudo_labels(
                     label, num_classes=len(state.anchors), rule=rule
                 )
         size = source.features.shape[1:3]
@@ -149,7 +153,8 @@ def make(
             "distance_target": lambda: distance(target, by_anchor, state),
         }
         total, metrics = common.weighted(terms, weights)
-        return total, Aux(metrics | kept, state, model_state)
+        outputs = {"source": source, "target": target}
+        return total, Aux(metrics | diagnosed, state, model_state, outputs)
 
     return Method(init, loss, prepare)
 
@@ -157,7 +162,7 @@ def make(
 VECTORS, COUNT = "objective_vectors", "objective_num"
 
 
-def of_source(
+def source_anchors(
     given: Preparation, feature_dim: int, *, minimum: int, cap: float
 ) -> tuple[jax.Array, jax.Array]:
     """Running mean over the source images, in order, of their class means.
@@ -192,14 +197,14 @@ def of_source(
         return prototypes.running_mean(*anchors, means, exist & valid[:, None], cap=cap)
 
     shapes = (given.num_classes, feature_dim), (given.num_classes,)
-    # Of numpy: an array on the device of one process is none for all of them.
+    # Of numpy, which every process has: an array on a device belongs to one process.
     anchors = tuple(np.zeros(shape, np.float32) for shape in shapes)
     for images, valid, _ in given.batches("source", True):
         anchors = add(anchors, images, valid)
     return anchors
 
 
-def read(path: str, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+def read_anchors(path: str, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     """Anchors from a file: the released ones, or another run's.
 
     Args:

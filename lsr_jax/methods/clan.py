@@ -16,7 +16,8 @@ from functools import partial
 import jax
 
 from lsr_jax import losses
-from lsr_jax.methods import adversarial as methods_adversarial
+from lsr_jax.keywords import Count, CountOrZero, Exponent, Weight
+from lsr_jax.methods import adversarial as adversarial_terms
 from lsr_jax.methods import common
 from lsr_jax.ops import resample
 from lsr_jax.types import Aux, Method, Outputs
@@ -29,20 +30,21 @@ PRESETS = {
 
 def make(
     *,
-    segmentation: float = 1.0,
-    adversarial: float = 0.001,
-    discriminator: float = 1.0,
-    weight_discrepancy: float = 0.01,
-    strength: float = 40.0,
-    epsilon: float = 0.4,
-    gamma: float = 0.0,
-    warmup_steps: int = 5000,
-    discriminator_warmup_steps: int = 5000,
-    decay_steps: int | None = 100_000,
+    segmentation: Weight = 1.0,
+    adversarial: Weight = 0.001,
+    discriminator: Weight = 1.0,
+    weight_discrepancy: Weight = 0.01,
+    strength: Weight = 40.0,
+    epsilon: Weight = 0.4,
+    gamma: Exponent = 0.0,
+    warmup_steps: CountOrZero = 5000,
+    discriminator_warmup_steps: CountOrZero = 5000,
+    decay_steps: Count | None = 100_000,
 ) -> Method:
-    """The objective on two equal heads; defaults are the paper's terms and weights.
+    """CLAN (CVPR 2019): adversarial alignment, stronger where two classifiers disagree.
 
-    Preheating and damping are those of ``CLAN_train.py`` in both presets.
+    The network has two equal heads. Defaults are the paper's terms and weights; warm-up
+    and damping are those of ``CLAN_train.py`` in both presets.
 
     Args:
       segmentation: weight of the source's loss, of both heads.
@@ -65,7 +67,9 @@ def make(
     def init(key, params, model_state, spec):
         del params, model_state
         levels = {"main": adversarial} if adversarial != 0 else {}
-        return methods_adversarial.init(key, levels, spec.num_classes, spec), {}
+        return adversarial_terms.init_discriminators(
+            key, levels, spec.num_classes, spec
+        ), {}
 
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
@@ -97,7 +101,7 @@ def make(
             "segmentation": lambda: common.segmentation(
                 source, batch.source, auxiliary=1.0, gamma=gamma
             ),
-            "adversarial": lambda: methods_adversarial.network_loss(
+            "adversarial": lambda: adversarial_terms.network_loss(
                 params["disc"]["main"],
                 both(target, images),
                 omega(detached=False, active=ctx.step > warmup_steps),
@@ -106,7 +110,7 @@ def make(
             "weight_discrepancy": lambda: losses.weight_discrepancy(
                 model["head"], model["aux_head"]
             ),
-            "discriminator": lambda: methods_adversarial.discriminator_loss(
+            "discriminator": lambda: adversarial_terms.discriminator_loss(
                 params["disc"]["main"],
                 both(source, batch.source.image),
                 both(target, images),
@@ -115,6 +119,7 @@ def make(
             ),
         }
         total, metrics = common.weighted(terms, weights)
-        return total, Aux(metrics, state, model_state)
+        outputs = {"source": source, "target": target}
+        return total, Aux(metrics, state, model_state, outputs)
 
     return Method(init, loss, heads=("two_heads",))

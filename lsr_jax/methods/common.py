@@ -1,14 +1,12 @@
-"""What several methods share: weighted terms and losses at image resolution."""
+"""Shared by several methods: weighted terms and losses at image resolution."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 
 from lsr_jax import losses
-from lsr_jax.errors import InputError
 from lsr_jax.ops import resample
 from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyTree
 
@@ -88,15 +86,6 @@ def segmentation(
 def heads(auxiliary: float) -> tuple[str, ...]:
     """The networks for a loss whose second head has this weight: all for 0."""
     return HEADS if auxiliary == 0 else ("multi_level", "two_heads")
-
-
-def check_choice(key: str, value: Any, allowed: Collection) -> None:
-    """Raises InputError for a value of a method's keyword that is not ``allowed``."""
-    if value not in allowed:
-        raise InputError(
-            f"method.{key}: expected one of {', '.join(map(str, allowed))}; found "
-            f"{value!r}"
-        )
 
 
 def both_domains(

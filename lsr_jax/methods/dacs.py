@@ -10,16 +10,22 @@ the student's parameters.
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import jax
 import jax.numpy as jnp
 
 from lsr_jax import losses
 from lsr_jax.augment import strong
+from lsr_jax.keywords import HalfRange, Probability, Range, Weight
 from lsr_jax.methods import common, mean_teacher
 from lsr_jax.ops import classmix, diagnostics, resample
 from lsr_jax.types import Aux, Context, Method
 
-SHARES = ("batch", "image", "pixel")
+Ceiling = Annotated[float, Range(most=1, unit="weight of the old value")]
+Sigma = Annotated[
+    tuple[float, float], Range(excluded=0, increasing=True, unit="pixels")
+]
 PRESETS = {
     # One network that labels for itself, and the whole loss of an image weighed.
     "paper": {
@@ -39,26 +45,28 @@ PRESETS = {
 
 def make(
     *,
-    segmentation: float = 1.0,
-    mixed: float = 1.0,
-    confidence: float = 0.968,
-    teacher_momentum: float = 0.99,
-    share: str = "batch",
+    segmentation: Weight = 1.0,
+    mixed: Weight = 1.0,
+    confidence: Probability = 0.968,
+    teacher_momentum: Ceiling = 0.99,
+    share: Literal["batch", "image", "pixel"] = "batch",
     weigh_source: bool = False,
     void: bool = True,
-    jitter: float = 0.25,
-    jitter_probability: float = 0.8,
-    blur_sigma: tuple[float, float] = (0.15, 1.15),
-    blur_probability: float = 0.5,
+    jitter: HalfRange = 0.25,
+    jitter_probability: Probability = 0.8,
+    blur_sigma: Sigma = (0.15, 1.15),
+    blur_probability: Probability = 0.5,
 ) -> Method:
-    """``L = CE(source) + mixed * CE(mixed image)``; defaults are the released code's.
+    """Self-training by class mixing, DACS (WACV 2021): half of the source onto the target.
+
+    ``L = CE(source) + mixed * CE(mixed image)``; defaults are the released code's.
 
     Args:
       segmentation: weight of the source's cross-entropy.
       mixed: lambda_M. At 0 the mixed image still passes through the network.
       confidence: of the teacher, from which a pixel counts into the share.
-      teacher_momentum: ceiling of the weight of the old teacher, see `mean_teacher.average`; 0 makes
-        the student its own teacher.
+      teacher_momentum: ceiling of the weight of the old teacher, see
+        `mean_teacher.average`; 0 makes the student its own teacher.
       share: of confident pixels in the "batch", in each "image", or 1 and 0 for every
         "pixel", see `classmix.pixel_weights`.
       weigh_source: whether the pasted pixels are weighed by it too; they count 1 else.
@@ -67,11 +75,7 @@ def make(
       jitter_probability: of each mixed image.
       blur_sigma: range of the deviation of `strong.blur`, in pixels.
       blur_probability: of each mixed image; 0 for none.
-
-    Raises:
-      InputError: unknown ``share``.
     """
-    common.check_choice("share", share, SHARES)
     weights = {"segmentation": segmentation, "mixed": mixed}
 
     def init(key, params, model_state, spec):
@@ -98,7 +102,7 @@ def make(
         state = mean_teacher.follow(state, params["model"], ctx.step, teacher_momentum)
         label, confident, state = mean_teacher.predict(state, batch.target.image, ctx)
         num_classes = source.logits.shape[-1]
-        kept = {
+        diagnosed = {
             "confident": (confident >= confidence).mean(dtype=jnp.float32),
             "target_classes": diagnostics.classes(label, num_classes=num_classes),
         }
@@ -132,6 +136,6 @@ def make(
             ),
         }
         total, metrics = common.weighted(terms, weights)
-        return total, Aux(metrics | kept, state, model_state)
+        return total, Aux(metrics | diagnosed, state, model_state, {"source": source})
 
     return Method(init, loss)

@@ -7,6 +7,9 @@ The terms of CLAN and their damping are those of `clan.make`.
 
 from __future__ import annotations
 
+from typing import Literal
+
+from lsr_jax.keywords import Count, CountOrZero, Exponent, Weight
 from lsr_jax.methods import clan, feature_norm
 from lsr_jax.types import Method
 
@@ -31,22 +34,24 @@ PRESETS = {
 
 def make(
     *,
-    norm: float = 0.00015,
-    norm_delta: float = 0.12,
-    norm_rate: float = 1.5,
-    norm_reference: str = "current",
-    segmentation: float = 1.0,
-    adversarial: float = 0.001,
-    discriminator: float = 1.0,
-    weight_discrepancy: float = 0.018,
-    strength: float = 40.0,
-    epsilon: float = 0.4,
-    gamma: float = 2.0,
-    warmup_steps: int = 0,
-    discriminator_warmup_steps: int = 7500,
-    decay_steps: int = 150_000,
+    norm: Weight = 0.00015,
+    norm_delta: feature_norm.Delta = 0.12,
+    norm_rate: feature_norm.Rate = 1.5,
+    norm_reference: Literal["current", "previous"] = "current",
+    segmentation: Weight = 1.0,
+    adversarial: Weight = 0.001,
+    discriminator: Weight = 1.0,
+    weight_discrepancy: Weight = 0.018,
+    strength: Weight = 40.0,
+    epsilon: Weight = 0.4,
+    gamma: Exponent = 2.0,
+    warmup_steps: CountOrZero = 0,
+    discriminator_warmup_steps: CountOrZero = 7500,
+    decay_steps: Count = 150_000,
 ) -> Method:
-    """CLAN with the norm loss; defaults are the released ``train.py``.
+    """Feature To Adapt: longer features make a network transfer; alone, or on top of CLAN.
+
+    Defaults are the released ``train.py``.
 
     The preset "paper" takes the equations of the paper with the numbers of the code
     where the paper's are not known: earlier features from the earlier network,
@@ -69,9 +74,6 @@ def make(
       warmup_steps: the released code weighs the network's loss from step 1 on.
       discriminator_warmup_steps: and the discriminator's only after this step.
       decay_steps: steps of both dampings.
-
-    Raises:
-      InputError: an unknown reference.
     """
     method = clan.make(
         segmentation=segmentation,

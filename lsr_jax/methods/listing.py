@@ -31,7 +31,7 @@ class Facts(NamedTuple):
 
     Attributes:
       name: the key in `METHODS`.
-      summary: first line of the file's docstring, with the paper.
+      summary: first line of the docstring of its ``make``, with the paper.
       heads: of the network, as ``model.head`` names them.
       passes: forward passes of a step, as ``source``, ``target`` or ``other``.
       extra_parameters: number of parameters that it adds to those of the network.
@@ -75,18 +75,18 @@ def facts(name: str, keywords: Mapping[str, Any] | None = None) -> Facts:
       name: a key of `METHODS`.
       keywords: of its ``make``, instead of the defaults.
     """
-    module = METHODS[name]
-    method = module.make(**(keywords or {}))
+    entry = METHODS[name]
+    method = entry.make(**(keywords or {}))
     passes: list[str] = []
     extra, state = jax.eval_shape(lambda: trace(method, passes))
     return Facts(
         name=name,
-        summary=(module.__doc__ or "").strip().splitlines()[0],
+        summary=(entry.make.__doc__ or "").strip().splitlines()[0],
         heads=method.heads,
         passes=tuple(passes),
         extra_parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(extra)),
         state=parts(state),
-        presets=tuple(getattr(module, "PRESETS", ())),
+        presets=tuple(entry.presets),
     )
 
 

@@ -3,31 +3,61 @@
     L = CE_s + lambda_C (L_C^s + L_C^t) + lambda_P L_P + lambda_N (L_N^s + L_N^t)
         + lambda_EM L_EM^t
 
-The released code (the journal variant) differs from the paper in most terms; each
-difference is a keyword of `make`, and `PRESETS` holds both sets.
-
-Where the paper of LSR and its released code part: both settings, and the choices.
-
-`PAPER` is eq. 1 to 8 of the CVPRW paper. `RELEASED` is ``tools/train_UDA.py`` with
-``utils/losses.py`` of LTTM/LSR under the flags of its README, the journal variant;
-``docs/reproducibility.md`` says what each difference does to the numbers.
+The preset "paper" is eq. 1 to 8 of the CVPRW paper, "released" is ``tools/train_UDA.py``
+with ``utils/losses.py`` of LTTM/LSR under the flags of its README, the journal variant.
+They differ in most terms; each difference is a keyword of `make`, and
+``docs/reproducibility.md`` says what it does to the numbers.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lsr_jax import losses
 from lsr_jax.errors import InputError
+from lsr_jax.keywords import (
+    Fraction,
+    Momentum,
+    Probability,
+    Range,
+    UnitExponent,
+    Weight,
+)
 from lsr_jax.methods import common
 from lsr_jax.ops import diagnostics, prototypes, pseudo_labels, resample
 from lsr_jax.ops.prototypes import Prototypes
 from lsr_jax.types import Aux, Method, Outputs
+
+PAPER = {
+    "histogram_window": "full",
+    "class_frequency": "none",
+    "target_labels": "histogram",
+    "prototype_initial": "zero",
+    "clustering_distance": "squared_l2",
+    "perpendicularity_of": "batch",
+    "norm_target": "previous",
+    "norm_relative": False,
+    "norm_active_only": False,
+    "norm_delta": 0.002,
+}
+RELEASED = {
+    "histogram_window": "diagonal",
+    "class_frequency": "gta5",
+    "target_labels": "double_prototype",
+    "prototype_initial": "first_seen",
+    "clustering_distance": "l1_mean",
+    "perpendicularity_of": "smoothed",
+    "norm_target": "current",
+    "norm_relative": True,
+    "norm_active_only": True,
+    "norm_delta": 0.1,
+}
+PRESETS = {"paper": PAPER, "released": RELEASED}
 
 
 class LSRState(NamedTuple):
@@ -39,27 +69,31 @@ class LSRState(NamedTuple):
 
 def make(
     *,
-    segmentation: float = 1.0,
-    clustering: float = 0.1,
-    perpendicularity: float = 0.2,
-    norm: float = 0.025,
-    entropy: float = 0.1,
-    entropy_ratio: float = 0.2,
-    confidence: float = 0.5,
-    histogram_threshold: float = 0.5,
-    histogram_window: str = "full",
-    class_frequency: str = "none",
-    target_labels: str = "histogram",
-    prototype_momentum: float = 0.8,
-    prototype_initial: str = "zero",
-    clustering_distance: str = "squared_l2",
-    perpendicularity_of: str = "batch",
-    norm_target: str = "previous",
+    segmentation: Weight = 1.0,
+    clustering: Weight = 0.1,
+    perpendicularity: Weight = 0.2,
+    norm: Weight = 0.025,
+    entropy: Weight = 0.1,
+    entropy_ratio: UnitExponent = 0.2,
+    confidence: Probability = 0.5,
+    histogram_threshold: Fraction = 0.5,
+    histogram_window: Literal["full", "diagonal"] = "full",
+    class_frequency: Literal["none", "gta5", "synthia", "cityscapes13"] = "none",
+    target_labels: Literal["histogram", "prototype", "double_prototype"] = "histogram",
+    prototype_momentum: Momentum = 0.8,
+    prototype_initial: Literal["zero", "first_seen"] = "zero",
+    clustering_distance: Literal[
+        "squared_l2", "l2_mean", "l1_mean", "cosine"
+    ] = "squared_l2",
+    perpendicularity_of: Literal["batch", "smoothed"] = "batch",
+    norm_target: Literal["previous", "current", "class"] = "previous",
     norm_relative: bool = False,
     norm_active_only: bool = False,
-    norm_delta: float = 0.002,
+    norm_delta: Annotated[float, Range(unit="in units of the norm")] = 0.002,
 ) -> Method:
-    """The LSR objective; defaults are the paper's terms with the README's weights.
+    """LSR (CVPRW 2021): cluster, orthogonalise and lengthen the features of both domains.
+
+    Defaults are the paper's terms with the README's weights.
 
     Args:
       segmentation: weight of the source's cross-entropy.
@@ -73,29 +107,20 @@ def make(
       histogram_threshold: T_h of the label downsampling.
       histogram_window: "full" or "diagonal", see `pseudo_labels.histogram_downsample`.
       class_frequency: a key of `pseudo_labels.CLASS_FREQUENCY`, or "none"; source only.
-      target_labels: see `lsr.lsr_variants_target_labels`.
+      target_labels: see `label_target_features`.
       prototype_momentum: eta, weight of the old prototype.
       prototype_initial: "zero" or "first_seen", see `prototypes.update`.
       clustering_distance: see `losses.clustering`.
-      perpendicularity_of: see `lsr.lsr_variants_perpendicularity`.
-      norm_target: see `lsr.wanted_norm`; with "previous" only target norms
-        below it count, with the others both sides on both domains.
+      perpendicularity_of: see `perpendicularity_term`.
+      norm_target: see `wanted_norm`; with "previous" only target norms below it
+        count, with the others both sides on both domains.
       norm_relative: divide by the wanted norm.
       norm_active_only: only channels above the mean of their cell.
       norm_delta: Delta_f, in units of the norm.
 
     Raises:
-      InputError: an unknown choice; from ``init``, frequencies of other classes.
+      InputError: from ``init``, frequencies of another number of classes.
     """
-    check(
-        histogram_window=histogram_window,
-        class_frequency=class_frequency,
-        target_labels=target_labels,
-        prototype_initial=prototype_initial,
-        clustering_distance=clustering_distance,
-        perpendicularity_of=perpendicularity_of,
-        norm_target=norm_target,
-    )
     weights = {
         "segmentation": segmentation,
         "clustering_source": clustering,
@@ -141,7 +166,7 @@ def make(
             momentum=prototype_momentum,
             initial=prototype_initial,
         )
-        target_label = lsr_variants_target_labels(
+        target_label = label_target_features(
             target,
             images.shape[1:3],
             smoothed,
@@ -176,7 +201,7 @@ def make(
             "segmentation": lambda: common.segmentation(source, batch.source),
             "clustering_source": lambda: cluster(source.features, source_label),
             "clustering_target": lambda: cluster(target.features, target_label),
-            "perpendicularity": lambda: lsr_variants_perpendicularity(
+            "perpendicularity": lambda: perpendicularity_term(
                 means, counts, smoothed, order, kind=perpendicularity_of
             ),
             "norm_source": lambda: align(
@@ -191,58 +216,18 @@ def make(
         }
         total, metrics = common.weighted(terms, weights)
         metrics |= diagnostics.prototypes(*smoothed)
-        # Labels that no term reads are not built for being told.
+        # Diagnostics must not build labels that no term reads.
         if clustering != 0 or (by_class and norm != 0):
             metrics |= diagnostics.pseudo_labels(target_label, num_classes=num_classes)
         norm_now = losses.mean_norm(source.features)
-        return total, Aux(metrics, LSRState(smoothed, norm_now), model_state)
+        state = LSRState(smoothed, norm_now)
+        outputs = {"source": source, "target": target}
+        return total, Aux(metrics, state, model_state, outputs)
 
     return Method(init, loss)
 
 
-PAPER = {
-    "histogram_window": "full",
-    "class_frequency": "none",
-    "target_labels": "histogram",
-    "prototype_initial": "zero",
-    "clustering_distance": "squared_l2",
-    "perpendicularity_of": "batch",
-    "norm_target": "previous",
-    "norm_relative": False,
-    "norm_active_only": False,
-    "norm_delta": 0.002,
-}
-RELEASED = {
-    "histogram_window": "diagonal",
-    "class_frequency": "gta5",
-    "target_labels": "double_prototype",
-    "prototype_initial": "first_seen",
-    "clustering_distance": "l1_mean",
-    "perpendicularity_of": "smoothed",
-    "norm_target": "current",
-    "norm_relative": True,
-    "norm_active_only": True,
-    "norm_delta": 0.1,
-}
-PRESETS = {"paper": PAPER, "released": RELEASED}
-CHOICES = {
-    "histogram_window": ("full", "diagonal"),
-    "class_frequency": ("none", *pseudo_labels.CLASS_FREQUENCY),
-    "target_labels": ("histogram", "prototype", "double_prototype"),
-    "prototype_initial": ("zero", "first_seen"),
-    "clustering_distance": ("squared_l2", "l2_mean", "l1_mean", "cosine"),
-    "perpendicularity_of": ("batch", "smoothed"),
-    "norm_target": ("previous", "current", "class"),
-}
-
-
-def check(**chosen: str) -> None:
-    """Raises InputError for a value that is none of its key's `CHOICES`."""
-    for key, value in chosen.items():
-        common.check_choice(key, value, CHOICES[key])
-
-
-def lsr_variants_target_labels(
+def label_target_features(
     outputs: Outputs,
     image_size: tuple[int, int],
     prototypes: Prototypes,
@@ -259,7 +244,7 @@ def lsr_variants_target_labels(
       prototypes: smoothed, of this step.
       kind: "histogram" of the predicted map, the paper (``predHistDown``);
         "prototype", the nearest one (``predPDDown``); "double_prototype", the same with
-        the lost class index of the released default.
+        the released default's index of the class among the classes seen.
       confidence: ``T_p``.
       histogram: threshold and window, of the first kind.
     """
@@ -288,7 +273,7 @@ def wanted_norm(
     kind: str,
     num_classes: int,
 ) -> jax.Array:
-    """The norm to which features are moved, before the margin.
+    """The norm towards which features are moved, before the margin is added.
 
     Args:
       features: ``[B, h, w, D]`` of the source.
@@ -306,7 +291,7 @@ def wanted_norm(
     return jnp.where(previous == 0, current, previous)
 
 
-def lsr_variants_perpendicularity(
+def perpendicularity_term(
     means: jax.Array,
     counts: jax.Array,
     smoothed: Prototypes,

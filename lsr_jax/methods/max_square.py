@@ -8,18 +8,17 @@ comparison, ``y`` the labels that both heads of a multi-level network produce to
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 
 from lsr_jax import losses
+from lsr_jax.keywords import Probability, UnitExponent, Weight
 from lsr_jax.methods import common
 from lsr_jax.ops import diagnostics, pseudo_labels, resample
 from lsr_jax.types import Aux, Method
 
 MEASURES = {"max_square": losses.max_squares, "entropy": losses.entropy}
-CHOICES = {
-    "kind": (*MEASURES, "hard"),
-    "divisor": ("pixels_and_classes", "pixels"),
-}
 PRESETS = {
     "paper": {"divisor": "pixels"},
     "released": {"divisor": "pixels_and_classes"},
@@ -36,16 +35,18 @@ PRESETS = {
 
 def make(
     *,
-    segmentation: float = 1.0,
-    kind: str = "max_square",
-    entropy: float = 0.1,
-    image_weighting: float | None = 0.2,
-    divisor: str = "pixels_and_classes",
-    auxiliary: float = 0.0,
-    guidance: float = 0.0,
-    threshold: float = 0.95,
+    segmentation: Weight = 1.0,
+    kind: Literal["max_square", "entropy", "hard"] = "max_square",
+    entropy: Weight = 0.1,
+    image_weighting: UnitExponent | None = 0.2,
+    divisor: Literal["pixels_and_classes", "pixels"] = "pixels_and_classes",
+    auxiliary: Weight = 0.0,
+    guidance: Weight = 0.0,
+    threshold: Probability = 0.95,
 ) -> Method:
-    """``L = CE(source) + entropy * L_T(target)``, and what the second head adds.
+    """MaxSquare (ICCV 2019): sharpen target predictions by maximising squared probabilities.
+
+    ``L = CE(source) + entropy * L_T(target)``, and the terms of the second head.
 
     Args:
       segmentation: weight of the source's cross-entropy, of both heads.
@@ -64,12 +65,7 @@ def make(
         labels of `pseudo_labels.thresholded`. The second head has no ``L_T`` and the
         main head no cross-entropy on these labels (``tools/solve_gta5.py``).
       threshold: confidence of "hard" and of the guidance; 0.98 between real cities.
-
-    Raises:
-      InputError: unknown ``kind`` or ``divisor``.
     """
-    for key, value in (("kind", kind), ("divisor", divisor)):
-        common.check_choice(key, value, CHOICES[key])
     weights = {
         "segmentation": segmentation,
         "entropy": entropy,
@@ -108,7 +104,8 @@ def make(
             "guidance": guide,
         }
         total, metrics = common.weighted(terms, weights)
-        return total, Aux(metrics, state, model_state)
+        outputs = {"source": source, "target": target}
+        return total, Aux(metrics, state, model_state, outputs)
 
     return Method(common.stateless, loss, heads=common.heads(max(auxiliary, guidance)))
 

@@ -1,6 +1,6 @@
-"""A second network that follows the first: the pseudo-labeler of DACS.
+"""Mean teacher: the network that labels the target in DACS.
 
-Its parameters are a moving average of the student's; its BatchNorm statistics are its own,
+Its parameters are a moving average of the student's. Its BatchNorm statistics are those
 of the target images that it has labelled.
 """
 

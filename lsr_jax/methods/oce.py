@@ -3,20 +3,28 @@
     L = CE_s + lambda_C (L_con^s + L_con^t - L_spa) + lambda_O L_or + lambda_S L_sp
         + lambda_EM L_EM^t
 
-Centroids are the class means of source and target features together, under labels that
-are the network's own predictions. Nothing is detached: they are pulled as well.
-
-OCE's centroids of both domains, and the labels that say which features make them.
+Centroids are the class means of source and target features together, with the network's
+own predictions as labels. Nothing is detached: the gradient moves them as well.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import jax
 
 from lsr_jax import losses
+from lsr_jax.keywords import (
+    Fraction,
+    MaximisedWeight,
+    Momentum,
+    Positive,
+    Range,
+    UnitExponent,
+    Weight,
+)
 from lsr_jax.methods import common
 from lsr_jax.ops import diagnostics, prototypes, pseudo_labels, resample
 from lsr_jax.ops.prototypes import Prototypes
@@ -36,13 +44,6 @@ PRESETS = {
         "labels": "both",
     },
 }
-CHOICES = {
-    "labels": ("both", "bilinear", "nearest"),
-    "source_labels": ("prediction", "ground_truth"),
-    "distance_order": (1, 2),
-    "distance_of": ("block", "vectors"),
-    "reduce": ("mean", "sum"),
-}
 # The terms that use labels of features and their centroids.
 EMBEDDED = {
     *("contraction_source", "contraction_target", "spacing"),
@@ -52,26 +53,28 @@ EMBEDDED = {
 
 def make(
     *,
-    segmentation: float = 1.0,
-    clustering: float = 0.02,
-    contraction_source: float = 1.0,
-    contraction_target: float = 1.0,
-    spacing: float = 1.0,
-    orthogonality: float = 2.0,
-    sparsity: float = 0.5,
-    entropy: float = 0.1,
-    entropy_ratio: float = 0.2,
-    distance_order: int = 1,
-    distance_of: str = "block",
-    reduce: str = "mean",
-    temperature: float = 1.0,
-    sparsity_threshold: float = 0.5,
-    sparsity_exponent: int = 2,
-    labels: str = "both",
-    source_labels: str = "prediction",
-    prototype_momentum: float = 0.0,
+    segmentation: Weight = 1.0,
+    clustering: Weight = 0.02,
+    contraction_source: Weight = 1.0,
+    contraction_target: Weight = 1.0,
+    spacing: MaximisedWeight = 1.0,
+    orthogonality: Weight = 2.0,
+    sparsity: Weight = 0.5,
+    entropy: Weight = 0.1,
+    entropy_ratio: UnitExponent = 0.2,
+    distance_order: Literal[1, 2] = 1,
+    distance_of: Literal["block", "vectors"] = "block",
+    reduce: Literal["mean", "sum"] = "mean",
+    temperature: Positive = 1.0,
+    sparsity_threshold: Fraction = 0.5,
+    sparsity_exponent: Annotated[int, Range(least=1, unit="exponent")] = 2,
+    labels: Literal["both", "bilinear", "nearest"] = "both",
+    source_labels: Literal["prediction", "ground_truth"] = "prediction",
+    prototype_momentum: Momentum = 0.0,
 ) -> Method:
-    """The OCE objective; defaults are the released code's on GTA5 with ResNet101.
+    """OCE (WACV 2021): orthogonal and clustered embeddings of both domains.
+
+    Defaults are those of the released code on GTA5 with ResNet101.
 
     The slides have L2 distances and sums where the code has means over all entries. Their
     weights are unpublished: those of the code belong to its means, and the preset "paper"
@@ -105,19 +108,7 @@ def make(
       prototype_momentum: weight of the old centroid (one minus the original's
         coefficient), of which the gradient leaves only the rest; applied at every
         refreshing, with "both" labels twice a step. 0: no centroid outlives its step.
-
-    Raises:
-      InputError: an unknown choice.
     """
-    chosen = {
-        "labels": labels,
-        "source_labels": source_labels,
-        "distance_order": distance_order,
-        "distance_of": distance_of,
-        "reduce": reduce,
-    }
-    for key, value in chosen.items():
-        common.check_choice(key, value, CHOICES[key])
     rules = ("bilinear", "nearest") if labels == "both" else (labels,)
     weights = {
         "segmentation": segmentation,
@@ -147,11 +138,8 @@ def make(
             for rule in rules
         ]
         centroids = refresh(state, features, shrunk, num_classes, prototype_momentum)
-        (source_label, target_label), first, last = (
-            shrunk[0],
-            centroids[0],
-            centroids[-1],
-        )
+        source_label, target_label = shrunk[0]
+        first, last = centroids[0], centroids[-1]
         distance = {"order": distance_order, "distance_of": distance_of}
         contract = functools.partial(
             losses.contraction, centroids=first.mean, seen=first.seen, **distance
@@ -177,7 +165,8 @@ def make(
             metrics |= diagnostics.prototypes(*last)
             metrics |= diagnostics.pseudo_labels(target_label, num_classes=num_classes)
         state = last if prototype_momentum else state
-        return total, Aux(metrics, state, model_state)
+        outputs = {"source": source, "target": target}
+        return total, Aux(metrics, state, model_state, outputs)
 
     return Method(init, loss)
 

@@ -21,23 +21,27 @@ A weight of 0 takes ``D`` away and leaves the rest of the update: the heads stil
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 
 from lsr_jax import losses
+from lsr_jax.keywords import Count, Weight
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method, PyTree
-
-MEASURES = ("sliced_wasserstein", "absolute")
 
 
 def make(
     *,
-    segmentation: float = 1.0,
-    discrepancy: float = 1.0,
-    measure: str = "sliced_wasserstein",
-    directions: int = 128,
+    segmentation: Weight = 1.0,
+    discrepancy: Weight = 1.0,
+    measure: Literal["sliced_wasserstein", "absolute"] = "sliced_wasserstein",
+    directions: Count = 128,
 ) -> Method:
-    """``L = CE(head 1) + CE(head 2) + discrepancy * D(target)``, scaled as above.
+    """SWD (CVPR 2019): two heads that disagree on the target, a generator that unites them.
+
+    ``L = CE(head 1) + CE(head 2) + discrepancy * D(target)``, with the gradients of the
+    heads scaled by 2 on the source and by -1 on the target.
 
     Args:
       segmentation: weight of the source's cross-entropy, of both heads.
@@ -47,11 +51,7 @@ def make(
       measure: "sliced_wasserstein" of the class probabilities of all cells of the
         feature map; "absolute", MCD (CVPR 2018), with which the demo compares.
       directions: M, how many random projections, drawn afresh in every step.
-
-    Raises:
-      InputError: unknown ``measure``.
     """
-    common.check_choice("measure", measure, MEASURES)
     weights = {"segmentation": segmentation, "discrepancy": discrepancy}
 
     def loss(params, state, batch, ctx):
@@ -80,7 +80,8 @@ def make(
             "discrepancy": disagreement,
         }
         total, metrics = common.weighted(terms, weights)
-        return total, Aux(metrics, state, model_state)
+        outputs = {"source": source, "target": target}
+        return total, Aux(metrics, state, model_state, outputs)
 
     return Method(common.stateless, loss, heads=("two_heads",))
 

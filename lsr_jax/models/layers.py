@@ -18,8 +18,6 @@ from jax.nn import initializers
 from lsr_jax import errors
 from lsr_jax.models import convolution
 
-BATCH_NORM_MODES = ("train", "frozen_affine", "eval")
-INITIALISATIONS = ("scratch", "released")
 # What is stored, and how float32 is multiplied. XLA's own choice for float32 is TF32 on
 # NVIDIA GPUs from Ampere on and bfloat16 on TPUs; "high" is TF32, or three bfloat16
 # products on a TPU, and "highest" is float32 everywhere.
@@ -44,11 +42,6 @@ class Options:
     dtype: str = "float32"
     remat: bool = False
 
-    def __post_init__(self):
-        _check("batch_norm", self.batch_norm, BATCH_NORM_MODES)
-        _check("initialisation", self.initialisation, INITIALISATIONS)
-        _check("dtype", self.dtype, tuple(PRECISIONS))
-
     @property
     def compute(self):
         """Dtype of activations."""
@@ -58,13 +51,6 @@ class Options:
     def wide(self):
         """Dtype of statistics and outputs: at least float32."""
         return "float64" if self.dtype == "float64" else "float32"
-
-
-def _check(name, value, choices):
-    if value not in choices:
-        raise errors.InputError(
-            f"model.{name}: expected one of {', '.join(choices)}; found {value!r}"
-        )
 
 
 class Conv(nn.Module):

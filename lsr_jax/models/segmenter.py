@@ -27,16 +27,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lsr_jax import errors, types
+from lsr_jax import errors, keywords, types
+from lsr_jax.keywords import Count, Range
 from lsr_jax.models import deeplabv2, deeplabv3plus, layers, resnet, vgg
 
 STEM_AFFINE = r"(^|/)backbone/bn1/(scale|bias)$"
 ALL_AFFINE = r"(^|/)(backbone|head)/(.*/)?(bn\d?|downsample_bn)/(scale|bias)$"
+
+Dilations = Annotated[tuple[int, ...], Range(least=1, unit="feature cells")]
 
 
 class Model(NamedTuple):
@@ -72,16 +75,16 @@ class Model(NamedTuple):
 def build(
     *,
     backbone: str | resnet.Architecture,
-    architecture: str = "deeplabv2",
-    num_classes: int = 19,
-    head: str = "single",
-    aspp_dilations: tuple[int, ...] = (6, 12),
-    batch_norm: str = "train",
+    architecture: Literal["deeplabv2", "deeplabv3plus"] = "deeplabv2",
+    num_classes: Annotated[int, Range(least=2, most=255)] = 19,
+    head: Literal["single", "multi_level", "two_heads"] = "single",
+    aspp_dilations: Dilations = (6, 12),
+    batch_norm: Literal["train", "frozen_affine", "eval"] = "train",
     freeze_stem_affine: bool = False,
     unbiased_variance: bool = True,
-    bn_group_size: int | None = None,
-    initialisation: str = "scratch",
-    dtype: str = "float32",
+    bn_group_size: Count | None = None,
+    initialisation: Literal["scratch", "released"] = "scratch",
+    dtype: Literal["float32", "tf32", "bfloat16", "float64"] = "float32",
     remat: bool = False,
 ) -> Model:
     """Builds a network as the UDA literature uses it.
@@ -126,14 +129,10 @@ def build(
       InputError: a value outside these choices.
     """
     arguments = dict(locals())
+    keywords.check(arguments, "model", build)
     options = layers.Options(
         batch_norm, unbiased_variance, bn_group_size, initialisation, dtype, remat
     )
-    if not aspp_dilations or min(aspp_dilations) < 1:
-        raise errors.InputError(
-            "model.aspp_dilations: expected one or more dilations, each at least 1; "
-            f"found {aspp_dilations}"
-        )
     _check_head(head, architecture, backbone)
     module, feature_dim, feature_size = NETWORKS[architecture](
         backbone, options, num_classes, head, tuple(aspp_dilations), freeze_stem_affine
@@ -219,15 +218,6 @@ def _resnet(backbone, names):
 
 
 def _check_head(head, architecture, backbone):
-    if architecture not in NETWORKS:
-        raise errors.InputError(
-            f"model.architecture: expected one of {', '.join(NETWORKS)}; found "
-            f"{architecture!r}"
-        )
-    if head not in types.HEADS:
-        raise errors.InputError(
-            f"model.head: expected one of {', '.join(types.HEADS)}; found {head!r}"
-        )
     if head == "multi_level" and backbone in vgg.GROUPS:
         raise errors.InputError(
             f"model.head: 'multi_level' needs layer3 of a ResNet; found {backbone!r}"

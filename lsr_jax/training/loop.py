@@ -15,7 +15,7 @@ from lsr_jax.training import (
     compile,
     distributed,
     preparation,
-    ranges,
+    schema,
     sharding,
     stage,
     workdir,
@@ -69,7 +69,7 @@ def train(
     """
     options = Options(stop or Stop(), profile, show)
     stage.check_order(config)
-    ranges.check(config)
+    schema.check(config)
     with distributed.main_first("data"):
         workdir.check(folder, config)
         run = stage.open_run(config, folder)

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lsr_jax.errors import InputError
+from lsr_jax.keywords import (
+    Count,
+    CountOrZero,
+    Exponent,
+    Momentum,
+    NonNegative,
+    Positive,
+)
 from lsr_jax.types import PyTree
 
 
@@ -176,9 +184,9 @@ def labels(params: PyTree, groups: Sequence[Group]) -> PyTree:
 
 def model_groups(
     *,
-    head_multiplier: float,
+    head_multiplier: NonNegative,
     frozen: Iterable[str] = (),
-    duplicate_updates: str = "off",
+    duplicate_updates: Literal["off", "sequential"] = "off",
 ) -> list[Group]:
     """The groups of every method: frozen, backbone at 1x, heads at 10x, discriminators.
 
@@ -187,15 +195,7 @@ def model_groups(
         VGG too, yet their scheduler overwrites it with 10 at every step.
       frozen: patterns of what is never updated nor decayed.
       duplicate_updates: "off", or "sequential" for the originals' repeated updates.
-
-    Raises:
-      InputError: unknown ``duplicate_updates``.
     """
-    if duplicate_updates not in ("off", "sequential"):
-        raise InputError(
-            "optimizer.duplicate_updates: expected 'off' or 'sequential', found "
-            f"{duplicate_updates!r}"
-        )
     groups = [Group(pattern, None) for pattern in frozen]
     if duplicate_updates == "sequential":
         groups += [Group(pattern, 1.0, repeats) for pattern, repeats in DUPLICATES]
@@ -211,16 +211,16 @@ def make(
     params: PyTree,
     groups: Sequence[Group],
     *,
-    name: str,
-    learning_rate: float,
-    weight_decay: float,
-    momentum: float,
-    decay_steps: int,
-    power: float,
-    warmup_steps: int,
-    schedule_offset: int = 0,
-    discriminator_rate: float = 1e-4,
-    discriminator_decay: float = 0.0,
+    name: Literal["sgd", "adamw"],
+    learning_rate: Positive,
+    weight_decay: NonNegative,
+    momentum: Momentum,
+    decay_steps: Count | None,
+    power: Exponent,
+    warmup_steps: CountOrZero,
+    schedule_offset: CountOrZero = 0,
+    discriminator_rate: NonNegative = 1e-4,
+    discriminator_decay: NonNegative = 0.0,
 ) -> optax.GradientTransformation:
     """One optimizer for the whole parameter tree.
 
@@ -234,7 +234,8 @@ def make(
       learning_rate: of a group with multiplier 1.
       weight_decay: per step; scaled by the rate as each optimizer defines.
       momentum: weight of the old value.
-      decay_steps: steps at which the rate reaches 0; may exceed the run.
+      decay_steps: steps at which the rate reaches 0; may exceed the run. A config may have
+        None, which the stage replaces by its number of steps.
       power: of the polynomial decay.
       warmup_steps: linear warm-up from 0.
       schedule_offset: steps by which the schedule is ahead.
@@ -242,10 +243,8 @@ def make(
       discriminator_decay: their weight decay, added to the gradient.
 
     Raises:
-      InputError: unknown name, or a leaf that belongs to no group.
+      InputError: a leaf that belongs to no group.
     """
-    if name not in ("sgd", "adamw"):
-        raise InputError(f"optimizer.name: expected 'sgd' or 'adamw', found {name!r}")
 
     def transformation(group: Group) -> optax.GradientTransformation:
         if group.multiplier is None:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lsr_jax import keywords
 from lsr_jax.errors import InputError
-from lsr_jax.training import ranges
 from lsr_jax.types import PyTree
 
 
@@ -52,7 +52,7 @@ def share_cpu(count: int) -> None:
     Raises:
       InputError: a count out of range.
     """
-    ranges.CONFIG["cpu_devices"].check("cpu_devices", count)
+    keywords.check_value("cpu_devices", count, keywords.CpuDevices)
     if jax.config.jax_num_cpu_devices != count:
         jax.config.update("jax_num_cpu_devices", count)
 

@@ -42,7 +42,7 @@ def test_the_method_reads_what_the_command_wrote(tmp_path, capsys, content, coun
     arguments = ["anchors", str(tmp_path / "category_anchors"), "--out", str(out)]
     assert command.main(arguments) == 0
     assert "18 of 19 classes, 8 channels" in capsys.readouterr().out
-    vectors, found = cag.read(str(out), (19, 8))
+    vectors, found = cag.read_anchors(str(out), (19, 8))
     np.testing.assert_array_equal(vectors, VECTORS.astype(np.float32))
     np.testing.assert_array_equal(found, count)
     assert command.main(arguments) == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lsr_jax import errors
-from lsr_jax.convert import files, folder
+from lsr_jax.convert import files
 
 
 @pytest.fixture
@@ -109,12 +109,12 @@ def test_a_folder_of_weights_with_another_description(change, tmp_path):
     info = {**text, "arguments": arguments, "loaded": {}, "ignored": {}, "fresh": []}
     params = {"head": {"bias": np.ones(2, np.float32)}}
     path = tmp_path / "weights"
-    folder.save(path, folder.Imported(params, {}, info))
-    assert folder.read(path).info == info
+    files.save(path, files.Imported(params, {}, info))
+    assert files.read_folder(path).info == info
     wrong = {**info, **change} if change else change
-    (path / folder.INFO).write_text(json.dumps(wrong))
+    (path / files.INFO).write_text(json.dumps(wrong))
     with pytest.raises(errors.InputError, match=f"^{path}: expected weights") as caught:
-        folder.read(path)
+        files.read_folder(path)
     assert "\n" not in str(caught.value)
 
 

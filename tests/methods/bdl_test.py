@@ -128,7 +128,7 @@ def labels_of(folder):
 
 
 def test_labels_against_numpy(given):
-    bdl.write(given, portion=0.5, cap=0.6)
+    bdl.write_pseudo_labels(given, portion=0.5, cap=0.6)
     label, confidence, valid = predictions(given)
     folder = given.folder / pseudo_label_store.FOLDER
     found = labels_of(folder)

@@ -10,7 +10,6 @@ import seeded
 import toy
 
 from lsr_jax import losses
-from lsr_jax.errors import InputError
 from lsr_jax.methods import dacs, mean_teacher
 from lsr_jax.ops import classmix as mixing
 from lsr_jax.ops import resample
@@ -203,11 +202,6 @@ def test_starts_as_a_copy(key):
     assert extra == {}
     assert teacher.params is model
     assert teacher.model_state is model_state
-
-
-def test_an_unknown_share_is_refused():
-    with pytest.raises(InputError, match=r"method\.share: .* found 'class'"):
-        dacs.make(share="class")
 
 
 @pytest.mark.golden("dacs", "lr__.*")

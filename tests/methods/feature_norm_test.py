@@ -9,8 +9,8 @@ import pytest
 import toy
 
 from lsr_jax.errors import InputError
-from lsr_jax.methods import METHODS, batchnorm_only, feature_norm
-from lsr_jax.types import Aux, Images, Method
+from lsr_jax.methods import METHODS, controls, feature_norm
+from lsr_jax.types import Aux, Method
 
 NORM = {"weight": 0.5, "delta": 0.1, "rate": 1.5, "decay_steps": 20}
 SOURCE_ONLY, TARGET_ONLY = ("source",), ("target",)
@@ -37,7 +37,7 @@ def test_every_method_takes_it(name, key):
         params, state, batch, ctx = toy.problem(method, key)
         return method.loss(params, state, batch, ctx)[1].metrics
 
-    for reference in feature_norm.REFERENCES:
+    for reference in ("current", "previous"):
         method = feature_norm.norm(METHODS[name].make(), **NORM, reference=reference)
         found = jax.eval_shape(functools.partial(metrics, method=method), key)
         terms = {term for term in found if term.startswith("feature_norm_")}
@@ -70,7 +70,7 @@ def test_adds_a_term_for_each_domain_that_the_method_sees(name, domains, key):
 
 
 def test_the_gradient_lengthens_the_features(key):
-    plain = batchnorm_only.make()
+    plain = controls.batchnorm_only()
     params, state, batch, ctx = toy.problem(plain, key, step=4)
 
     def gradient(method):
@@ -94,7 +94,7 @@ def test_the_gradient_lengthens_the_features(key):
 
 
 def test_previous_features_are_those_of_the_network_one_step_ago(key):
-    plain = batchnorm_only.make()
+    plain = controls.batchnorm_only()
     method = feature_norm.norm(plain, **NORM, reference="previous")
     params, state, batch, ctx = toy.problem(method, key)
     total, aux = method.loss(params, state, batch, ctx)
@@ -125,7 +125,7 @@ def test_previous_features_are_those_of_the_network_one_step_ago(key):
 
 
 def test_previous_keeps_the_preparation_of_the_method(key):
-    plain = batchnorm_only.make()._replace(
+    plain = controls.batchnorm_only()._replace(
         init=lambda *_: ({}, 1), prepare=lambda state, preparation: state + preparation
     )
     method = feature_norm.norm(plain, **NORM, reference="previous")
@@ -134,24 +134,35 @@ def test_previous_keeps_the_preparation_of_the_method(key):
 
 
 def test_weight_zero_changes_nothing():
-    plain = batchnorm_only.make()
+    plain = controls.batchnorm_only()
     assert feature_norm.norm(plain, **{**NORM, "weight": 0.0}) is plain
 
 
-def test_only_train_mode_passes_of_the_student_over_the_batch_count(key):
-    """Neither a teacher, nor an evaluation, nor images of the method's own making."""
+def test_a_method_that_augments_a_domain_itself_has_the_term(key):
+    """The images that pass through the network need not be those of the batch."""
 
     def loss(params, state, batch, ctx):
-        student, image = params["model"], batch.source.image
-        teacher = jax.tree.map(jnp.array, student)
-        ctx.forward(teacher, ctx.model_state, image, True)
-        ctx.forward(student, ctx.model_state, image, False)
-        ctx.forward(student, ctx.model_state, image + 1, True)
+        flipped = batch.source.image[:, :, ::-1]
+        outputs, model_state = ctx.forward(
+            params["model"], ctx.model_state, flipped, True
+        )
+        metrics, outputs = {"segmentation": outputs.logits.mean()}, {"source": outputs}
+        return metrics["segmentation"], Aux(metrics, state, model_state, outputs)
+
+    plain = controls.source_only()._replace(loss=loss)
+    params, state, batch, ctx = toy.problem(plain, key, step=4)
+    total, aux = feature_norm.norm(plain, **NORM).loss(params, state, batch, ctx)
+    np.testing.assert_allclose(aux.metrics["feature_norm_source"], 0.01, rtol=1e-5)
+    base, _ = plain.loss(params, state, batch, ctx)
+    np.testing.assert_allclose(total - base, 0.5 * 0.7 * 0.01, rtol=0, atol=1e-6)
+
+
+def test_a_method_without_outputs_is_refused(key):
+    def loss(params, state, batch, ctx):
         return jnp.zeros(()), Aux({}, state, ctx.model_state)
 
-    plain = Method(batchnorm_only.make().init, loss)
+    plain = Method(controls.batchnorm_only().init, loss)
     params, state, batch, ctx = toy.problem(plain, key)
-    assert isinstance(batch.source, Images)
     with pytest.raises(
         InputError, match=r"feature_norm\.weight: expected 0 .* found 0\.5"
     ):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lsr_jax.errors import InputError
 from lsr_jax.methods import max_square
 from lsr_jax.types import Batch, Context, Images, Outputs
 
@@ -125,9 +124,3 @@ def test_what_the_target_term_is_divided_by(preset, ratio):
 
 def test_the_threshold_is_the_benchmarks():
     assert all("threshold" not in preset for preset in max_square.PRESETS.values())
-
-
-@pytest.mark.parametrize("key", max_square.CHOICES)
-def test_an_unknown_choice_is_refused(key):
-    with pytest.raises(InputError, match=rf"method\.{key}: .* found 'soft'"):
-        max_square.make(**{key: "soft"})

@@ -41,14 +41,14 @@ VARIANTS = [
     pytest.param(name, preset, id=f"{name}-{preset or 'default'}")
     for name, module in METHODS.items()
     if not module.make().prepare
-    for preset in (None, *getattr(module, "PRESETS", {}))
+    for preset in (None, *module.presets)
 ]
 
 
 @pytest.mark.parametrize(("name", "preset"), VARIANTS)
 def test_nothing_is_larger_than_logits_and_features(name, preset):
     module = METHODS[name]
-    method = module.make(**(module.PRESETS[preset] if preset else {}))
+    method = module.make(**(module.presets[preset] if preset else {}))
 
     def gradient(key, source, target):
         params = network(method.heads[0])

@@ -125,12 +125,6 @@ def test_statistics_are_global_over_devices(variables, images):
         np.testing.assert_allclose(moved[name], expected_moved[name], rtol=2e-6)
 
 
-@pytest.mark.parametrize("unknown", [{"batch_norm": "sync"}, {"dtype": "float16"}])
-def test_unknown_option(unknown):
-    with pytest.raises(errors.InputError, match=f"model.{next(iter(unknown))}"):
-        layers.Options(**unknown)
-
-
 @pytest.mark.parametrize("train", [True, False])
 def test_batch_norm_parity_with_torch(variables, images, train):
     torch = pytest.importorskip("torch")

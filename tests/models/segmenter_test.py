@@ -181,6 +181,12 @@ def test_groups_matter_in_training_only(images):
         ({"backbone": "mini", "head": "double"}, "head: expected one of single"),
         ({"backbone": "vgg16", "head": "multi_level"}, "needs layer3 of a ResNet"),
         ({"backbone": "mini", "initialisation": "zero"}, "model.initialisation"),
+        (
+            {"backbone": "mini", "batch_norm": "sync"},
+            "batch_norm: expected one of train",
+        ),
+        ({"backbone": "mini", "dtype": "float16"}, "dtype: expected one of float32"),
+        ({"backbone": "mini", "bn_group_size": 2.5}, "at least 1 or None, found 2.5"),
         ({"backbone": "mini", "aspp_dilations": ()}, "aspp_dilations"),
         ({"backbone": "mini", "aspp_dilations": (-6, 12)}, "aspp_dilations: .*-6, 12"),
     ],

@@ -131,13 +131,6 @@ def test_a_leaf_in_no_group_is_named():
         optimizer.make(params, groups("off"), name="sgd", **KEYWORDS)
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match=r"optimizer\.name.*'adam'"):
-        optimizer.make(PARAMS, groups("off"), name="adam", **KEYWORDS)
-    with pytest.raises(InputError, match=r"duplicate_updates.*'foreach'"):
-        groups("foreach")
-
-
 def sgd_by_hand(theta, grads, *, rate, momentum, weight_decay, repeats):
     """torch's SGD on a parameter listed ``repeats`` times, one number at a time."""
     buffer = None

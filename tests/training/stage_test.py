@@ -10,7 +10,7 @@ import toy
 
 from lsr_jax import convert
 from lsr_jax.errors import InputError
-from lsr_jax.methods import cag, max_square
+from lsr_jax.methods import METHODS, Entry, cag, max_square
 from lsr_jax.training import sharding, stage, weights
 from lsr_jax.training.stage import build_stage, build_stages, open_run
 
@@ -57,13 +57,6 @@ def test_no_stage_has_it_by_default(load_config, key):
     assert set(aux.metrics) == {"segmentation", "entropy"}
 
 
-def test_an_unknown_method_is_named(load_config):
-    config = load_config("streets", "max_square")
-    config["adapt"]["method"]["name"] = "lrs"
-    with pytest.raises(InputError, match=r"^method\.name: .* found 'lrs'"):
-        stage.build_method(config, "adapt")
-
-
 def test_a_network_with_the_wrong_heads_is_named(load_config):
     config = load_config("streets", "max_square")
     config["model"]["head"] = "multi_level"
@@ -100,9 +93,8 @@ def test_only_stages_that_are_not_finished_are_traced(config, tmp_path, monkeypa
 def test_a_method_is_built_once_for_each_stage(config, tmp_path, monkeypatch):
     made = []
     make = max_square.make
-    monkeypatch.setattr(
-        max_square, "make", lambda **keywords: made.append(1) or make(**keywords)
-    )
+    entry = Entry(lambda **keywords: made.append(1) or make(**keywords))
+    monkeypatch.setitem(METHODS, "max_square", entry)
     run = open_run(config, tmp_path)
     built = build_stage(run, "adapt")
     assert built.traced
@@ -118,7 +110,7 @@ def test_only_errors_of_the_input_name_their_stage(kind, config, tmp_path, monke
         raise kind("first line")
 
     method = max_square.make()._replace(loss=broken)
-    monkeypatch.setattr(max_square, "make", lambda **_: method)
+    monkeypatch.setitem(METHODS, "max_square", Entry(lambda **_: method))
     run = open_run(config, tmp_path)
     message = r"^stage adapt: first line$" if kind is InputError else "^first line"
     with pytest.raises(kind, match=message):

@@ -1,0 +1,98 @@
+"""Check every key of a config before data or weights are opened.
+
+Keys that are keywords of a function have their ranges there: `METHODS`, `models.build`,
+`optimizer.make`, `preprocess.augment`, `feature_norm.norm`. The classes below list the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from lsr_jax import keywords
+from lsr_jax.augment import preprocess
+from lsr_jax.errors import InputError
+from lsr_jax.keywords import Count, CountOrZero, Range
+from lsr_jax.methods import METHODS, feature_norm
+from lsr_jax.training import optimizer
+
+
+class Run:
+    """Top-level keys."""
+
+    seed: keywords.Seed
+    num_devices: Count | None
+    cpu_devices: keywords.CpuDevices
+
+
+class Data:
+    """Keys of ``data``."""
+
+    workers: CountOrZero
+
+
+class Domain:
+    """Keys of ``data.source`` and ``data.target``."""
+
+    # (0, 0): the size of the stored images.
+    size: Annotated[
+        tuple[int, int], Range(least=1, also=((0, 0),), unit="height and width")
+    ]
+
+
+class Evaluation:
+    """Keys of ``evaluation``."""
+
+    batch_size: Count
+    batchnorm_images: Count
+    panel_images: Count
+    every: CountOrZero
+
+
+class Stage:
+    """Keys of a stage."""
+
+    steps: Count
+    batch_size: Count
+    micro_batches: Count
+    log_every: Count
+    checkpoint_every: Count
+    keep_every: CountOrZero
+    on_nonfinite: Literal["stop", "skip"]
+
+
+def check(config: Mapping) -> None:
+    """Raise InputError for the first value of a resolved config that is out of range.
+
+    ``model`` is checked by `models.build`.
+    """
+    data = config["data"]
+    keywords.check(config, "", Run)
+    keywords.check(data, "data", Data)
+    for domain in ("source", "target"):
+        keywords.check(data[domain], f"data.{domain}", Domain)
+    keywords.check(config["evaluation"], "evaluation", Evaluation)
+    for stage in config["stages"]:
+        check_stage(config[stage], stage)
+
+
+def check_stage(section: Mapping, stage: str) -> None:
+    """Raise InputError for the first value of a stage that is out of range."""
+    keywords.check(section, stage, Stage)
+    keywords.check(section["feature_norm"], f"{stage}.feature_norm", feature_norm.norm)
+    keywords.check(
+        section["optimizer"],
+        f"{stage}.optimizer",
+        optimizer.make,
+        optimizer.model_groups,
+    )
+    for domain in ("source", "target"):
+        augment = section["augment"][domain]
+        keywords.check(augment, f"{stage}.augment.{domain}", preprocess.augment)
+    method = dict(section["method"])
+    name = method.pop("name")
+    if name not in METHODS:
+        raise InputError(
+            f"{stage}.method.name: expected one of {', '.join(METHODS)}, found {name!r}"
+        )
+    keywords.check(method, f"{stage}.method", METHODS[name].make)
