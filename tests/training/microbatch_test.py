@@ -83,7 +83,7 @@ def test_parts_change_no_number_and_need_less_memory(whole):
     assert cost.temporary_bytes < 0.6 * whole[1].temporary_bytes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parts_on_several_devices(whole):
     found, _ = gradients(2, 2, devices=2)
     assert_close(found, whole[0])
