@@ -22,7 +22,7 @@ from lsr_jax import cli
 
 
 def define(flags: cli.Flags) -> None:
-    """Define the flags; `request.Request` has a field for each of these."""
+    """Define the flags."""
     flags.path("workdir", "Folder of the run.")
     flags.string(
         "checkpoint",
@@ -61,14 +61,10 @@ def evaluate(options) -> None:
     # Imported here: bad flags are answered without waiting for JAX.
     from lsr_jax.report import request
 
-    config = options.config
-    read = {
-        "config": config and cli.read_config(config, options.overrides),
-        "processes": cli.processes(options),
-    }
-    names = [name for name in request.Request._fields if name not in read]
-    given = {name: getattr(options, name) for name in names}
-    request.evaluate(request.Request(**given, **read))
+    if options.config:
+        options.config = cli.read_config(options.config, options.overrides)
+    options.processes = cli.processes(options)
+    request.evaluate(options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -35,23 +34,6 @@ from lsr_jax.training.weights import Source
 
 KINDS = ("color", "train_ids", "cityscapes_ids", "overlay")
 MODES = ("resize", "slide")
-
-
-class Request(NamedTuple):
-    """The values of the flags; see `define`."""
-
-    workdir: str
-    images: str
-    out: str
-    config: Mapping | None = None
-    step: int | None = None
-    kinds: Sequence[str] = ()
-    mode: str = "resize"
-    size: Size | None = None
-    overlap: float = 0.5
-    flip: bool = False
-    scales: Sequence[str] = ("1",)
-    batch_size: int = 4
 
 
 def define(flags: cli.Flags) -> None:
@@ -76,44 +58,47 @@ def define(flags: cli.Flags) -> None:
     flags.integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
 
 
-def predict(request: Request) -> list[Path]:
+def predict(options) -> list[Path]:
     """Predict every image and write its files; returns them.
+
+    Args:
+      options: the values of the flags, see `define`; ``config`` is resolved, or None.
 
     Raises:
       InputError: a wrong flag, no image, an image that cannot be read, or a folder that
         cannot be written.
     """
     # A window gives probabilities of pixels, which can be averaged with its neighbors'.
-    average = "pixel_probabilities" if request.mode == "slide" else None
-    augmentation = predictor.parse_augmentation(request.flip, request.scales, average)
-    if not 0 <= request.overlap < 1:
-        raise InputError(f"--overlap: expected 0 to below 1, found {request.overlap:g}")
-    place = weights.resolve(request.workdir, step=request.step)
-    config = place.config or request.config
+    average = "pixel_probabilities" if options.mode == "slide" else None
+    augmentation = predictor.parse_augmentation(options.flip, options.scales, average)
+    if not 0 <= options.overlap < 1:
+        raise InputError(f"--overlap: expected 0 to below 1, found {options.overlap:g}")
+    place = weights.resolve(options.workdir, step=options.step)
+    config = place.config or options.config
     if config is None:
         raise InputError(
             f"{place.path}: is outside of a run; name its network and classes by --config"
         )
     space = label_space(config)
-    kinds = select_kinds(request.kinds, space)
-    size = network_size(config, request.size)
-    outputs = name_outputs(find_images(request.images))
-    out = Path(request.out)
+    kinds = select_kinds(options.kinds, space)
+    size = network_size(config, options.size)
+    outputs = name_outputs(find_images(options.images))
+    out = Path(options.out)
     make_folders(out, kinds)
 
     sharding.share_cpu(config["cpu_devices"])
     network = load(place, config, augmentation)
-    batch_size = request.batch_size
+    batch_size = options.batch_size
     written = []
     progress = tqdm(outputs, unit="image", desc="predict")
     for paths in class_maps.batches(progress, batch_size):
         images = [read_image(path) for path in paths]
-        if request.mode == "resize":
+        if options.mode == "resize":
             labels = class_maps.resize(
                 network, images, size=size, batch_size=batch_size
             )
         else:
-            keywords = {"overlap": request.overlap, "batch_size": batch_size}
+            keywords = {"overlap": options.overlap, "batch_size": batch_size}
             labels = (
                 class_maps.slide(network, image, window=size, **keywords)
                 for image in images
@@ -306,10 +291,9 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 def command(options) -> None:
     """Predict what the flags say."""
-    given = {name: getattr(options, name) for name in Request._fields}
     if options.config:
-        given["config"] = cli.read_config(options.config, options.overrides)
-    written = predict(Request(**given))
+        options.config = cli.read_config(options.config, options.overrides)
+    written = predict(options)
     print(f"{len(written)} files in {options.out}", file=sys.stderr)
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import saved
 
-from lsr_jax import predict, streets
+from lsr_jax import cli, predict, streets
 from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
-from lsr_jax.predict import Request
 from lsr_jax.training import weights
 
 
@@ -46,9 +45,19 @@ def read(path):
     return cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
 
 
+def ask(workdir, images, out, **given):
+    """The options of the command, with these values."""
+    flags = cli.Flags()
+    predict.define(flags)
+    options, _ = cli.parse(flags, ["--workdir=", "--images=", "--out=out"])
+    values = {"workdir": str(workdir), "images": str(images), "out": str(out), **given}
+    vars(options).update(values)
+    return options
+
+
 def test_every_kind_of_every_image(run, images, tmp_path, capsys):
     out = tmp_path / "out"
-    written = predict.predict(Request(str(run), f"{images}/*.png", str(out)))
+    written = predict.predict(ask(run, f"{images}/*.png", out))
     assert len(written) == len(set(written)) == 12
     assert "3/3" in capsys.readouterr().err
     for name, size in (
@@ -76,15 +85,15 @@ def test_predictions_are_those_of_the_network_of_the_run(run, images, tmp_path):
     expected = network.predictor.predict(*network[1:], image[None])[0]
     agreement = {}
     for mode in ("resize", "slide"):
-        request = Request(str(run), f"{images}/0.png", str(tmp_path), mode=mode)
-        (file,) = predict.predict(request._replace(kinds=["train_ids"]))
+        given = {"mode": mode, "kinds": ["train_ids"]}
+        (file,) = predict.predict(ask(run, f"{images}/0.png", tmp_path, **given))
         agreement[mode] = (read(file) == expected).mean()
     # One window covers the image; a softmax of each pixel does not move its maximum.
     assert agreement == {"resize": 1, "slide": 1}
 
 
 def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
-    base = Request(str(run), f"{images}/*.png", str(tmp_path / "out"))
+    base = {"workdir": run, "images": f"{images}/*.png", "out": tmp_path / "out"}
     (tmp_path / "w.safetensors").write_bytes(b"")
     for changes, message in (
         ({"images": f"{images}/*.gif"}, "--images .*found none"),
@@ -98,7 +107,7 @@ def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
         ({"workdir": str(tmp_path / "w.safetensors")}, "by --config"),
     ):
         with pytest.raises(InputError, match=message) as caught:
-            predict.predict(base._replace(**changes))
+            predict.predict(ask(**{**base, **changes}))
         assert "\n" not in str(caught.value)
 
 

@@ -68,29 +68,29 @@ class Evaluation:
     """Evaluates networks on the data of one run.
 
     Args:
-      experiment: of the run.
+      run: of the run.
       protocols: see `Predictor.confusions`.
       augmentation: at test time.
     """
 
     def __init__(
         self,
-        experiment: Run,
+        run: Run,
         *,
         protocols: Sequence[Protocol] = PROTOCOLS,
         augmentation: TestTimeAugmentation = ONE_VIEW,
     ):
-        self.experiment = experiment
+        self.run = run
         self.protocols = protocols
         self.augmentation = augmentation
-        self.space = experiment.domains["target"].space
+        self.space = run.domains["target"].space
         self._networks: dict[str, Trained] = {}
         self._compiled: dict[str, Compiled] = {}
 
     def network(self, stage: str) -> Trained:
         """The trained network of a stage, restored once for tables and figures."""
         if stage not in self._networks:
-            self._networks[stage] = self.experiment.trained(stage)
+            self._networks[stage] = self.run.trained(stage)
         return self._networks[stage]
 
     def entry(self, stage: str) -> Entry:
@@ -112,7 +112,7 @@ class Evaluation:
                 )
         own, params = self.predictor(entry)
         facts = entry.facts()
-        data = self.experiment.config["data"]
+        data = self.run.config["data"]
         for bn, model_state in self.statistics(entry).items():
             for domain in ("target", "source"):
                 with self.batches(domain) as batches:
@@ -130,7 +130,7 @@ class Evaluation:
                         bn=bn,
                         protocol=protocol,
                         averaging=self.augmentation.describe(),
-                        data=self.experiment.domains[domain].fingerprint,
+                        data=self.run.domains[domain].fingerprint,
                         **({"same_as": same[0]} if same else {}),
                         **facts,
                     )
@@ -155,10 +155,10 @@ class Evaluation:
 
     def target_statistics(self, network: Trained) -> PyTree:
         """BatchNorm statistics of the first unlabelled target training images."""
-        source = self.experiment.open("target", "train")
-        count = self.experiment.config["evaluation"]["batchnorm_images"]
+        source = self.run.open("target", "train")
+        count = self.run.config["evaluation"]["batchnorm_images"]
         first = First(source, min(count, len(source)))
-        size = self.experiment.evaluation_batch_size()
+        size = self.run.evaluation_batch_size()
         with pipeline.eval_batches(first, batch_size=size) as batches:
             return self._compile(network).estimate_statistics(
                 network.params, network.model_state, batches
@@ -166,13 +166,13 @@ class Evaluation:
 
     def batches(self, domain: str) -> pipeline.Batches:
         """Batches of a validation split that the devices divide."""
-        size = self.experiment.evaluation_batch_size()
-        source = self.experiment.open(domain, "val")
+        size = self.run.evaluation_batch_size()
+        source = self.run.open(domain, "val")
         return pipeline.eval_batches(source, batch_size=size)
 
     def examples(self, domain: str, count: int) -> tuple[list[int], np.ndarray, list]:
         """Positions, images and labels of validation images spread over the split."""
-        source = self.experiment.open(domain, "val")
+        source = self.run.open(domain, "val")
         count = min(count, len(source))
         positions = [i * len(source) // count for i in range(count)]
         decode = partial(records.decode, labelled=True, same_size=False)
@@ -202,14 +202,14 @@ class Evaluation:
                 augmentation=self.augmentation,
             )
             estimate = batchnorm.estimator(
-                model.forward, network.normalise, mesh=self.experiment.mesh
+                model.forward, network.normalise, mesh=self.run.mesh
             )
             own = self._predictor(scores, model.num_classes)
             self._compiled[key] = Compiled(scores, own, estimate)
         return self._compiled[key]
 
     def _predictor(self, scores, num_classes):
-        mesh = self.experiment.mesh
+        mesh = self.run.mesh
         return Predictor(scores, num_classes=num_classes, mesh=mesh)
 
 

@@ -6,12 +6,13 @@ is undefined (a class without vectors, an angle at a zero vector) is NaN.
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lsr_jax.errors import InputError
 from lsr_jax.ops import numerics
@@ -19,8 +20,6 @@ from lsr_jax.types import IGNORE
 
 PERPLEXITY = 30
 COMPONENTS = 50
-Curves = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Metric -> steps and values."""
 
 
 class Sample(NamedTuple):
@@ -35,21 +34,13 @@ class Sample(NamedTuple):
     labels: np.ndarray
 
 
-class Ring(NamedTuple):
-    """Median and 95 % interval of the norms of a sample."""
-
-    low: float
-    median: float
-    high: float
-
-
 def balanced_choice(
     labels: np.ndarray, *, count: int, num_classes: int, seed: int
 ) -> np.ndarray:
-    """Places of at most ``count`` cells of every class, drawn without replacement.
+    """Draw at most ``count`` cells of every class without replacement.
 
-    Which cells are drawn depends on labels and seed alone, so two networks with feature
-    maps of one size are compared on the same cells.
+    The draw depends on labels and seed alone, so two networks with feature maps of one
+    size are compared on the same cells.
 
     Args:
       labels: class indices of any shape, 255 = ignore.
@@ -58,7 +49,7 @@ def balanced_choice(
       seed: of the draw.
 
     Returns:
-      ``[N]`` ascending places in the flattened labels.
+      ``[N]`` ascending positions in the flattened labels.
     """
     flat = np.asarray(labels).reshape(-1)
     order = np.random.default_rng(seed).permutation(flat.size)
@@ -75,18 +66,16 @@ def class_means(sample: Sample, *, num_classes: int) -> np.ndarray:
     return means
 
 
-def norm_ring(vectors: np.ndarray) -> Ring:
+def norm_interval(vectors: np.ndarray) -> np.ndarray:
     """2.5 %, 50 % and 97.5 % quantile of the norms (LSR, Fig. 5)."""
-    return Ring(*np.quantile(numerics.norms(vectors), (0.025, 0.5, 0.975)).tolist())
+    return np.quantile(numerics.norms(vectors), (0.025, 0.5, 0.975))
 
 
 def inner_angles(sample: Sample, prototypes: np.ndarray) -> np.ndarray:
     """Angle ``[N]`` between each vector and the prototype of its class (LSR, Fig. 5)."""
-    own = prototypes[sample.labels]
-    products = (numerics.unit_rows(sample.vectors) * numerics.unit_rows(own)).sum(
-        axis=-1
-    )
-    return np.degrees(np.arccos(np.clip(products, -1, 1)))
+    own = numerics.unit_rows(prototypes[sample.labels])
+    cosines = (numerics.unit_rows(sample.vectors) * own).sum(axis=-1)
+    return np.degrees(np.arccos(np.clip(cosines, -1, 1)))
 
 
 def prototype_angles(prototypes: np.ndarray) -> np.ndarray:
@@ -123,18 +112,13 @@ def joined(samples: Sequence[Sample]) -> tuple[Sample, np.ndarray]:
 
 
 def principal(vectors: np.ndarray, components: int = 2) -> np.ndarray:
-    """Coordinates ``[N, components]`` along the directions of largest variance.
+    """Coordinates ``[N, components]`` along the directions of largest variance."""
+    # Imported here: a run without these figures does not wait for scikit-learn.
+    from sklearn.decomposition import PCA
 
-    A direction's sign is such that its largest entry is positive, so that the result
-    does not depend on the linear algebra library.
-    """
-    vectors = np.asarray(vectors, np.float64)
-    centred = vectors - vectors.mean(axis=0)
-    _, directions = np.linalg.eigh(centred.T @ centred)
-    directions = directions[:, ::-1][:, :components]
-    largest = np.abs(directions).argmax(axis=0)
-    directions *= np.sign(directions[largest, np.arange(directions.shape[1])])
-    return centred @ directions
+    # The solver by covariance is deterministic, the signs of directions too.
+    found = PCA(components, svd_solver="covariance_eigh")
+    return found.fit_transform(np.asarray(vectors, np.float64))
 
 
 def tsne(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -143,36 +127,28 @@ def tsne(vectors: np.ndarray, *, seed: int = 0) -> np.ndarray:
     Perplexity 30, or less where there are few vectors; starts from the principal
     components. One thread: the order in which several add up is not reproducible.
     """
-    # Imported here: a run without these figures does not wait for scikit-learn.
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    reduced = principal(vectors, min(COMPONENTS, vectors.shape[1]))
+    reduced = principal(vectors, min(COMPONENTS, *vectors.shape))
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     method = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1)
     with threadpool_limits(1):
         return method.fit_transform(reduced.astype(np.float32)).astype(np.float64)
 
 
-def read_curves(path: Path) -> Curves:
-    """The curves in a stage's ``metrics.jsonl``; empty without one.
+def read_curves(path: Path) -> pd.DataFrame:
+    """The metrics of a stage's ``metrics.jsonl`` by step; empty without one.
 
     Raises:
       InputError: a line that is not a JSON object with a step.
     """
-    found: dict[str, list] = {}
-    lines = path.read_text().splitlines(True) if path.is_file() else []
-    for line in lines:
-        if not line.endswith("\n"):  # the last one, of a run in progress
-            break
-        try:
-            entry = json.loads(line)
-            step = entry.pop("step")
-        except (ValueError, KeyError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"{path}: not a line of metrics: {line[:60]!r}; restore the file"
-            ) from error
-        for name, value in entry.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found.setdefault(name, []).append((step, value))
-    return {name: tuple(np.array(pairs).T) for name, pairs in found.items()}
+    # The last line of a run in progress may be incomplete.
+    text = path.read_text().rpartition("\n")[0] if path.is_file() else ""
+    if not text:
+        return pd.DataFrame()
+    try:
+        found = pd.read_json(io.StringIO(text), lines=True).set_index("step")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error}); restore the file") from error
+    return found.select_dtypes("number")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from lsr_jax import files
 from lsr_jax.ops import numerics
 from lsr_jax.report import features
-from lsr_jax.report.features import Curves, Sample
+from lsr_jax.report.features import Sample
 from lsr_jax.types import IGNORE
 
 COLORS = (
@@ -190,7 +191,7 @@ def polar(
             linewidths=0,
             rasterized=True,
         )
-        _ring(place, features.norm_ring(sample.vectors), base)
+        _ring(place, features.norm_interval(sample.vectors), base)
         _rays(place, rays, names, colors, np.log10(high) - base)
         _radial_scale(place, base, high)
         place.set_title(title, pad=20)
@@ -260,23 +261,24 @@ def scatter(
 
 
 @styled
-def training_curves(stages: Mapping[str, Curves]) -> Figure:
+def training_curves(stages: Mapping[str, pd.DataFrame]) -> Figure:
     """Every logged metric over the steps of its stage, one small panel a metric.
 
     Args:
-      stages: stage -> curves of `features.read_curves`.
+      stages: stage -> table of `features.read_curves`.
     """
-    metrics = list(dict.fromkeys(name for curves in stages.values() for name in curves))
+    metrics = list(dict.fromkeys(name for table in stages.values() for name in table))
     figure, axes = _grid(len(metrics), 3.2, 1.9)
     looks = {stage: look(number) for number, stage in enumerate(stages)}
     for place, metric in zip(axes, metrics, strict=True):
-        for stage, curves in stages.items():
-            if metric in curves:
+        for stage, table in stages.items():
+            if metric in table:
                 color, marker, dash = looks[stage]
+                curve = table[metric].dropna()
                 # A marker where there are too few points for a line.
-                marker = marker if len(curves[metric][0]) < 12 else ""
+                marker = marker if len(curve) < 12 else ""
                 style = {"color": color, "linestyle": dash, "marker": marker}
-                place.plot(*curves[metric], markersize=3, **style)
+                place.plot(curve.index, curve, markersize=3, **style)
         place.set_title(metric.replace("_", " "), fontsize=9)
         place.grid(True)
         place.margins(x=0.03)

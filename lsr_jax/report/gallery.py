@@ -39,13 +39,13 @@ PANEL = Picture(
 )
 
 
-def curves(experiment: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
+def curves(run: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
     """Draw the training curves of the stages that have a log."""
     found = {
-        stage: features.read_curves(experiment.folder(stage) / "metrics.jsonl")
+        stage: features.read_curves(run.folder(stage) / "metrics.jsonl")
         for stage in stages
     }
-    found = {stage: curve for stage, curve in found.items() if curve}
+    found = {stage: table for stage, table in found.items() if len(table)}
     if not found:
         return []
     figure = figures.training_curves(found)
@@ -78,7 +78,7 @@ class Sampler:
     def __init__(self, evaluation: Evaluation):
         self.evaluation = evaluation
         self.space = evaluation.space
-        self._model = evaluation.experiment.model
+        self._model = evaluation.run.model
         self._maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._gather = jax.jit(self._gather)
         self._downsample = jax.jit(self._downsample, static_argnames="size")
@@ -127,9 +127,7 @@ class Sampler:
                 end = seen + valid.sum() * labels[0].size
                 inside = positions[(positions >= seen) & (positions < end)] - seen
                 if len(inside):
-                    image = sharding.shard_batch(
-                        images.image, self.evaluation.experiment.mesh
-                    )
+                    image = sharding.shard_batch(images.image, self.evaluation.run.mesh)
                     # Few different lengths, so that few programs are compiled.
                     length = 1 << (len(inside) - 1).bit_length()
                     index = np.resize(inside, length)
@@ -148,7 +146,7 @@ class Sampler:
         return jax.eval_shape(self._features, *fresh, images).shape[1:3]
 
     def _features(self, params, model_state, image):
-        inputs = self.evaluation.experiment.normalise(image)
+        inputs = self.evaluation.run.normalise(image)
         return self._model.forward(params, model_state, inputs, False)[0].features
 
     def _gather(self, params, model_state, image, index):

@@ -18,7 +18,7 @@ from lsr_jax.training.stage import Run
 
 
 def write(
-    experiment: Run,
+    run: Run,
     stages: Sequence[str] = (),
     *,
     per_class: bool = False,
@@ -37,11 +37,11 @@ def write(
     is complete.
 
     Args:
-      experiment: with finished checkpoints.
+      run: with finished checkpoints.
       stages: names; default: all of the config.
       per_class: print the IoU of every class too.
       folder: where to write, below the workdir.
-      evaluation: of the experiment, for other protocols or test-time augmentation.
+      evaluation: of the run, for other protocols or test-time augmentation.
       entries: networks and ensembles to evaluate in place of stages.
       oracle: to which ratios are taken, see `published.attach_ratios`.
       latent_figures: draw the figures of the feature space too, which takes minutes and
@@ -53,14 +53,14 @@ def write(
     Raises:
       InputError: an unknown stage, one without checkpoint, or unusable data.
     """
-    config = experiment.config
+    config = run.config
     stages = tuple(stages or config["stages"])
     if unknown := sorted(set(stages) - set(config["stages"])):
         raise InputError(
             f"--stages: expected some of {', '.join(config['stages'])}, found "
             f"{', '.join(unknown)}"
         )
-    evaluation = evaluation or Evaluation(experiment)
+    evaluation = evaluation or Evaluation(run)
     chosen = entries or [evaluation.entry(stage) for stage in stages]
     rows = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
@@ -77,7 +77,7 @@ def write(
         )
         summary = results.summary(rows, control=config["evaluation"]["control"])
         classes = [*results.per_class(rows), *results.per_class(rows, "asr")]
-        folder = experiment.workdir / folder
+        folder = run.workdir / folder
         save_tables(folder, rows, [*summary, *classes])
         print(results.terminal([*summary, *classes] if per_class else summary))
         columns = {"image": images, "ground truth": truths, **predictions}
@@ -88,7 +88,7 @@ def write(
         log_panel(folder, step)
         print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
         if not entries:
-            pictures = [gallery.PANEL, *gallery.curves(experiment, stages, folder)]
+            pictures = [gallery.PANEL, *gallery.curves(run, stages, folder)]
             if latent_figures:
                 pictures += gallery.write(evaluation, stages, folder)
             write_page(evaluation, stages, folder, summary, classes, pictures)
@@ -136,8 +136,8 @@ def write_page(
     pictures: Sequence[gallery.Picture],
 ) -> None:
     """Write ``model_card.md`` and ``index.html``."""
-    experiment = evaluation.experiment
-    config, manifest = experiment.config, workdir.manifest(experiment.workdir)
+    run = evaluation.run
+    config, manifest = run.config, workdir.manifest(run.workdir)
     card = model_card.markdown(
         config, manifest, evaluation.space.classes, stages, summary
     )
@@ -156,7 +156,7 @@ def write_page(
         html.Section("Figures", (), [(folder / p.file, p.caption) for p in pictures]),
         html.Section("By class", classes),
     )
-    title = f"lsr_jax: {experiment.workdir.name}"
+    title = f"lsr_jax: {run.workdir.name}"
     files.text(folder / "index.html", html.document(title, facts, sections))
 
 

@@ -1,11 +1,15 @@
-"""What ``evaluate.py`` does: find the networks that its flags name, and report them."""
+"""The work of ``evaluate.py``: find the networks that its flags name, and report them.
+
+``options`` are the values of its flags, see `lsr_jax.evaluate.define`; ``config`` is a
+resolved config or None, and ``processes`` the keywords of `distributed.initialize`, or
+None for one process.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
@@ -17,118 +21,95 @@ from lsr_jax.training.stage import open_run
 from lsr_jax.training.weights import Source
 from lsr_jax.training.workdir import read_config
 
-BOTH = "both"
+# Flag -> flags that cannot be combined with it, and what to do instead.
+EXCLUDED = {
+    "ensemble": {
+        "checkpoint": "name it in --ensemble",
+        "stages": "name WORKDIR:STAGE in --ensemble",
+        "step": "name folders of checkpoints in --ensemble",
+    },
+    "checkpoint": {"stages": "name WORKDIR:STAGE in --checkpoint"},
+    "figures": {
+        **dict.fromkeys(
+            ("checkpoint", "ensemble", "step"),
+            "figures are drawn of the reported stages of a run",
+        ),
+        "distributed": "one process draws; evaluate again without --distributed",
+    },
+}
 
 
-class Request(NamedTuple):
-    """The values of the flags of ``evaluate.py``; see there.
-
-    ``processes`` are the keywords of `distributed.initialize`, None for one process.
-    """
-
-    workdir: str | None = None
-    checkpoint: str | None = None
-    ensemble: Sequence[str] = ()
-    config: Mapping | None = None
-    stages: Sequence[str] = ()
-    step: int | None = None
-    split: str | None = None
-    protocol: str = BOTH
-    flip: bool = False
-    scales: Sequence[str] = ("1",)
-    average: str | None = None
-    oracle: str | None = None
-    figures: bool = False
-    out: str | None = None
-    processes: Mapping | None = None
-
-
-def evaluate(request: Request) -> list[results.Row]:
+def evaluate(options) -> list[results.Row]:
     """Evaluate, print and write; returns the rows.
 
     Raises:
       InputError: flags that contradict each other, or unusable files.
     """
-    check(request)
+    check(options)
     augmentation = predictor.parse_augmentation(
-        request.flip, request.scales, request.average
+        options.flip, options.scales, options.average
     )
-    named = named_networks(request)
-    places = [weights.resolve(name, step=request.step) for name, _ in named]
-    config = data_config(request, places)
+    named = named_networks(options)
+    found = [weights.resolve(name, step=options.step) for name, _ in named]
+    config = data_config(options, found)
     sharding.share_cpu(config["cpu_devices"])
-    if request.processes:
-        distributed.initialize(**request.processes)
+    if options.processes:
+        distributed.initialize(**options.processes)
     data = config["data"]
-    split = request.split or data["target"]["val"]
-    config["data"] = {**data, "target": {**data["target"], "val": split}}
-    words = augmentation.describe()
-    folder = output(request, places, words, config["stages"])
+    split = options.split or data["target"]["val"]
+    target = {**data["target"], "val": split}
+    config = {**config, "data": {**data, "target": target}}
+    folder = output(options, found, augmentation.describe(), config["stages"])
     check_writable(folder)
 
-    experiment = open_run(config, Path(request.workdir or folder))
-    mesh = experiment.mesh
+    run = open_run(config, Path(options.workdir or folder))
     loaded = tuple(
-        weights.load(place, mesh=mesh, config=config, split=split) for place in places
+        weights.load(source, mesh=run.mesh, config=config, split=split)
+        for source in found
     )
     entries = [Entry(network.stage, (network,)) for network in loaded]
-    if request.ensemble:
+    if options.ensemble:
         entries = [Entry("ensemble", loaded, tuple(weight for _, weight in named))]
-    protocols = PROTOCOLS if request.protocol == BOTH else (request.protocol,)
+    protocols = PROTOCOLS if options.protocol == "both" else (options.protocol,)
     return report.write(
-        experiment,
-        request.stages,
+        run,
+        options.stages,
         per_class=True,
         folder=folder.absolute(),
-        evaluation=Evaluation(
-            experiment, protocols=protocols, augmentation=augmentation
-        ),
+        evaluation=Evaluation(run, protocols=protocols, augmentation=augmentation),
         entries=entries,
-        oracle=request.oracle,
-        latent_figures=request.figures,
+        oracle=options.oracle,
+        latent_figures=options.figures,
     )
 
 
-def check(request: Request) -> None:
+def check(options) -> None:
     """Raise InputError for flags that contradict each other."""
-    given = {name for name, value in request._asdict().items() if value}
-    given |= {"step"} if request.step is not None else set()
-    if not given & {"workdir", "checkpoint", "ensemble"}:
+    if not (options.workdir or options.checkpoint or options.ensemble):
         raise InputError("--workdir, --checkpoint or --ensemble is needed; see --help")
-    excluded = {
-        "ensemble": {
-            "checkpoint": "name it in --ensemble",
-            "stages": "name WORKDIR:STAGE in --ensemble",
-            "step": "name folders of checkpoints in --ensemble",
-        },
-        "checkpoint": {"stages": "name WORKDIR:STAGE in --checkpoint"},
-        "figures": dict.fromkeys(
-            ("checkpoint", "ensemble", "step"),
-            "figures are drawn of the reported stages of a run",
-        )
-        | {"processes": "one process draws; evaluate again without --distributed"},
-    }
-    for flag in given & excluded.keys():
-        for other in given & excluded[flag].keys():
-            name = {"processes": "distributed"}.get(other, other)
-            raise InputError(
-                f"--{name}: cannot be combined with --{flag}; {excluded[flag][other]}"
-            )
+    given = {name for name in EXCLUDED if getattr(options, name)}
+    given |= {"stages"} if options.stages else set()
+    given |= {"step"} if options.step is not None else set()
+    given |= {"distributed"} if options.processes else set()
+    for flag in given & set(EXCLUDED):
+        for other in given & set(EXCLUDED[flag]):
+            remedy = EXCLUDED[flag][other]
+            raise InputError(f"--{other}: cannot be combined with --{flag}; {remedy}")
 
 
-def named_networks(request: Request) -> list[tuple[str, float]]:
+def named_networks(options) -> list[tuple[str, float]]:
     """Names of the networks and their weights; empty if stages are evaluated.
 
     Raises:
       InputError: an ensemble that is not written NAME=WEIGHT,NAME=WEIGHT.
     """
-    if request.checkpoint:
-        return [(request.checkpoint, 1.0)]
-    if not request.ensemble and request.step is not None:
-        stages = request.stages or read_config(Path(request.workdir))["stages"]
-        return [(f"{request.workdir}:{stage}", 1.0) for stage in stages]
+    if options.checkpoint:
+        return [(options.checkpoint, 1.0)]
+    if not options.ensemble and options.step is not None:
+        stages = options.stages or read_config(Path(options.workdir))["stages"]
+        return [(f"{options.workdir}:{stage}", 1.0) for stage in stages]
     found = []
-    for part in request.ensemble:
+    for part in options.ensemble:
         name, _, weight = part.rpartition("=")
         try:
             weight = float(weight)
@@ -143,29 +124,26 @@ def named_networks(request: Request) -> list[tuple[str, float]]:
     return found
 
 
-def data_config(request: Request, places: Sequence[Source]) -> Mapping:
+def data_config(options, found: Sequence[Source]) -> Mapping:
     """The config of the data: --config, else --workdir's, else that of the first run.
 
     Raises:
       InputError: there is none.
     """
-    if request.config:
-        return request.config
-    if request.workdir:
-        return read_config(Path(request.workdir))
-    for place in places:
-        if place.config:
-            return place.config
+    if options.config:
+        return options.config
+    if options.workdir:
+        return read_config(Path(options.workdir))
+    for source in found:
+        if source.config:
+            return source.config
     raise InputError(
-        f"{places[0].path}: is outside of a run; name the data by --config or --workdir"
+        f"{found[0].path}: is outside of a run; name the data by --config or --workdir"
     )
 
 
 def output(
-    request: Request,
-    places: Sequence[Source],
-    augmentation: str,
-    stages: Sequence[str],
+    options, found: Sequence[Source], augmentation: str, stages: Sequence[str]
 ) -> Path:
     """The folder to write: --out, or ``report`` in the run with a suffix for each choice.
 
@@ -174,24 +152,24 @@ def output(
     Raises:
       InputError: weights outside of a run, and no --out.
     """
-    if request.out:
-        return Path(request.out)
-    words = [request.split, "ensemble" if request.ensemble else None]
-    if request.checkpoint and places[0].config:
-        words.append(places[0].stage)
-    if set(request.stages) != set(stages):
-        words += request.stages
-    if any(place.step is not None for place in places):
-        words.append(f"step{places[0].step}")
-    words.append(request.protocol if request.protocol != BOTH else None)
+    if options.out:
+        return Path(options.out)
+    words = [options.split, "ensemble" if options.ensemble else None]
+    if options.checkpoint and found[0].config:
+        words.append(found[0].stage)
+    if set(options.stages) != set(stages):
+        words += options.stages
+    if any(source.step is not None for source in found):
+        words.append(f"step{found[0].step}")
+    words.append(options.protocol if options.protocol != "both" else None)
     if augmentation != "one view":
         words.append(augmentation.replace(",", "").replace(" ", "-"))
-    runs = [place.path.parents[1] for place in places if place.config]
-    if not request.workdir and not runs:
+    runs = [source.path.parents[1] for source in found if source.config]
+    if not options.workdir and not runs:
         raise InputError(
-            f"{places[0].path}: is outside of a run; name the folder to write by --out"
+            f"{found[0].path}: is outside of a run; name the folder to write by --out"
         )
-    return Path(request.workdir or runs[0]) / "-".join(["report", *filter(None, words)])
+    return Path(options.workdir or runs[0]) / "-".join(["report", *filter(None, words)])
 
 
 def check_writable(folder: Path) -> None:

@@ -48,7 +48,9 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     table = results.with_facts(compared)
     controls = compare.select_controls(list(table["line"].unique()), ablated)
     scores = {
-        result.cell.label: published.find(result.cell.run.config, result.cell.method)
+        result.cell.line.label: published.find(
+            result.cell.run.config, result.cell.line.method
+        )
         for result in outcome
         if result.cell.line.without is None
     }
@@ -122,18 +124,18 @@ class Collected(NamedTuple):
 
 def collect(outcome: Sequence[Result]) -> Collected:
     """Read the reports of the finished cells."""
-    lines = list(dict.fromkeys(result.cell.label for result in outcome))
+    lines = list(dict.fromkeys(result.cell.line.label for result in outcome))
     everything, compared, stepwise = [], [], []
     for cell in (result.cell for result in outcome if result.error is None):
         rows = results.read(cell.run.folder / "report" / "metrics.json")
-        rows = [{**row, "line": cell.label} for row in rows]
+        rows = [{**row, "line": cell.line.label} for row in rows]
         everything += rows
         own = [row for row in rows if measured(row)]
         compared += [row for row in own if row["stage"] == cell.stage]
         stages = cell.run.config["stages"]
         if len(stages) > 1:
             stepwise += [
-                {**row, "line": f"{cell.label}, {stage}"}
+                {**row, "line": f"{cell.line.label}, {stage}"}
                 for stage in stages
                 for row in own
                 if row["stage"] == stage
@@ -180,13 +182,13 @@ def finished(run: Run) -> bool:
 
 def describe_cell(result: Result) -> dict[str, Any]:
     """How a cell ended, for JSON."""
-    cell = result.cell
+    line, seed, run = result.cell
     return {
-        "line": cell.label,
-        "method": cell.method,
-        "seed": cell.seed,
-        "run": cell.run.folder.name,
-        "pretraining": cell.run.needs and cell.run.needs.folder.name,
+        "line": line.label,
+        "method": line.method,
+        "seed": seed,
+        "run": run.folder.name,
+        "pretraining": run.needs and run.needs.folder.name,
         "status": result.status,
         "error": result.error,
     }
@@ -206,7 +208,7 @@ def counts(outcome: Sequence[Result]) -> str:
 def failures(outcome: Sequence[Result]) -> dict[str, str]:
     """``LINE, seed SEED`` -> error."""
     return {
-        f"{cell.label}, seed {cell.seed}": f"failed: {error}"
+        f"{cell.line.label}, seed {cell.seed}": f"failed: {error}"
         for cell, error in outcome
         if error
     }

@@ -12,6 +12,7 @@ interrupted. Exit codes: 0 done, 1 a cell failed (the others went on), 2 bad inp
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -38,43 +39,34 @@ def study(options) -> int:
       InputError: an unusable config, method, seed or workdir.
       Stopped: by a signal; the cell that was training is saved.
     """
-    with Stop() as stop:
-        return carry_out(options, stop)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    return cli.run(define, study, argv)
-
-
-def carry_out(options, stop: Stop) -> int:
-    """The body of `study`."""
-    overrides = options.overrides
-    if any(word.startswith("--config.seed=") for word in overrides):
-        raise InputError("--config.seed: name seeds by --seeds=0,1,2")
     # Imported here: bad flags are answered without waiting for JAX.
     from lsr_jax.study import outcome, plan
     from lsr_jax.training import sharding, workdir
 
-    seeds = numbers(options.seeds)
-    named = list(filter(None, dict.fromkeys([*options.methods, options.ablate])))
-    check_methods(named)
-    load = loader(options.config, overrides, named)
+    if any(word.startswith("--config.seed=") for word in options.overrides):
+        raise InputError("--config.seed: name seeds by --seeds=0,1,2")
+    seeds = parse_seeds(options.seeds)
+    methods = list(filter(None, dict.fromkeys([*options.methods, options.ablate])))
+    check_methods(methods)
+    load = loader(options.config, options.overrides, methods)
     folder = options.workdir or Path("studies", cli.run_name(options.config))
-    sharding.share_cpu(load(named[0], seeds[0])["cpu_devices"])
-    lines = comparison_lines(named, options.ablate, load, seeds[0])
-    cells = plan.cells(load, lines, seeds, folder)
+    sharding.share_cpu(load(methods[0], seeds[0])["cpu_devices"])
+    lines = [plan.Line(name, name) for name in methods]
+    if options.ablate:
+        lines += ablation(options.ablate, load(options.ablate, seeds[0]))
+    cells = plan.plan_cells(load, lines, seeds, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise workdir.unwritable(folder, error) from error
 
     errors = {}
-    for run in plan.runs(cells):
-        error = attempt(run, errors, stop)
-        if error:
-            errors[run.folder] = error
-            print(f"error: {run.folder}: {error}; going on", file=sys.stderr)
+    with Stop() as stop:
+        for run in plan.plan_runs(cells):
+            error = attempt(run, errors, stop)
+            if error:
+                errors[run.folder] = error
+                print(f"error: {run.folder}: {error}; going on", file=sys.stderr)
     results = [outcome.Result(cell, errors.get(cell.run.folder)) for cell in cells]
     print(outcome.write(results, folder, ablated=options.ablate))
     print(f"\nwrote {folder / 'index.html'} and study.json, .md, .tex, .csv")
@@ -83,80 +75,75 @@ def carry_out(options, stop: Stop) -> int:
     return 1 if errors else 0
 
 
-def check_methods(named: Sequence[str]) -> None:
-    """Raise InputError where no method is named, or an unknown one."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, study, argv)
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Raise InputError if no method is named, or an unknown one."""
     from lsr_jax.methods import METHODS
 
-    if not named:
-        raise InputError("--methods: expected at least one, or --ablate METHOD")
-    for name in named:
-        if name not in METHODS:
-            raise InputError(
-                f"--methods: expected some of {', '.join(METHODS)}, found {name!r}"
-            )
+    if not names:
+        raise InputError("--methods: name at least one, or --ablate METHOD")
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise InputError(
+            f"--methods: expected some of {', '.join(METHODS)}, found {unknown[0]!r}"
+        )
 
 
-def comparison_lines(
-    named: Sequence[str], ablate: str | None, load: Callable, seed: int
-) -> list:
-    """The lines of the study: methods, then a method without each of its terms.
+def ablation(method: str, config: Mapping) -> list:
+    """The lines of a method without each of its terms.
 
     Raises:
-      InputError: a method to ablate without terms to remove.
+      InputError: it has no term that can be removed.
     """
-    from lsr_jax.study import terms
-    from lsr_jax.study.plan import Line
+    from lsr_jax.study import plan, terms
 
-    lines = [Line(name, name) for name in named]
-    if ablate:
-        config = load(ablate, seed)
-        stages = [s for s in config["stages"] if config[s]["method"]["name"] == ablate]
-        weights = terms.weights(config, stages[-1])
-        if not weights:
-            raise InputError(f"--ablate: {ablate} has no term that can be removed")
-        lines += [Line(f"{ablate} without {name}", ablate, name) for name in weights]
-    return lines
+    stages = [s for s in config["stages"] if config[s]["method"]["name"] == method]
+    weights = terms.weights(config, stages[-1])
+    if not weights:
+        raise InputError(f"--ablate: {method} has no term that can be removed")
+    return [plan.Line(f"{method} without {name}", method, name) for name in weights]
 
 
 def loader(
     name: str, overrides: Sequence[str], methods: Sequence[str]
 ) -> Callable[[str, int], dict]:
-    """``(method, seed) -> resolved config``.
+    """Build ``(method, seed) -> resolved config``.
 
-    An override of a stage that the run of another method has is left out of the runs
-    that have no such stage.
+    Overrides of a stage are left out of the methods that have no such stage.
 
     Raises:
-      InputError: no such file; when called: a key that no run has.
+      InputError: no such file; when called: a key that no method has.
     """
     file, _, argument = name.partition(":")
-
-    def full(method):
-        return f"{file}:{','.join(filter(None, [method, argument]))}"
-
-    own = {method: cli.read_config(full(method)) for method in methods}
-    known = set().union(*own.values())
+    names = {
+        method: f"{file}:{','.join([method, *filter(None, [argument])])}"
+        for method in methods
+    }
+    sections = {method: set(cli.read_config(name)) for method, name in names.items()}
+    others = {
+        method: set().union(*sections.values()) - own
+        for method, own in sections.items()
+    }
 
     def load(method: str, seed: int) -> dict:
         kept = [
             word
             for word in overrides
-            if section(word) in own[method] or section(word) not in known
+            if re.split("[.=]", word.removeprefix("--config."))[0] not in others[method]
         ]
-        return cli.read_config(full(method), [*kept, f"--config.seed={seed}"])
+        return cli.read_config(names[method], [*kept, f"--config.seed={seed}"])
 
     return load
 
 
-def section(override: str) -> str:
-    """``adapt`` of ``--config.adapt.steps=10``."""
-    return override.removeprefix("--config.").partition("=")[0].partition(".")[0]
-
-
 def attempt(run, errors: Mapping[Path, str], stop: Stop) -> str | None:
-    """Train and evaluate a run unless that is done; returns what went wrong, if so.
+    """Train and evaluate a run unless that is done; returns the error, if any.
 
-    The traceback of what is no error of a user goes to stderr, as that of ``train.py``.
+    The traceback of an error in the code goes to stderr, as that of ``train.py``.
     """
     import jax
 
@@ -170,25 +157,24 @@ def attempt(run, errors: Mapping[Path, str], stop: Stop) -> str | None:
         workdir.check(run.folder, run.config)
         if outcome.finished(run):
             print(f"{run.folder}: finished")
-            return None
-        print(f"{run.folder}:")
-        loop.train(run.config, run.folder, stop, finish=report.write)
+        else:
+            print(f"{run.folder}:")
+            loop.train(run.config, run.folder, stop, finish=report.write)
     except (InputError, TrainingError) as error:
         return one_line(error)
-    except Exception as error:  # a study of hours does not end at one cell
+    except Exception as error:  # one cell must not end a study of hours
         traceback.print_exc()
-        text = one_line(error)[:300]
-        return f"{type(error).__name__}: {text}"
+        return f"{type(error).__name__}: {one_line(error)[:300]}"
     finally:
         jax.clear_caches()  # the next run compiles its own functions
     return None
 
 
-def numbers(words: Sequence[str]) -> list[int]:
-    """Seeds.
+def parse_seeds(words: Sequence[str]) -> list[int]:
+    """The seeds, once each.
 
     Raises:
-      InputError: not whole numbers, none, or one that no run has.
+      InputError: no seed, or one that is not a number in range.
     """
     try:
         found = [int(word) for word in dict.fromkeys(words)]

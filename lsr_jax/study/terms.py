@@ -1,8 +1,8 @@
-"""Which keywords of a method weigh a term that it adds, found by asking its loss."""
+"""The weights of a method's own loss terms, found by tracing its loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,15 @@ from lsr_jax.models import Model
 from lsr_jax.training import stage as training_stage
 from lsr_jax.types import Batch, BatchSpec, Context, Method, Pixels, PyTree
 
-# Nothing that a method adds: what it starts from, and its opponent's own loss.
+# Not terms that a method adds: the segmentation loss, and the discriminator's own loss.
 GIVEN = ("segmentation", "discriminator")
 
 
 def weights(config: Mapping, stage: str) -> tuple[str, ...]:
-    """The keywords of a stage's method that weigh a term of its own, by the alphabet.
+    """The keywords of a stage's method that weigh a term of its own, sorted.
 
-    A keyword is such a weight if the loss reports fewer terms once it is 0. One that is
-    0 already removes nothing, and one that cannot be 0 is none. Nothing is computed:
-    the network of the config is traced with shapes alone.
+    A keyword is such a weight if the loss reports fewer terms once it is 0. Nothing is
+    computed: the loss is traced with shapes alone.
 
     Args:
       config: resolved.
@@ -32,38 +31,29 @@ def weights(config: Mapping, stage: str) -> tuple[str, ...]:
     Raises:
       InputError: the method cannot use the heads of the network.
     """
-    network = traceable(models.build(**config["model"]))
+    network = models.build(**config["model"])
+    # Traced once for all methods.
+    network = network._replace(forward=jax.jit(network.forward, static_argnums=3))
     full = reported(training_stage.build_method(config, stage), network)
+    keywords = config[stage]["method"]
     found = []
-    for keyword in sorted(set(numeric(config[stage]["method"])) - set(GIVEN)):
-        section = {**config[stage]["method"], keyword: 0.0}
-        without = {**config, stage: {**config[stage], "method": section}}
+    for name in sorted(set(keywords) - set(GIVEN)):
+        value = keywords[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value:
+            continue
+        section = {**config[stage], "method": {**keywords, name: 0.0}}
         try:
-            method = training_stage.build_method(without, stage)
+            method = training_stage.build_method({**config, stage: section}, stage)
             terms = reported(method, network)
         except (InputError, ValueError, TypeError, ZeroDivisionError):
-            continue  # an exponent, a count: 0 means nothing there
+            continue  # an exponent, a count: 0 is not allowed
         if len(terms) < len(full):
-            found.append(keyword)
+            found.append(name)
     return tuple(found)
 
 
-def numeric(keywords: Mapping) -> Iterable[str]:
-    """Names of the numbers that are not 0."""
-    return (
-        name
-        for name, value in keywords.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and value
-    )
-
-
-def traceable(model: Model) -> Model:
-    """The network with a forward pass that is traced once for all questions."""
-    return model._replace(forward=jax.jit(model.forward, static_argnums=3))
-
-
 def reported(method: Method, model: Model) -> set[str]:
-    """Names of what the loss of one step reports."""
+    """Names of the metrics that the loss of one step reports."""
 
     def step(params: PyTree, model_state: PyTree) -> Mapping:
         key = jax.random.key(0)

@@ -83,7 +83,7 @@ def test_examples_are_spread_and_keep_labels_of_several_sizes():
         for i, label in enumerate((small, small, large))
     ]
     evaluation = Evaluation.__new__(Evaluation)
-    evaluation.experiment = types.SimpleNamespace(open=lambda *_: records)
+    evaluation.run = types.SimpleNamespace(open=lambda *_: records)
     positions, images, labels = evaluation.examples("target", 2)
     assert positions == [0, 1]
     assert images.shape == (2, 4, 6, 3)

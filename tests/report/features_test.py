@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lsr_jax.errors import InputError
 from lsr_jax.report import features
 from lsr_jax.report.features import Sample
 
@@ -36,8 +37,8 @@ def test_mean_angle_is_over_the_others_that_exist():
 
 def test_ring_holds_95_percent():
     lengths = np.arange(1, 1002, dtype=float)
-    ring = features.norm_ring(lengths[:, None])
-    assert ring == pytest.approx((26, 501, 976))
+    ring = features.norm_interval(lengths[:, None])
+    assert tuple(ring) == pytest.approx((26, 501, 976))
 
 
 def test_choice_is_balanced_and_of_labels_and_seed_alone():
@@ -103,6 +104,9 @@ def test_curves_are_read_from_the_log(tmp_path):
         '{"step": 5, "total": 2.0}\n{"step": 10, "total": 1, "norm": 3}\n{"st'
     )
     found = features.read_curves(path)
-    np.testing.assert_array_equal(found["total"], [[5, 10], [2, 1]])
-    np.testing.assert_array_equal(found["norm"], [[10], [3]])
-    assert features.read_curves(tmp_path / "none") == {}
+    assert found["total"].to_dict() == {5: 2.0, 10: 1.0}
+    assert found["norm"].dropna().to_dict() == {10: 3.0}
+    assert features.read_curves(tmp_path / "none").empty
+    path.write_text('{"total": 2.0}\n')
+    with pytest.raises(InputError, match=r"metrics.jsonl: damaged"):
+        features.read_curves(path)

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from lsr_jax.report import figures
@@ -40,8 +41,8 @@ def shares():
 def curves():
     steps = np.arange(5.0)
     stages = {
-        "source": {"total": (steps, steps)},
-        "lsr": {"total": (steps, 2 * steps), "norm": (steps, steps)},
+        "source": pd.DataFrame({"total": steps}),
+        "lsr": pd.DataFrame({"total": 2 * steps, "norm": steps}),
     }
     return figures.training_curves(stages)
 

@@ -34,7 +34,7 @@ def png(array):
 
 
 @pytest.fixture
-def experiment(tmp_path, key):
+def run(tmp_path, key):
     """Three images a domain and two stages of the toy network, on one device."""
     mesh = sharding.make_mesh(1)
 
@@ -87,8 +87,8 @@ def experiment(tmp_path, key):
 
 
 @pytest.fixture
-def sampler(experiment):
-    return Sampler(Evaluation(experiment))
+def sampler(run):
+    return Sampler(Evaluation(run))
 
 
 def decoded(records, key):
@@ -97,21 +97,21 @@ def decoded(records, key):
     )
 
 
-def outputs(experiment, stage):
+def outputs(run, stage):
     """Of a network on all target images."""
-    network = experiment.trained(stage)
-    images = decoded(experiment.open("target", "val"), "image")
-    inputs = experiment.normalise(images)
+    network = run.trained(stage)
+    images = decoded(run.open("target", "val"), "image")
+    inputs = run.normalise(images)
     return toy.forward(network.params, network.model_state, inputs, False)[0]
 
 
-def test_vectors_are_features_of_the_same_cells_for_every_network(experiment, sampler):
+def test_vectors_are_features_of_the_same_cells_for_every_network(run, sampler):
     aware, nearest = sampler.label_maps("target")
     assert nearest.shape == aware.shape == (3, *toy.FEATURE_SIZE)
     places = sampler.choose("target", 4)
     for stage in ("source", "lsr"):
         sample = sampler.sample(stage, "target", 4)
-        features = outputs(experiment, stage).features
+        features = outputs(run, stage).features
         whole = np.asarray(features).reshape(-1, toy.FEATURES)
         np.testing.assert_allclose(sample.vectors, whole[places], rtol=1e-5, atol=1e-6)
         expected = aware.reshape(-1)[places]
@@ -119,15 +119,13 @@ def test_vectors_are_features_of_the_same_cells_for_every_network(experiment, sa
         assert np.bincount(sample.labels).max() == 4
 
 
-def test_confusion_is_that_of_the_logits_that_are_evaluated(
-    experiment, monkeypatch, tmp_path
-):
+def test_confusion_is_that_of_the_logits_that_are_evaluated(run, monkeypatch, tmp_path):
     drawn = {}
     monkeypatch.setattr(gallery, "_save", lambda *_: None)
     monkeypatch.setattr(gallery.figures, "confusion", lambda x, _: drawn.update(x))
-    gallery._confusion(Evaluation(experiment), ["lsr"], tmp_path)
-    found = outputs(experiment, "lsr")
-    truth = decoded(experiment.open("target", "val"), "label")
+    gallery._confusion(Evaluation(run), ["lsr"], tmp_path)
+    found = outputs(run, "lsr")
+    truth = decoded(run.open("target", "val"), "label")
 
     def shares(logits):
         classes = resample.bilinear(logits, toy.SIZE).argmax(-1)
@@ -138,28 +136,28 @@ def test_confusion_is_that_of_the_logits_that_are_evaluated(
     assert not np.array_equal(drawn["lsr"], shares(found.logits))
 
 
-def test_networks_of_the_table_are_not_restored_again(experiment, sampler):
+def test_networks_of_the_table_are_not_restored_again(run, sampler):
     sampler.evaluation.entry("lsr")
     sampler.sample("lsr", "target", 4)
-    assert experiment.restored == ["lsr"]
+    assert run.restored == ["lsr"]
 
 
-def test_a_split_without_labels_is_named(experiment, sampler):
+def test_a_split_without_labels_is_named(run, sampler):
     unlabelled = png(np.full(toy.SIZE, 255))
-    for record in experiment.open("target", "val"):
+    for record in run.open("target", "val"):
         record["label"] = unlabelled
     with pytest.raises(InputError, match="the target split has no labelled pixel"):
         sampler.choose("target", 4)
 
 
 @pytest.mark.slow
-def test_every_figure_of_a_run_is_written(experiment, tmp_path):
+def test_every_figure_of_a_run_is_written(run, tmp_path):
     stages = ("source", "lsr")
-    assert gallery.curves(experiment, stages, tmp_path) == []
+    assert gallery.curves(run, stages, tmp_path) == []
     (tmp_path / "lsr").mkdir()
     (tmp_path / "lsr" / "metrics.jsonl").write_text('{"step": 1, "total": 2.0}\n')
-    pictures = gallery.curves(experiment, stages, tmp_path)
-    pictures += gallery.write(Evaluation(experiment), stages, tmp_path)
+    pictures = gallery.curves(run, stages, tmp_path)
+    pictures += gallery.write(Evaluation(run), stages, tmp_path)
     assert [picture.file.removesuffix(".png") for picture in pictures] == [
         *("training_curves", "confusion", "downsampling", "class_shares", "polar"),
         *("prototype_angles", "tsne", "domains_pca", "domains_tsne"),

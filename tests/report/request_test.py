@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import saved
 
-from lsr_jax import streets
+from lsr_jax import cli, evaluate, streets
 from lsr_jax.errors import InputError
 from lsr_jax.report import request, results
-from lsr_jax.report.request import Request
 from lsr_jax.training import weights
 
 PRESET = dataclasses.replace(
@@ -21,6 +20,15 @@ PRESET = dataclasses.replace(
     size=(32, 64),
     counts=streets.Counts(4, 5, 4, 5, 6),
 )
+
+
+def ask(**given):
+    """The options of evaluate.py, with these values."""
+    flags = cli.Flags()
+    evaluate.define(flags)
+    options, _ = cli.parse(flags, [])
+    vars(options).update({"processes": None, **given})
+    return options
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,7 @@ def _preset():
 def evaluated(run):
     """The rows of both stages, and what was printed."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        found = request.evaluate(Request(workdir=str(run), oracle="published"))
+        found = request.evaluate(ask(workdir=str(run), oracle="published"))
     return found, printed.getvalue()
 
 
@@ -88,10 +96,10 @@ def test_stages_of_a_run(run, evaluated):
 
 
 def test_a_step_and_a_checkpoint_are_that_network(run):
-    by_step = request.evaluate(Request(workdir=str(run), stages=["source"], step=1))
+    by_step = request.evaluate(ask(workdir=str(run), stages=["source"], step=1))
     kept = results.read(run / "report-source-step1" / "metrics.json")
     path = run / "source" / "checkpoints" / "1"
-    by_path = request.evaluate(Request(checkpoint=str(path)))
+    by_path = request.evaluate(ask(checkpoint=str(path)))
     np.testing.assert_equal(by_step, by_path)
     np.testing.assert_equal(by_step, kept)
     assert {row["selection"] for row in by_step} == {"named"}
@@ -101,7 +109,7 @@ def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_pa
     name = f"{run}:source"
     alone = [row for row in evaluated[0] if row["stage"] == "source"]
     found = request.evaluate(
-        Request(ensemble=[f"{name}=0.7", f"{name}=0.3"], out=str(tmp_path / "twice"))
+        ask(ensemble=[f"{name}=0.7", f"{name}=0.3"], out=str(tmp_path / "twice"))
     )
     assert {row["stage"] for row in found} == {"ensemble"}
     for one, other in zip(alone, found, strict=True):
@@ -115,7 +123,7 @@ def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_pa
 
 def test_views_reach_the_network(run, evaluated):
     flipped = request.evaluate(
-        Request(checkpoint=str(run), protocol="native", flip=True, split="test")
+        ask(checkpoint=str(run), protocol="native", flip=True, split="test")
     )
     assert {row["averaging"] for row in flipped} == {"flip, probabilities"}
     assert {row["split"] for row in flipped} == {"test", "val"}
@@ -135,7 +143,7 @@ def test_views_reach_the_network(run, evaluated):
     ],
 )
 def test_only_a_report_of_all_stages_is_the_report(flags, name, run):
-    given = Request(workdir=str(run), **flags)
+    given = ask(workdir=str(run), **flags)
     assert request.output(given, [], "one view", ["source", "adapt"]) == run / name
 
 
@@ -157,7 +165,7 @@ def test_a_choice_on_the_split_of_the_flag_is_an_oracles(flags, chosen, monkeypa
 
     monkeypatch.setattr(request.report, "write", selections)
     for split, rule in (("test", "oracle"), (None, "target_heldout")):
-        assert set(request.evaluate(Request(split=split, **flags))) == {rule}
+        assert set(request.evaluate(ask(split=split, **flags))) == {rule}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +208,7 @@ def test_wrong_flags_are_one_line(flags, message, run):
         for name, value in flags.items()
     }
     with pytest.raises(InputError, match=message) as caught:
-        request.evaluate(Request(**flags))
+        request.evaluate(ask(**flags))
     assert "\n" not in str(caught.value)
 
 
@@ -214,19 +222,19 @@ def test_processes_meet_before_anything_is_read(run, monkeypatch):
     monkeypatch.setattr(request.distributed, "initialize", initialize)
     given = {"num_processes": 2, "process_id": 1}
     with pytest.raises(MetError, match="'process_id': 1"):
-        request.evaluate(Request(workdir=str(run), processes=given))
+        request.evaluate(ask(workdir=str(run), processes=given))
 
 
 def test_weights_outside_of_a_run_need_data_and_a_folder(run, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"")
     place = weights.resolve(str(tmp_path / "w.safetensors"))
-    given = Request(checkpoint=str(place.path))
+    given = ask(checkpoint=str(place.path))
     with pytest.raises(InputError, match="name the data by --config"):
         request.data_config(given, [place])
     with pytest.raises(InputError, match="folder to write by --out"):
         request.output(given, [place], "one view", ["source"])
     config = json.loads((run / "config.json").read_text())
-    assert request.data_config(given._replace(config=config), [place]) is config
+    assert request.data_config(ask(config=config), [place]) is config
 
 
 def test_a_network_of_other_classes_is_named(run, load_config):
@@ -234,4 +242,4 @@ def test_a_network_of_other_classes_is_named(run, load_config):
     config["model"]["num_classes"] = 16
     other = saved.run(run.parent / "other", config, {"source": (1,)})
     with pytest.raises(InputError, match=r"labels have 19 classes, the network 16"):
-        request.evaluate(Request(workdir=str(run), checkpoint=f"{other}:source"))
+        request.evaluate(ask(workdir=str(run), checkpoint=f"{other}:source"))

@@ -273,7 +273,7 @@ def test_ablation_has_a_line_for_every_term(fake, tmp_path):
     ("flags", "message"),
     [
         (("--methods", "lrs"), "found 'lrs'"),
-        ((), "expected at least one"),
+        ((), "name at least one"),
         (("--methods", "lsr", "--seeds", "a"), "--seeds: expected numbers"),
         (
             ("--methods", "lsr", "--seeds", "0,4294967296"),

@@ -209,8 +209,10 @@ def test_only_the_first_process_writes(two):
 
 
 def test_an_impossible_process_is_named():
-    with pytest.raises(InputError, match="--process_id: expected 0 to 1, found 2"):
+    with pytest.raises(InputError, match=r"--process_id: out of range .found 2, "):
         distributed.initialize(num_processes=2, process_id=2)
+    with pytest.raises(InputError, match=r"--process_id: out of range .found -1, "):
+        distributed.initialize(process_id=-1)
 
 
 def test_what_no_cluster_tells_is_asked_for():
