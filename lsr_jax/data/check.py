@@ -13,7 +13,7 @@ import os
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -43,22 +43,18 @@ _COLUMN, _ROW = 90, 18  # pixels of an entry of its legend
 
 
 class Statistics(NamedTuple):
-    """Statistics of a good pair.
-
-    Attributes:
-      size: ``(H, W)`` of the image.
-      pixels: ``[256]`` number of pixels of each id, all zero without a label.
-      palette_differs: whether the label has other colours than the published files.
+    """Statistics of a good pair: image size, pixels of each id ``[256]``, and whether
+    the palette of the label has other colours than in the published files.
     """
 
-    size: tuple[int, int]
+    size: str
     pixels: np.ndarray
     palette_differs: bool
 
 
 @dataclass
 class Report:
-    """Results of one split."""
+    """Results of one split; `official` is the published number of images."""
 
     name: str
     official: int | None
@@ -73,9 +69,17 @@ class Report:
         if isinstance(result, BadExample):
             self.problems.append(result)
         else:
-            self.sizes["{1}x{0}".format(*result.size)] += 1
+            self.sizes[result.size] += 1
             self.pixels += result.pixels
             self.other_palettes += result.palette_differs
+
+    def share(self, ids: Collection[int], *, invert: bool = False) -> str:
+        """Returns the percentage of pixels with one of `ids`, or with none of them."""
+        total = self.pixels.sum()
+        if not total:
+            return "-"
+        share = self.pixels[[*ids]].sum() / total
+        return f"{100 * (1 - share if invert else share):.2f} %"
 
     @property
     def warnings(self) -> list[str]:
@@ -104,14 +108,14 @@ def examine(pair: Pair, *, reader: Reader, layout: Layout) -> Statistics | BadEx
         image, label = reader.pair(pair)
     except BadExample as error:
         return error
-    if label is None:
-        return Statistics(image.shape[:2], np.zeros(256, np.int64), False)
-    differs = False
-    if layout.palette:
-        colors = image_io.palette_colors(reader.data(pair.label))
-        differs = any(tuple(colors[i]) != c for i, c in layout.palette.items())
-    pixels = np.bincount(label.ravel(), minlength=256)
-    return Statistics(image.shape[:2], pixels, differs)
+    height, width, _ = image.shape
+    pixels, differs = np.zeros(256, np.int64), False
+    if label is not None:
+        pixels = np.bincount(label.ravel(), minlength=256)
+        if layout.palette:
+            colors = image_io.palette_colors(reader.data(pair.label))
+            differs = any(tuple(colors[i]) != c for i, c in layout.palette.items())
+    return Statistics(f"{width}x{height}", pixels, differs)
 
 
 def examine_all(
@@ -157,25 +161,26 @@ def examine_all(
 
 def render(layout: Layout, reports: Sequence[Report]) -> str:
     """Formats counts, problems and the shares of the classes as two tables."""
-    rows = [["split", "published", "images", *image_io.KINDS, "ignored", "sizes"]]
+    import pandas as pd  # here, so that worker processes start quickly
+
+    counts, shares = {}, {}
     for report in reports:
         kinds = Counter(problem.kind for problem in report.problems)
         sizes = [f"{size} ({n})" for size, n in report.sizes.most_common(3)]
-        rows.append(
-            [
-                report.name,
-                str(report.official or "-"),
-                str(report.images),
-                *(str(kinds[kind]) for kind in image_io.KINDS),
-                _percent(report, list(layout.ids), invert=True),
-                ", ".join(sizes) + (", ..." if len(report.sizes) > 3 else ""),
-            ]
-        )
-    shares = [["share of pixels", *(report.name for report in reports)]]
-    for name in dict.fromkeys(layout.ids.values()):
-        ids = [raw for raw, other in layout.ids.items() if other == name]
-        shares.append([name, *(_percent(report, ids) for report in reports)])
-    return f"{_table(rows)}\n\n{_table(shares)}"
+        counts[report.name] = {
+            "published": report.official or "-",
+            "images": report.images,
+            **{kind: kinds[kind] for kind in image_io.KINDS},
+            "ignored": report.share(layout.ids, invert=True),
+            "sizes": ", ".join(sizes) + (", ..." if len(report.sizes) > 3 else ""),
+        }
+        shares[report.name] = {
+            name: report.share([i for i, other in layout.ids.items() if other == name])
+            for name in dict.fromkeys(layout.ids.values())
+        }
+    tables = pd.DataFrame(counts).T, pd.DataFrame(shares)
+    first, second = (table.to_string(max_colwidth=None) for table in tables)
+    return f"{first}\n\nshare of pixels\n{second}"
 
 
 def contact_sheet(layout: Layout, root: str, *, pairs: int) -> np.ndarray:
@@ -250,23 +255,6 @@ def _legend(width, classes, colors):
         place, font = (left + 17, top + 13), cv2.FONT_HERSHEY_SIMPLEX
         cv2.putText(strip, name, place, font, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
     return strip
-
-
-def _percent(report, ids, *, invert=False):
-    total = report.pixels.sum()
-    if not total:
-        return "-"
-    share = report.pixels[ids].sum() / total
-    return f"{100 * (1 - share if invert else share):.2f} %"
-
-
-def _table(rows):
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def define(flags: cli.Flags) -> None:
