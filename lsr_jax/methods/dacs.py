@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from lsr_jax import losses
 from lsr_jax.augment import strong
+from lsr_jax.errors import InputError
 from lsr_jax.keywords import HalfRange, Probability, Range, Weight
 from lsr_jax.methods import common, mean_teacher
 from lsr_jax.ops import classmix, diagnostics, resample
@@ -96,6 +97,12 @@ def make(
         return ctx.pixels.normalise(image)
 
     def loss(params, state, batch, ctx):
+        sizes = [images.image.shape[1:3] for images in batch]
+        if sizes[0] != sizes[1]:
+            raise InputError(
+                f"method: dacs mixes images of one size (found {sizes[0]} and {sizes[1]}); "
+                "set augment.source.crop and augment.target.crop to one size"
+            )
         source, model_state = ctx.forward(
             params["model"], ctx.model_state, batch.source.image, True
         )

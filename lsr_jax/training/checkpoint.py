@@ -35,33 +35,13 @@ QUARANTINE = "damaged"  # beside the folder of checkpoints
 KEEP_NEWEST = 2
 
 # What decoders raise for wrong bytes. Everything else (no memory, a failing disk, a bug)
-# says nothing about the checkpoint.
-DECODE_ERRORS = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    FileNotFoundError,
-    IsADirectoryError,
-    LookupError,
-    NotADirectoryError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-# TensorStore raises ValueError for these, with the text of errno.
+# says nothing about the checkpoint. Orbax wraps errors of TensorStore in plain Exception.
+MALFORMED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+# TensorStore reports a failing disk as ValueError with the text of errno.
 MACHINE_ERRORS = [
     os.strerror(number)
-    for number in (
-        errno.EACCES,
-        errno.EIO,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.EPERM,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-    )
+    for number in (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE)
 ]
 
 
@@ -73,15 +53,11 @@ class Checkpointer:
     """The checkpoints of one stage."""
 
     def __init__(self, folder: Path, *, keep_every: int = 0, read_only: bool = False):
-        """Opens the folder.
+        """Opens the folder, and creates it unless ``read_only``.
 
         Kept are the newest two checkpoints, those that they name as the best, and the
-        multiples of ``keep_every``.
-
-        Args:
-          folder: created unless ``read_only``.
-          keep_every: 0 keeps no further checkpoints.
-          read_only: change nothing; another process may be saving.
+        multiples of ``keep_every`` unless that is 0. With ``read_only`` nothing is
+        changed: another process may be saving.
         """
         self.folder = folder.absolute()
         self._best = BestOfNewest()
@@ -114,10 +90,7 @@ class Checkpointer:
     def save(self, step: int, state: TrainState, facts: Mapping) -> None:
         """Start saving; the state may be donated afterwards.
 
-        Args:
-          step: larger than every saved step.
-          state: the whole training state.
-          facts: JSON-able; ``best`` is None or a dict whose ``step`` is kept.
+        ``facts`` are JSON-able; ``best`` is None or a dict whose ``step`` is kept.
 
         Raises:
           TrainingError: this save or the previous one failed, or a later step exists.
@@ -195,11 +168,7 @@ class Checkpointer:
     def restore_network(
         self, step: int, network: tuple[PyTree, PyTree]
     ) -> tuple[tuple[PyTree, PyTree], dict]:
-        """``(params, model_state)`` of the network alone, and the facts.
-
-        Args:
-          step: a saved step.
-          network: arrays or shapes of the same two trees.
+        """``(params, model_state)`` of the network, as arrays or shapes; and the facts.
 
         Raises:
           DamagedCheckpointError: damaged, or of another network.
@@ -231,7 +200,7 @@ class Checkpointer:
         return found, facts, step
 
     def _newest(self, read: Callable[[int], tuple]) -> tuple[tuple | None, list[int]]:
-        """What ``read`` returns for the newest undamaged step, and the damaged ones."""
+        """What ``read`` returns for the newest undamaged step, and the damaged steps."""
         errors: dict[int, DamagedCheckpointError] = {}
         for step in reversed(distributed.from_main(self.steps())):
             found = error = None
@@ -251,14 +220,9 @@ class Checkpointer:
                     print(f"warning: {other}; using step {step}", file=sys.stderr)
                 return found, list(errors)
             errors[step] = error
-        if errors:
-            newest = next(iter(errors.values()))
-            if len(errors) == 1:
-                raise newest
-            raise InputError(
-                f"{newest}; none of the {len(errors)} checkpoints is usable; remove "
-                f"{self.folder.parent} to train the stage again"
-            ) from newest
+        for newest in errors.values():
+            count = f"; none of the {len(errors)} checkpoints is usable"
+            raise InputError(f"{newest}{count if len(errors) > 1 else ''}") from newest
         return None, []
 
     def _quarantine(self, steps: Sequence[int]) -> None:
@@ -278,10 +242,10 @@ class Checkpointer:
         )
         with reading(self.folder / str(step)):
             stored = self._manager.item_metadata(step)["state"].tree
-            check_network(template, stored)
+            check_leaves(network_leaves(template), network_leaves(stored))
             args = ocp.args.Composite(state=args)
             found = self._manager.restore(step, args=args).state
-            check_types(template, found)
+            check_leaves(typed_leaves(template), typed_leaves(found))
             check_arrays(facts["arrays"], digests(host_copy(found)), whole=whole)
         return found
 
@@ -371,15 +335,13 @@ def host_copy(tree: PyTree) -> dict[str, np.ndarray]:
 
 def digests(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """sha256 of each array, over dtype, shape and bytes."""
-    return {name: digest(array) for name, array in arrays.items()}
-
-
-def digest(array: np.ndarray) -> str:
-    """sha256 of one array, over dtype, shape and bytes."""
-    found = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
-    # As bytes: hashlib does not take every dtype of JAX (bfloat16).
-    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return found.hexdigest()
+    found = {}
+    for name, array in arrays.items():
+        hashed = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+        # As bytes: hashlib does not take every dtype of JAX (bfloat16).
+        hashed.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        found[name] = hashed.hexdigest()
+    return found
 
 
 def fingerprint(tree: PyTree) -> str:
@@ -407,27 +369,43 @@ def check_seal(facts: Mapping) -> None:
         raise ValueError("its facts are not those that were saved")
 
 
-def check_types(template: PyTree, found: PyTree) -> None:
-    """Raise ValueError for a leaf of another dtype or shape.
+def check_leaves(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise ValueError where leaves by path have other names, dtypes or shapes."""
+    for what, names in (
+        ("has no", sorted(expected.keys() - found.keys())),
+        ("also has", sorted(found.keys() - expected.keys())),
+    ):
+        if names:
+            raise ValueError(f"it {what} {', '.join(names[:3])} ({len(names)} in all)")
+    for name, leaf in expected.items():
+        if leaf != found[name]:
+            raise ValueError(f"{name} (found {found[name]}, expected {leaf})")
+
+
+def network_leaves(tree: PyTree) -> dict[str, str]:
+    """Shapes by path of the network in a state, or in the metadata of a checkpoint."""
+    return {
+        name: f"{list(leaf.shape)}"
+        for name, leaf in leaves_by_path(tree).items()
+        if name.startswith(("params/model/", "model_state/"))
+    }
+
+
+def typed_leaves(tree: PyTree) -> dict[str, str]:
+    """Dtypes and shapes by path.
 
     A key that lost its type is read as numbers, which have the same digest.
     """
-    found = leaves_by_path(found)
-    for name, leaf in leaves_by_path(template).items():
-        expected, got = (f"{x.dtype}{list(x.shape)}" for x in (leaf, found[name]))
-        if expected != got:
-            raise ValueError(f"{name} (found {got}, expected {expected})")
+    leaves = leaves_by_path(tree).items()
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves}
 
 
 def check_arrays(
     saved: Mapping[str, str], found: Mapping[str, str], *, whole: bool
 ) -> None:
-    """Raise ValueError unless the digests are equal.
+    """Raise ValueError unless the digests of what was read are those that were saved.
 
-    Args:
-      saved: digests when the checkpoint was written.
-      found: digests of what was read.
-      whole: whether everything that was saved should have been read.
+    With ``whole`` everything that was saved has to be there.
     """
     if whole and found.keys() != saved.keys():
         others = sorted(found.keys() ^ saved.keys())
@@ -440,56 +418,26 @@ def check_arrays(
         )
 
 
-def check_network(wanted: PyTree, stored: PyTree) -> None:
-    """Raise ValueError where the stored network has other leaves or other shapes.
-
-    Args:
-      wanted: a state, or a dict with ``params/model`` and ``model_state``.
-      stored: the metadata of a checkpoint.
-    """
-
-    def shapes(tree):
-        return {
-            name: tuple(leaf.shape)
-            for name, leaf in leaves_by_path(tree).items()
-            if name.startswith(("params/model/", "model_state/"))
-        }
-
-    wanted, stored = shapes(wanted), shapes(stored)
-    for what, names in (
-        ("has no", sorted(wanted.keys() - stored.keys())),
-        ("also has", sorted(stored.keys() - wanted.keys())),
-    ):
-        if names:
-            raise ValueError(f"it {what} {', '.join(names[:3])} ({len(names)} in all)")
-    for name, shape in wanted.items():
-        if shape != stored[name]:
-            raise ValueError(f"{name} (found {stored[name]}, expected {shape})")
-
-
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn decoding errors into DamagedCheckpointError, those of a disk into TrainingError."""
     try:
         yield
     except Exception as error:
-        # Orbax wraps the errors of TensorStore in plain exceptions.
-        if (
-            not isinstance(error, (*DECODE_ERRORS, OSError))
-            and type(error) is not Exception
-        ):
-            raise
         text = f"{error} {error.__cause__}"
-        decoding = not isinstance(error, OSError) or isinstance(error, DECODE_ERRORS)
-        if decoding and not any(machine in text for machine in MACHINE_ERRORS):
+        malformed = isinstance(error, MALFORMED) or type(error) is Exception
+        on_machine = any(machine in text for machine in MACHINE_ERRORS)
+        if isinstance(error, MISSING) or (malformed and not on_machine):
             raise DamagedCheckpointError(
                 f"checkpoint {path}: cannot be restored into this network and method: "
                 f"{reason(error)}; remove the folder to train the stage again"
             ) from error
-        raise TrainingError(
-            f"checkpoint {path}: cannot be read now: {reason(error)}; it was left in "
-            "place; repeat the command when the disk works"
-        ) from error
+        if isinstance(error, OSError) or malformed:
+            raise TrainingError(
+                f"checkpoint {path}: cannot be read now: {reason(error)}; it was left in "
+                "place; repeat the command when the disk works"
+            ) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -507,6 +455,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error's message, or its class."""
+    """The first line of an error's message, or of its cause's, or its class."""
+    error = error.__cause__ if type(error) is Exception and error.__cause__ else error
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]

@@ -21,7 +21,7 @@ from lsr_jax.training import (
     workdir,
 )
 from lsr_jax.training.checkpoint import Checkpointer
-from lsr_jax.training.metrics import Goodput, MetricsLog, Monitor, check_log, progress
+from lsr_jax.training.metrics import Goodput, MetricsLog, Monitor, Progress, check_log
 from lsr_jax.training.selection import Selector
 from lsr_jax.training.stage import Run, Snapshot, Stage
 from lsr_jax.training.stop import Stop, Stopped
@@ -74,7 +74,7 @@ def train(
         workdir.check(folder, config)
         run = stage.open_run(config, folder)
         selector = Selector(run)
-        stages = stage.build_stages(run)
+    stages = stage.build_stages(run)
     with workdir.locked(folder, config, inputs(run, stages)):
         for one in stages:
             options.stop.check(distributed.any_process)
@@ -150,7 +150,7 @@ def run_steps(
             train_step = compile_step(stage)
         stop.check(distributed.any_process)
         show = options.show if distributed.is_main() else "none"
-        with progress(show, stage.name, steps=last, start=done) as shown:
+        with Progress(show, stage.name, steps=last, start=done) as shown:
             monitor = Monitor(stage.name, stage.config, log, shown)
             for number in range(done + 1, last + 1):
                 profiler.step()

@@ -42,15 +42,15 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, *, start: int, position: Mapping | None = None):
-        """Opens the log.
+        """Opens the log of a stage that has done ``start`` steps.
 
         Args:
           folder: of the stage; created if missing.
           start: steps done.
-          position: where the log ended then; None empties it.
+          position: of the log after them; None empties it.
 
         Raises:
-          InputError: the lines up to there are not those that were written.
+          InputError: see `check_log`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE
@@ -144,75 +144,47 @@ class Goodput:
 
 
 class Progress:
-    """Displays steps as they are done and metrics as they are logged; this one nothing."""
+    """Displays steps as they are done and metrics as they are logged.
+
+    "bar" is a bar on stderr with the terms of the loss, "lines" a line on stderr per
+    logged step, "json" an object with all metrics on stdout, "none" nothing, and "auto" a
+    bar on a terminal and lines elsewhere.
+    """
+
+    def __init__(self, kind: str, stage: str, *, steps: int, start: int):
+        if kind == "auto":
+            kind = "bar" if sys.stderr.isatty() else "lines"
+        self._kind, self._stage, self._steps = kind, stage, steps
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            desc=stage,
+            unit="step",
+            mininterval=1.0,
+            disable=kind != "bar",
+        )
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        pass
-
-    def update(self) -> None:
-        """Another step is done."""
-
-    def show(self, step: int, values: Mapping[str, float]) -> None:
-        """The metrics of ``step``, counted from 1, are logged."""
-
-
-class Bar(Progress):
-    """A bar on stderr with rate, time left and the terms of the loss."""
-
-    def __init__(self, stage: str, steps: int, start: int):
-        self._bar = tqdm(
-            total=steps, initial=start, desc=stage, unit="step", mininterval=1.0
-        )
-
-    def __exit__(self, *_) -> None:
         self._bar.close()
 
     def update(self) -> None:
-        """Move the bar."""
+        """Another step is done."""
         self._bar.update()
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the terms behind the bar."""
-        terms = diagnostics.without(values)
-        self._bar.set_postfix({name: f"{x:.3f}" for name, x in terms.items()})
-
-
-class Lines(Progress):
-    """A line per logged step: the terms on stderr, or all metrics as JSON on stdout."""
-
-    def __init__(self, stage: str, steps: int, *, json: bool):
-        self._stage, self._steps, self._json = stage, steps, json
-
-    def show(self, step: int, values: Mapping[str, float]) -> None:
-        """Print the line of a step."""
-        if self._json:
-            whole = {"stage": self._stage, "steps": self._steps, "step": step, **values}
-            print(json.dumps(whole), flush=True)
-            return
-        terms = diagnostics.without(values).items()
-        text = ", ".join(f"{name} {x:.3f}" for name, x in terms)
-        print(f"{self._stage} {step}/{self._steps}: {text}", file=sys.stderr)
-
-
-def progress(kind: str, stage: str, *, steps: int, start: int) -> Progress:
-    """The progress display of a stage.
-
-    Args:
-      kind: one of `KINDS`; "auto" is a bar on a terminal and lines elsewhere.
-      stage: its name.
-      steps: its number of steps.
-      start: how many are done.
-    """
-    if kind == "auto":
-        kind = "bar" if sys.stderr.isatty() else "lines"
-    if kind == "bar":
-        return Bar(stage, steps, start)
-    if kind == "none":
-        return Progress()
-    return Lines(stage, steps, json=kind == "json")
+        """The metrics of ``step``, counted from 1, are logged."""
+        terms = {k: f"{x:.3f}" for k, x in diagnostics.without(values).items()}
+        if self._kind == "bar":
+            self._bar.set_postfix(terms)
+        elif self._kind == "lines":
+            text = ", ".join(f"{name} {x}" for name, x in terms.items())
+            print(f"{self._stage} {step}/{self._steps}: {text}", file=sys.stderr)
+        elif self._kind == "json":
+            whole = {"stage": self._stage, "steps": self._steps, "step": step}
+            print(json.dumps({**whole, **values}), flush=True)
 
 
 class Monitor:
@@ -224,14 +196,7 @@ class Monitor:
     def __init__(
         self, stage: str, config: Mapping, log: MetricsLog | None, shown: Progress
     ):
-        """Describes the stage.
-
-        Args:
-          stage: its name.
-          config: its section of the config.
-          log: gets the metrics; None on all processes but the first.
-          shown: displays them.
-        """
+        """``config`` is the section of the stage; only process 0 has a ``log``."""
         self._stage = stage
         self._config = config
         self._log = log

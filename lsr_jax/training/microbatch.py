@@ -1,10 +1,9 @@
-"""Micro-batches: a batch that passes through the network in parts, to save memory.
+"""Micro-batches: the network sees a batch in parts, to save memory.
 
-The loss still sees the whole batch: features and logits of all parts are put together,
+The loss still sees the whole batch: features and logits of all parts are concatenated,
 so prototypes, histograms, norms and every other term that is not a mean over images keep
-their exact meaning, for every method. Only the activations inside the network exist for
-one part at a time; the backward pass computes each part again and adds up the gradients
-of the parameters.
+their exact meaning. Only one part's activations inside the network exist at a time; the
+backward pass recomputes each part and adds up the gradients of the parameters.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ def in_parts(forward: Callable, count: int, *, group: int = 1) -> Callable:
     """``forward`` over ``count`` parts of the batch, one after the other.
 
     Args:
-      forward: the network, of `models.Model`. In train mode it must treat groups of images independently.
+      forward: of `models.Model`; in train mode groups of images must be independent.
       count: parts; 1 is ``forward`` itself.
-      group: how many consecutive images BatchNorm normalises together; they stay in
-        one part.
+      group: consecutive images that BatchNorm normalises together; they stay in one part.
 
     Returns:
       The same function up to rounding: outputs in the order of the images, the model
@@ -63,7 +61,7 @@ def in_parts(forward: Callable, count: int, *, group: int = 1) -> Callable:
 def split(images: jax.Array, count: int, group: int) -> jax.Array:
     """``[B, ...]`` to ``[count, B / count, ...]``: group ``i`` goes to part ``i % count``.
 
-    So every device, which holds consecutive images, works on a share of every part.
+    Every device, which holds consecutive images, thus works on a share of every part.
     """
     parts = images.reshape(-1, count, group, *images.shape[1:])
     parts = jnp.moveaxis(parts, 1, 0)
@@ -83,7 +81,7 @@ def check_divides(batch_size: int, count: int, group: int) -> None:
         whole = f"groups of {group} images" if group > 1 else "images"
         raise InputError(
             f"micro_batches: {count} does not split a batch of {batch_size} into equal "
-            f"parts of whole {whole}; choose a divisor"
+            f"parts of whole {whole}; use a divisor"
         )
 
 
@@ -98,8 +96,7 @@ def group_size(model: Mapping, parts: int) -> int:
         return 1
     if model["bn_group_size"] is None:
         raise InputError(
-            f"micro_batches: {parts} parts need a BatchNorm over less than the whole "
-            "batch; set model.bn_group_size to a divisor of batch_size / micro_batches "
-            "(1 is what the originals' batch of one means)"
+            f"micro_batches={parts} needs model.bn_group_size, a divisor of batch_size / "
+            "micro_batches (1 for the originals' batch of one)"
         )
     return model["bn_group_size"]

@@ -1,10 +1,8 @@
-"""The polynomial schedule and SGD as PyTorch orders it, as optax transformations.
+"""SGD and AdamW with polynomial decay over parameter groups, as optax transformations.
 
-SGD-poly and AdamW-poly over parameter groups.
-
-Every leaf of the parameter tree belongs to exactly one group: the first pattern that
-matches its path. A leaf that no pattern matches is an error, so nothing is left
-untrained, or decayed, by accident.
+SGD orders its operations as PyTorch does. Every leaf of the parameter tree belongs to
+exactly one group: the first whose pattern matches its path. A leaf that no pattern
+matches is an error, so nothing is left untrained, or decayed, by accident.
 """
 
 from __future__ import annotations
@@ -41,9 +39,9 @@ def poly(
 
     ``lr(t) = learning_rate * (1 - t / decay_steps) ** power``, and during warm-up
     ``lr(t) = learning_rate * t / warmup_steps``. As in CLAN the warm-up does not shift
-    the decay: after it the rate jumps onto the polynomial. After decay_steps the rate is
-    0 (the originals turn complex there). ``schedule_offset`` steps are skipped: CAG moves its
-    schedule before the first step, not after it, which is 1.
+    the decay: after it the rate jumps onto the polynomial. After ``decay_steps`` the rate
+    is 0 (the originals turn complex there). ``schedule_offset`` is added to ``t``: 1 for
+    CAG, which advances its schedule before the first step, not after it.
     """
 
     def schedule(count: jax.Array) -> jax.Array:
@@ -66,7 +64,7 @@ class RepeatedSGDState(NamedTuple):
 def repeated_sgd(
     schedule: optax.Schedule, *, momentum: float, weight_decay: float, repeats: int
 ) -> optax.GradientTransformation:
-    """SGD as torch runs it on a parameter that its optimiser lists ``repeats`` times.
+    """SGD as torch runs it on a parameter that its optimizer lists ``repeats`` times.
 
     Within one step, with one gradient g and rate lr, ``repeats`` times::
 
@@ -126,7 +124,7 @@ def sgd(
 def promoting(
     transformation: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    """The same where strict dtype promotion is on: optax's Adam mixes int and float."""
+    """Allow dtype promotion inside: optax's Adam mixes int and float."""
 
     def update(grads, state, params=None):
         with jax.numpy_dtype_promotion("standard"):
@@ -143,8 +141,8 @@ class Group(NamedTuple):
         ``model/backbone/layer1_0/conv1/kernel``.
       multiplier: factor on the base learning rate; None freezes the group: no
         gradient step, no momentum, no weight decay.
-      repeats: updates per step with one gradient, see `optimizer.repeated_sgd`.
-      discriminator: has the rate and the Adam of the adversarial methods.
+      repeats: updates per step with one gradient, see `repeated_sgd`.
+      discriminator: trained by Adam with its own rate.
     """
 
     pattern: str
@@ -155,21 +153,6 @@ class Group(NamedTuple):
 
 DISCRIMINATORS = Group(r"^disc/", discriminator=True)
 
-# How often the originals' `optim_parameters` lists a tensor: once for every module
-# that encloses it (LSR, OCE, MaxSquare, ASN, ADVENT, CLAN, F2A, BDL).
-DUPLICATES = (
-    (r"^model/backbone/layer\d+_\d+/downsample", 4),
-    (r"^model/backbone/layer", 3),
-    (r"^model/backbone/features", 2),
-)
-
-
-def paths(params: PyTree) -> PyTree:
-    """The tree of ``params`` with every leaf replaced by its path, joined by ``/``."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-    )
-
 
 def labels(params: PyTree, groups: Sequence[Group]) -> PyTree:
     """The tree of ``params`` with every leaf replaced by the index of its group.
@@ -178,22 +161,24 @@ def labels(params: PyTree, groups: Sequence[Group]) -> PyTree:
       InputError: a leaf matches no group.
     """
 
-    def index(path: str) -> str:
+    def index(path, _) -> str:
+        path = jax.tree_util.keystr(path, simple=True, separator="/")
         for number, group in enumerate(groups):
             if re.search(group.pattern, path):
                 return str(number)
         raise InputError(
-            f"optimizer: parameter {path!r} belongs to no group; patterns are "
-            f"{[group.pattern for group in groups]}"
+            f"optimizer: parameter {path!r} belongs to no group (patterns: "
+            f"{[group.pattern for group in groups]})"
         )
 
-    return jax.tree.map(index, paths(params))
+    return jax.tree_util.tree_map_with_path(index, params)
 
 
 def model_groups(
     *,
     head_multiplier: NonNegative,
     frozen: Iterable[str] = (),
+    repeated: Iterable[tuple[str, int]] = (),
     duplicate_updates: Literal["off", "sequential"] = "off",
 ) -> list[Group]:
     """The groups of every method: frozen, backbone at 1x, heads at 10x, discriminators.
@@ -202,11 +187,13 @@ def model_groups(
       head_multiplier: 10 in all originals but ASN's VGG (1). OCE and LSR declare 1 for
         VGG too, yet their scheduler overwrites it with 10 at every step.
       frozen: patterns of what is never updated nor decayed.
-      duplicate_updates: "off", or "sequential" for the originals' repeated updates.
+      repeated: patterns of what the originals update several times in a step, and how
+        often, see `models.Model`.
+      duplicate_updates: "off", or "sequential" for these repeated updates.
     """
     groups = [Group(pattern, None) for pattern in frozen]
     if duplicate_updates == "sequential":
-        groups += [Group(pattern, 1.0, repeats) for pattern, repeats in DUPLICATES]
+        groups += [Group(pattern, 1.0, repeats) for pattern, repeats in repeated]
     groups += [
         Group(r"^model/backbone/"),
         Group(r"^model/(head|aux_head)/", head_multiplier),
@@ -230,7 +217,7 @@ def make(
     discriminator_rate: NonNegative = 1e-4,
     discriminator_decay: NonNegative = 0.0,
 ) -> optax.GradientTransformation:
-    """One optimiser for the whole parameter tree.
+    """One optimizer for the whole parameter tree.
 
     Discriminators have Adam with betas 0.9 and 0.99 on the same polynomial, as in
     AdaptSegNet, ADVENT, CLAN, BDL and Feature To Adapt.
@@ -240,7 +227,7 @@ def make(
       groups: first match wins.
       name: "sgd" (coupled decay) or "adamw" (decoupled decay; ``momentum`` is b1).
       learning_rate: of a group with multiplier 1.
-      weight_decay: per step; scaled by the rate as each optimiser defines.
+      weight_decay: per step; scaled by the rate as each optimizer defines.
       momentum: weight of the old value.
       decay_steps: steps at which the rate reaches 0; may exceed the run. A config may have
         None, which the stage replaces by its number of steps.

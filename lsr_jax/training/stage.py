@@ -106,10 +106,10 @@ def open_run(config: Mapping, workdir: Path) -> Run:
     domains = sources.open_domains(
         config["data"], num_classes=config["model"]["num_classes"]
     )
-    sizes = {
-        name: records.image_size(domain.open(config["data"][name]["train"]))
-        for name, domain in domains.items()
-    }
+    sizes = {}
+    for name, domain in domains.items():
+        domain.open(config["data"][name]["val"])
+        sizes[name] = records.image_size(domain.open(config["data"][name]["train"]))
     return Run(config, workdir, mesh, model, domains, sizes)
 
 
@@ -297,8 +297,6 @@ def build_stages(run: Run) -> list[Stage]:
     Raises:
       InputError: a stage that cannot be trained as the config says.
     """
-    for domain in run.domains:
-        run.open(domain, "val")
     stages = []
     for name in run.config["stages"]:
         try:
@@ -316,7 +314,6 @@ def build_stages(run: Run) -> list[Stage]:
 def build_stage(run: Run, name: str) -> Stage:
     """Build one stage; see `build_stages`."""
     config, c = run.config, run.config[name]
-    check_folders(run.folder(name))
     method = build_method(config, name)
     check_batch(run, c)
     origin, labeler = _origin(run, name), _labeler(run, name)
@@ -386,6 +383,7 @@ def build_optimizer(
         head_multiplier=keywords.pop("head_multiplier"),
         duplicate_updates=keywords.pop("duplicate_updates"),
         frozen=model.frozen_paths,
+        repeated=model.repeated_paths,
     )
     keywords["decay_steps"] = keywords["decay_steps"] or section["steps"]
     return optimizers.make(params, groups, **keywords)
@@ -433,15 +431,6 @@ def check_order(config: Mapping) -> None:
                 raise InputError(
                     f"{name}.{key}: {config[name][key]!r} is not trained before {name!r}"
                 )
-
-
-def check_folders(folder: Path) -> None:
-    """Raise InputError for a file where a stage will create a folder."""
-    for path in (folder, folder / CHECKPOINTS, folder / checkpoint.QUARANTINE):
-        if path.exists() and not path.is_dir():
-            raise InputError(
-                f"{path}: expected a folder or nothing, found a file; move it away"
-            )
 
 
 def check_batch(run: Run, section: Mapping) -> None:

@@ -1,4 +1,4 @@
-"""Everything that decides the future of a run, in one tree."""
+"""The training state: one tree that determines the rest of a stage."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lsr_jax.types import BatchSpec, Method, PyTree
 
 @struct.dataclass
 class TrainState:
-    """What a step reads and returns; donated, replicated and checkpointed whole.
+    """Input and output of a step; donated, replicated and checkpointed as a whole.
 
     Attributes:
       step: int32, steps done in this stage.
-      params: ``{"model": ..., }`` and what the method adds, e.g. ``"disc"``.
+      params: ``{"model": ...}`` and what the method adds, such as ``"disc"``.
       model_state: BatchNorm running statistics.
-      method_state: prototypes, anchors, teachers: whatever the method carries.
+      method_state: prototypes, anchors, teachers: whatever the method needs.
       opt_state: of the optimiser over all of ``params``.
       rng: the stage's key; a step folds its number into it.
       skipped: int32, steps that were not finite and left everything as it was.
@@ -40,7 +40,7 @@ def with_method(
     spec: BatchSpec,
     key: jax.Array,
 ) -> tuple[PyTree, PyTree]:
-    """All parameters of a stage, the method's own included, and the method state."""
+    """All parameters of a stage, the method's own included, and the method's state."""
     extra, method_state = method.init(key, model_params, model_state, spec)
     return {"model": model_params, **extra}, method_state
 
@@ -54,8 +54,8 @@ def create(
 ) -> TrainState:
     """The state before step 0.
 
-    Everything is copied: a method may keep the model's parameters (a teacher, a frozen
-    pseudo_labeler), and a donated buffer must have one owner.
+    Everything is copied: a method may keep the model's parameters (a teacher, a
+    pseudo-labeler), and a donated buffer must have one owner.
     """
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

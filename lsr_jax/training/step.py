@@ -56,7 +56,9 @@ def make_step(
                 pixels,
             )
             total, aux = method.loss(params, state.method_state, batch, context)
-            return minimised(total), aux
+            if not isinstance(total, jax.Array):  # a sum of no terms is a plain 0
+                raise InputError("method: all loss weights are 0; set at least one")
+            return total, aux
 
         gradient = jax.value_and_grad(objective, has_aux=True)
         (total, aux), grads = gradient(state.params)
@@ -79,15 +81,6 @@ def make_step(
         return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 
     return step
-
-
-def minimised(total: jax.Array) -> jax.Array:
-    """The loss. Raise InputError for a sum of no terms, which is a plain 0."""
-    if not isinstance(total, jax.Array):
-        raise InputError(
-            "method: expected a weight that is not 0, found none; nothing is minimised"
-        )
-    return total
 
 
 def with_dropout(forward: Callable, key: jax.Array) -> Forward:

@@ -1,8 +1,8 @@
-"""Stopping a run before its end, so that the same command continues it exactly.
+"""Stop a run before its end, so that the same command continues it exactly.
 
 While a stage trains, the first SIGTERM or SIGINT lets the step finish and the state be
-saved; elsewhere (drawing data, preparing, reporting) it ends the work at once, since
-that work is done again from its beginning. A second signal always ends the process.
+saved; elsewhere (drawing data, preparing, reporting) it ends the work at once, because
+that work is repeated from its beginning. A second signal always ends the process.
 """
 
 from __future__ import annotations
@@ -20,20 +20,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """When to stop, as a context manager that listens to signals.
-
-    Without entering it, only the limits count.
-    """
+    """When to stop; entered as a context manager it also handles signals."""
 
     def __init__(
         self, *, max_steps: int | None = None, max_minutes: float | None = None
     ):
-        """Starts the clock.
-
-        Args:
-          max_steps: steps of this process, over all stages.
-          max_minutes: from now on; the step that passes them is finished.
-        """
+        """``max_steps`` of this process over all stages, ``max_minutes`` from now on."""
         self._reason: str | None = None
         self._deferring = False
         self._steps_left = max_steps
@@ -41,7 +33,7 @@ class Stop:
         self._begin = time.monotonic()
 
     def after_step(self) -> str | None:
-        """Counts a step; the reason to stop now, if there is one."""
+        """Count a step; returns the reason to stop now, or None."""
         if self._steps_left is not None:
             self._steps_left -= 1
             if self._steps_left <= 0:
@@ -52,10 +44,9 @@ class Stop:
         return self._reason
 
     def check(self, agreed: Callable[[bool], bool] = bool) -> None:
-        """Raises Stopped if it is time, where nothing has to be saved.
+        """Raise Stopped if it is time, where nothing has to be saved.
 
-        Args:
-          agreed: whether several processes stop, of which this one wants to or not.
+        ``agreed`` turns the wish of this process into that of all of them.
         """
         if agreed(self._reason is not None):
             reason = self._reason or "another process"
@@ -63,7 +54,7 @@ class Stop:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a first signal only sets the reason that `after_step` returns."""
+        """A block in which a first signal only sets the reason of `after_step`."""
         self._deferring = True
         try:
             yield
@@ -98,11 +89,8 @@ class Stop:
 
 
 def _listen(read: int) -> None:
-    """Answers signals at once, even while the main thread is inside a compiler.
-
-    Python runs handlers between two instructions of the main thread only; the byte in
-    the pipe arrives in any case.
-    """
+    # Python runs handlers between two instructions of the main thread only, not while it
+    # is inside a compiler; the byte in the pipe arrives at once.
     count = 0
     while received := os.read(read, 1):
         number = received[0]
@@ -112,5 +100,5 @@ def _listen(read: int) -> None:
         if count > 1:
             os._exit(128 + number)
         name = signal.Signals(number).name
-        with contextlib.suppress(OSError):  # who read that may have left
+        with contextlib.suppress(OSError):  # a closed pipe
             os.write(2, f"\n{name}: stopping; a second signal ends at once\n".encode())

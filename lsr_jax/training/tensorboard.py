@@ -1,10 +1,8 @@
-"""What TensorBoard shows: scalars, histograms and images in an event file.
+"""TensorBoard events of a stage: scalars, histograms and images.
 
-What the loop shows in TensorBoard beside the metrics of the steps.
-
-Images before the first step; histograms and goodput whenever a state is saved, where
-the loop waits for it anyway: in between, the device has the state. Nothing of it is in
-``metrics.jsonl``, which is the same bytes after an interruption; these need not be.
+Images are written before the first step, histograms and goodput whenever a state is
+saved, where the loop waits for it anyway. None of them is in ``metrics.jsonl``, which is
+the same bytes after an interruption; these need not be.
 """
 
 from __future__ import annotations
@@ -29,19 +27,13 @@ BINS = 30  # as many as TensorBoard draws
 
 
 class Events:
-    """One new event file, ``folder/events.out.tfevents.*``; nothing but files is needed.
+    """One new event file, ``folder/events.out.tfevents.*``.
 
-    Written by this thread: a full disk is then an error here, and not a queue that
-    nobody empties any more.
+    Written by the calling thread, so that a full disk raises here.
     """
 
     def __init__(self, folder: Path, *, first: int):
-        """Opens the file.
-
-        Args:
-          folder: where older files of the same run may lie.
-          first: TensorBoard forgets what those hold from this step on.
-        """
+        """Opens the file; TensorBoard ignores older ones from step ``first`` on."""
         self._file = event_file_writer.EventsWriter(
             str(folder / "events"), f".{os.getpid()}"
         )
@@ -55,19 +47,18 @@ class Events:
         self.close()
 
     def close(self) -> None:
-        """Nothing can be written any more."""
+        """Close the file."""
         self._file.close()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One number a name."""
+        """Write one number per name."""
         for name, value in values.items():
             self._write(step, summary=summary.scalar(name, value))
         self._file.flush()
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         """The distribution of finite values of any shape; at least one."""
-        content = summary.histogram(name, values, bins=BINS)
-        self._write(step, summary=content)
+        self._write(step, summary=summary.histogram(name, values, bins=BINS))
         self._file.flush()
 
     def image(self, step: int, name: str, pixels: np.ndarray, description: str) -> None:
@@ -84,19 +75,18 @@ class Events:
 
 
 class Board:
-    """Writes the events of one stage; without a file, on all processes but one, nothing."""
+    """Writes the events of one stage; without a file it does nothing."""
 
     def __init__(self, events: Events | None, space: LabelSpace):
-        """Takes the open event file and the classes whose colours labels get."""
         self._events = events
         self._space = space
 
     def batch(
         self, step: int, batch: Batch, ids: Mapping[str, tuple[str, ...]]
     ) -> None:
-        """The first image of each domain as it was read, with its label if there is one.
+        """The first image of each domain as read, with its label if there is one.
 
-        Augmentation is a part of the compiled step; this is what goes into it.
+        Augmentation is a part of the compiled step; this is its input.
 
         Args:
           step: the one that the batch is for.
@@ -107,32 +97,29 @@ class Board:
             return
         for domain, images in batch._asdict().items():
             if images is not None:
-                pixels = picture(images, self._space)
-                text = f"{ids[domain][0]}, before augmentation"
-                name = f"before_augmentation/{domain}"
-                self._events.image(step, name, pixels, text)
+                self._events.image(
+                    step,
+                    f"before_augmentation/{domain}",
+                    picture(images, self._space),
+                    f"{ids[domain][0]}, before augmentation",
+                )
 
     def state(
         self, step: int, method_state: PyTree, goodput: Mapping[str, float]
     ) -> None:
-        """Norms of the prototypes and angles between them (degrees), and the goodput.
+        """Norms of all `Prototypes` in a state, their angles in degrees, and the goodput.
 
-        Args:
-          step: after which the state is.
-          method_state: of a finished step, not yet donated to the next. Every
-            `Prototypes` in it is shown, under the name that it has there.
-          goodput: of `Goodput.metrics`.
+        ``method_state`` must not have been donated to the next step yet.
         """
         if self._events is None:
             return
         self._events.scalars(step, goodput)
         for name, vectors in seen_prototypes(method_state):
             pairs = np.triu_indices(len(vectors), k=1)
-            shown = {
-                "norms": numerics.norms(vectors),
-                "angles": numerics.angles(vectors)[pairs],
-            }
-            for kind, values in shown.items():
+            for kind, values in (
+                ("norms", numerics.norms(vectors)),
+                ("angles", numerics.angles(vectors)[pairs]),
+            ):
                 values = values[np.isfinite(values)]
                 if values.size:
                     self._events.histogram(step, f"{name}/{kind}", values)

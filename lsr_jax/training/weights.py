@@ -178,8 +178,7 @@ def load(
       source: of `resolve`.
       mesh: the devices.
       config: describes the network where the source has no config.
-      split: of the target, on which the network will be evaluated; default: the one in
-        the config.
+      split: of the target, to be evaluated on; default: the one in the config.
 
     Raises:
       InputError: no description of the network, another network, a damaged checkpoint
@@ -202,12 +201,17 @@ def load(
         network = sharding.replicate(network, mesh)
         step, selection = None, "file"
     else:
-        network, facts, step = _restore(source, network_shapes(model, mesh))
-        selection = "named"
-        if source.step is None:
-            split = split or known["data"]["target"]["val"]
-            selection = selection_label(facts, split)
-            newest = facts["step"] if facts["best"] else None
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ANY_SIZE))
+        shapes = sharding.replicated_shapes(shapes, mesh)
+        with Checkpointer(source.path, read_only=True) as checkpoints:
+            if source.step is None:
+                network, facts, step = checkpoints.reported_network(shapes)
+                split = split or known["data"]["target"]["val"]
+                selection = selection_label(facts, split)
+                newest = facts["step"] if facts["best"] else None
+            else:
+                network, _ = checkpoints.restore_network(source.step, shapes)
+                step, selection = source.step, "named"
         if source.config:
             seed = known["seed"]
             method = known[source.stage]["method"]["name"]
@@ -225,13 +229,6 @@ def load(
         preprocessing=preprocessing,
         newest=newest,
     )
-
-
-def _restore(source: Source, shapes: Network) -> tuple[Network, dict, int]:
-    with Checkpointer(source.path, read_only=True) as checkpoints:
-        if source.step is None:
-            return checkpoints.reported_network(shapes)
-        return *checkpoints.restore_network(source.step, shapes), source.step
 
 
 def load_last(source: Source, shapes: Network) -> Network:
@@ -266,8 +263,7 @@ def import_file(
       whole: require all weights of a network.
 
     Raises:
-      InputError: a damaged file, weights of another network or of other preprocessing,
-        or without a head where they have to be whole.
+      InputError: a damaged file, or weights that do not fit.
     """
     imported = convert.load(path, architecture=architecture, skip_head=skip_head)
     convert.check_preprocessing(
@@ -278,14 +274,6 @@ def import_file(
             f"{path}: weights without a head cannot be evaluated; train the network first"
         )
     return convert.overlay(*network, imported, skip_head=skip_head)
-
-
-def network_shapes(
-    model: models.Model, mesh: Mesh, size: tuple[int, int] = ANY_SIZE
-) -> Network:
-    """Shapes of a network's parameters and state, replicated; nothing is computed."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), size))
-    return sharding.replicated_shapes(shapes, mesh)
 
 
 def fingerprint(source: Source) -> str:

@@ -25,17 +25,7 @@ LOCK = ".lock"
 FORMAT_KEY = "format_version"  # beside the config's own keys
 CONFIG = ("the config of a run", "restore it")
 MANIFEST = ("the manifest of a run", "restore it")
-MANIFEST_TYPES = {
-    "command": str,
-    "versions": dict,
-    "python": str,
-    "platform": str,
-    "cpus": int | None,
-    "devices": list,
-    "device_kind": str,
-    "data": dict,
-    "weights": dict,
-}
+MANIFEST_TYPES = {"command": str, "versions": dict, "data": dict, "weights": dict}
 # Keys that may change when a run continues: the batches stay the same.
 FREE = ("num_devices", "cpu_devices", "data.workers")
 
@@ -61,8 +51,16 @@ def check(workdir: Path, config: Mapping) -> None:
                 f"workdir {workdir}: it has {begun.parent.name}/{begun.name} but no "
                 f"{file.name}; restore that, or choose another --workdir"
             )
-    if path.exists():
-        check_same(workdir, read_config(workdir), json.loads(to_json(config)))
+    if not path.exists():
+        return
+    found, wanted = flatten(read_config(workdir)), flatten(json.loads(to_json(config)))
+    for key in sorted((found.keys() | wanted.keys()) - set(FREE)):
+        if found.get(key) != wanted.get(key):
+            raise InputError(
+                f"workdir {workdir}: holds a run with another config: {key} is "
+                f"{found.get(key)!r} there and {wanted.get(key)!r} here; choose "
+                "another --workdir"
+            )
 
 
 @contextlib.contextmanager
@@ -140,28 +138,15 @@ def acquire(lock: TextIO, workdir: Path) -> None:
         lock.flush()
     except BlockingIOError as error:
         lock.seek(0)
-        owner = lock.read().strip() or "process unknown"
         raise InputError(
-            f"workdir {workdir}: another process trains in it ({owner}); wait for it, or "
-            "choose another --workdir"
+            f"workdir {workdir}: another process trains in it ({lock.read().strip()}); "
+            "wait for it, or choose another --workdir"
         ) from error
     except OSError as error:
         raise InputError(
             f"workdir {workdir}: cannot be locked: {error}; make room, or choose a "
             "--workdir on a file system with flock"
         ) from error
-
-
-def check_same(workdir: Path, found: Mapping, wanted: Mapping) -> None:
-    """Raise InputError naming the first key in which two configs differ."""
-    found, wanted = flatten(found), flatten(wanted)
-    for key in sorted((found.keys() | wanted.keys()) - set(FREE)):
-        if found.get(key) != wanted.get(key):
-            raise InputError(
-                f"workdir {workdir}: holds a run with another config: {key} is "
-                f"{found.get(key)!r} there and {wanted.get(key)!r} here; choose "
-                "another --workdir"
-            )
 
 
 def flatten(tree, prefix: str = "") -> dict:

@@ -1,4 +1,4 @@
-"""Files that cannot be read: one line, and no code runs."""
+"""Files that cannot be read: one line, and no code runs. CAG's anchors."""
 
 import builtins
 import json
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from lsr_jax import errors
+from lsr_jax.convert import __main__ as command
 from lsr_jax.convert import files
+from lsr_jax.methods import cag
 
 
 @pytest.fixture
@@ -141,3 +143,64 @@ def test_torch_is_named_where_it_is_missing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
     _refused(tmp_path / "weights.pth", "need PyTorch")
+
+
+VECTORS = np.random.default_rng(0).uniform(size=(19, 8))
+VECTORS[17] = 0
+COUNT = np.arange(19.0)
+PRESENT = (COUNT != 17).astype(float)
+ANCHORS = {
+    "array": (lambda torch: VECTORS, PRESENT),
+    "tensor": (lambda torch: torch.from_numpy(VECTORS.astype(np.float32)), PRESENT),
+    "counts": (
+        lambda torch: {"objective_vectors": VECTORS, "objective_num": COUNT},
+        COUNT,
+    ),
+    "list": (
+        lambda torch: {
+            "objective_vectors": torch.from_numpy(VECTORS),
+            "objective_num": COUNT.tolist(),
+        },
+        COUNT,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ANCHORS)
+def test_the_method_reads_the_anchors_that_the_command_wrote(tmp_path, capsys, kind):
+    torch = pytest.importorskip("torch")
+    make, count = ANCHORS[kind]
+    torch.save(make(torch), tmp_path / "category_anchors")
+    out = tmp_path / "anchors.npz"
+    arguments = ["anchors", str(tmp_path / "category_anchors"), "--out", str(out)]
+    assert command.main(arguments) == 0
+    assert "18 of 19 classes, 8 channels" in capsys.readouterr().out
+    vectors, found = cag.read_anchors(str(out), (19, 8))
+    np.testing.assert_array_equal(vectors, VECTORS.astype(np.float32))
+    np.testing.assert_array_equal(found, count)
+    assert command.main(arguments) == 2
+    assert "expected the name of a new .npz file" in capsys.readouterr().err
+
+
+class CreatesFolder:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3}, "expected an array of classes by channels"),
+        (np.zeros(3), "expected an array of classes by channels"),
+        (CreatesFolder(), "refused"),
+    ],
+)
+def test_other_files_hold_no_anchors(tmp_path, capsys, monkeypatch, content, message):
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, tmp_path / "file.pth")
+    assert command.main(["anchors", "file.pth", "--out", "out.npz"]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]

@@ -1,4 +1,4 @@
-"""Every layout of the originals is recognised and read, strictly by name."""
+"""Every layout is recognised and read strictly by name, and laid over a fresh model."""
 
 import hashlib
 import json
@@ -10,7 +10,6 @@ import pytest
 
 from lsr_jax import convert, errors, models
 from lsr_jax.convert import files
-from lsr_jax.models import vgg
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 TINY = models.Architecture(4, 4, (1, 1, 2, 1))
@@ -130,7 +129,7 @@ def test_initialisation_files(layout_state, write, name, preprocessing, reason):
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg13"])
 def test_torchvision_vgg_skips_a_pool(vgg_state, write, name):
-    groups = vgg.GROUPS[name]
+    groups = models.BACKBONES[name].groups
     state = vgg_state(groups, deeplab=False)
     params, model_state, info = convert.load(write(state))
     assert model_state == {}
@@ -245,3 +244,71 @@ def test_other_networks_are_named(write, state, message):
 def test_body_without_a_head(resnet_state, write):
     with pytest.raises(errors.InputError, match="without a head or classifier"):
         convert.load(write(resnet_state()))
+
+
+def zeros(backbone=TINY, **options):
+    """A network of zeros, in place of a fresh one."""
+    shapes = fresh({"backbone": backbone, **options})
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def test_adapted_checkpoint_replaces_everything(layout_state, write):
+    imported = convert.load(write(layout_state("clan")[0]))
+    options = {"head": "two_heads", "aspp_dilations": FOUR}
+    model, (params, state) = models.build(backbone=TINY, **options), zeros(**options)
+    merged, merged_state = convert.overlay(params, state, imported)
+    jax.tree.map(np.testing.assert_array_equal, merged, imported.params)
+    jax.tree.map(np.testing.assert_array_equal, merged_state, imported.model_state)
+    images = np.ones((1, 33, 33, 3), np.float32)
+    outputs, _ = jax.jit(model.forward, static_argnums=3)(
+        merged, merged_state, images, False
+    )
+    assert np.isfinite(outputs.logits).all()
+
+
+def test_model_takes_the_branches_and_heads_that_it_runs(layout_state, write):
+    imported = convert.load(write(layout_state("maxsquare")[0]))
+    params, state = zeros(aspp_dilations=(6, 12))
+    merged, _ = convert.overlay(params, state, imported)
+    assert jax.tree.structure(merged) == jax.tree.structure(params)
+    kernel = merged["head"]["conv2d_list_1"]["kernel"]
+    expected = imported.params["head"]["conv2d_list_1"]["kernel"]
+    np.testing.assert_array_equal(kernel, expected)
+
+
+def test_initialisation_file_leaves_the_heads_fresh(layout_state, write):
+    imported = convert.load(write(layout_state("torchvision_resnet")[0]))
+    options = {"head": "multi_level", "aspp_dilations": (6, 12, 18, 24)}
+    params, state = zeros(num_classes=7, **options)
+    merged, _ = convert.overlay(params, state, imported)
+    jax.tree.map(np.testing.assert_array_equal, merged["aux_head"], params["aux_head"])
+    jax.tree.map(np.testing.assert_array_equal, merged["head"], params["head"])
+    body = imported.params["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, merged["backbone"], body)
+
+
+def test_sixteen_classes_into_nineteen(layout_state, write):
+    imported = convert.load(write(layout_state("lsr", classes=16)[0]))
+    params, state = zeros()
+    with pytest.raises(errors.InputError, match="head has 16 classes, the model 19"):
+        convert.overlay(params, state, imported)
+    merged, _ = convert.overlay(params, state, imported, skip_head=True)
+    jax.tree.map(np.testing.assert_array_equal, merged["head"], params["head"])
+
+
+def test_missing_second_head_and_other_body(layout_state, write):
+    imported = convert.load(write(layout_state("lsr")[0]))
+    params, state = zeros(head="two_heads")
+    with pytest.raises(errors.InputError, match="missing 4: params/aux_head"):
+        convert.overlay(params, state, imported)
+    params, state = zeros(models.Architecture(4, 4, (1, 1, 1, 1)))
+    with pytest.raises(errors.InputError, match=r"unexpected 15: .*layer3_1"):
+        convert.overlay(params, state, imported)
+
+
+def test_preprocessing_must_agree_unless_allowed(layout_state, write):
+    info = convert.load(write(layout_state("torchvision_resnet")[0])).info
+    convert.check_preprocessing(info, "imagenet")
+    convert.check_preprocessing(info, "caffe", allow=True)
+    with pytest.raises(errors.InputError, match=r"'imagenet' input.*'caffe'"):
+        convert.check_preprocessing(info, "caffe")

@@ -22,7 +22,9 @@ def _rows(classes=1000):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    "suffix", [".safetensors", pytest.param(".pth", marks=pytest.mark.long)]
+)
 def test_resnet101_there_and_back(resnet_state, tmp_path, capsys, suffix):
     if suffix == ".pth":
         pytest.importorskip("torch")

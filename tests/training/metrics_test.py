@@ -118,7 +118,7 @@ METRICS = {"total": 0.5, "target_kept": 0.75, "entropy": 0.25}
 
 
 def train(kind):
-    with metrics.progress(kind, "adapt", steps=4, start=2) as shown:
+    with metrics.Progress(kind, "adapt", steps=4, start=2) as shown:
         shown.update()
         shown.update()
         shown.show(4, METRICS)
@@ -157,7 +157,7 @@ IDS = {"source": tuple(f"s{i}" for i in range(11)), "target": ("t0",)}
 
 @pytest.fixture
 def bar():
-    with metrics.Progress() as bar:
+    with metrics.Progress("none", "adapt", steps=9, start=0) as bar:
         yield bar
 
 

@@ -83,7 +83,7 @@ def test_parts_change_no_number_and_need_less_memory(whole):
     assert cost.temporary_bytes < 0.6 * whole[1].temporary_bytes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parts_on_several_devices(whole):
     found, _ = gradients(2, 2, devices=2)
     assert_close(found, whole[0])
@@ -126,5 +126,5 @@ def test_group_size_of_a_config(backbone, batch_norm, group, expected):
 def test_batchnorm_over_the_whole_batch_has_no_parts():
     model = {"backbone": "mini", "batch_norm": "train", "bn_group_size": None}
     assert microbatch.group_size(model, 1) == 1
-    with pytest.raises(InputError, match=r"set model\.bn_group_size to a divisor"):
+    with pytest.raises(InputError, match=r"needs model\.bn_group_size, a divisor"):
         microbatch.group_size(model, 2)

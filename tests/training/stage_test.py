@@ -117,16 +117,6 @@ def test_only_errors_of_the_input_name_their_stage(kind, config, tmp_path, monke
         build_stages(run)
 
 
-@pytest.mark.parametrize("file", ["source", "source/checkpoints", "source/damaged"])
-def test_a_file_where_a_folder_will_be_is_named(file, tmp_path):
-    stage.check_folders(tmp_path / "source")
-    path = tmp_path / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("")
-    with pytest.raises(InputError, match=f"^{path}: expected a folder .*found a file"):
-        stage.check_folders(tmp_path / "source")
-
-
 def test_anchors_are_read_before_the_stage_begins(load_config, tmp_path):
     config = load_config("streets", "cag,tiny")
     config |= {"num_devices": 1, "stages": ("stage_1",)}

@@ -12,7 +12,7 @@ from lsr_jax.training.stop import Stop, Stopped
 
 SCRIPT = """
 import hashlib, sys, time
-from lsr_jax.training.stopping import Stop, Stopped
+from lsr_jax.training.stop import Stop, Stopped
 where = sys.argv[1]
 try:
     with Stop() as stop:
