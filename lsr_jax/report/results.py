@@ -27,7 +27,7 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,7 +201,7 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
         to the control's with the same seed and statistics, in points.
     """
     tables = []
-    for target, source, part in _benchmarks(with_facts(rows)):
+    for target, source, part in benchmarks(with_facts(rows)):
         measured = [name for name in part if is_measure(name)]
         lines = part.pivot_table(
             values=measured,
@@ -323,8 +323,8 @@ def with_facts(rows: Sequence[Row]) -> pd.DataFrame:
     return table
 
 
-def _benchmarks(table):
-    """``(target split, source split, rows)`` of each summary.
+def benchmarks(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """``(target split, source split, rows)`` of every kind of benchmark.
 
     A target split is reported with the source split of the same name, else with the only
     one that no target split claims: GTA5's "val_lsr" with Cityscapes' "val". Rows for
