@@ -91,6 +91,7 @@ def test_only_stages_that_are_not_finished_are_traced(config, tmp_path, monkeypa
 
 
 def test_a_method_is_built_once_for_each_stage(config, tmp_path, monkeypatch):
+    run = open_run(config, tmp_path)
     made = []
     make = max_square.make
     entry = Entry(lambda **keywords: made.append(1) or make(**keywords))
