@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from benchmarks import steps, timing
-from lsr_jax.models import resnet
+from lsr_jax import models
 from lsr_jax.ops import pseudo_labels
 from lsr_jax.training import sharding
 from lsr_jax.types import IGNORE
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if options.quick:
         options.repeats = min(options.repeats, 7)
     sharding.share_cpu(options.cpu_devices)
-    size = resnet.feature_size(options.size)
+    size = models.BACKBONES["resnet101"].feature_size(options.size)
     label = steps.images(np.random.default_rng(0), 1, options.size, True).label
     ours = jax.jit(
         functools.partial(pseudo_labels.histogram_downsample, size=size, num_classes=19)

@@ -100,7 +100,7 @@ def of(model: models.Model, params, model_state) -> DeepLab:
     """The PyTorch network with the weights of ours."""
     arguments = model.arguments
     name = arguments["backbone"]
-    architecture = resnet.ARCHITECTURES.get(name, name)
+    architecture = models.BACKBONES.get(name, name)
     network = DeepLab(architecture, model.num_classes, arguments["aspp_dilations"])
     weights = {
         names.torch_name(path, arguments, "lsr"): torch.tensor(names.to_torch(leaf))

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from lsr_jax.configs.overlays import Overlay, flatten
 from lsr_jax.methods import METHODS
+from lsr_jax.models import BACKBONES
 
-BACKBONES = ("mini", "resnet50", "resnet101", "vgg13", "vgg16")
 LIKE = "like="
 # What methods are compared with: each can be trained as any of them is.
 CONTROLS = ("source_only", "source_continued", "batchnorm_only", "target_only")
@@ -42,7 +42,7 @@ def parse(argument, presets=()):
             dict.fromkeys(word for name in METHODS for word in variants(name))
         ),
         "like": tuple(f"{LIKE}{name}" for name in METHODS if name not in CONTROLS),
-        "backbone": BACKBONES,
+        "backbone": tuple(BACKBONES),
         "preset": tuple(presets),
         "tiny": ("tiny",),
     }

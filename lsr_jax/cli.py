@@ -24,6 +24,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Sequence
+from functools import partialmethod
 from pathlib import Path
 
 import absl.flags
@@ -54,20 +55,21 @@ class Flags:
     def __init__(self):
         self.values = absl.flags.FlagValues()
         self.values.set_gnu_getopt(True)  # flags may follow positional arguments
-        self._where = {"flag_values": self.values, "module_name": "flags"}
         self.boolean("debug", False, "Show tracebacks, and what libraries log.")
 
-    def string(self, name: str, default: str | None, meaning: str, **options) -> None:
-        """Define a flag for text."""
-        absl.flags.DEFINE_string(name, default, meaning, **options, **self._where)
+    def _define(self, define: Callable, *arguments, **options) -> None:
+        define(*arguments, **options, flag_values=self.values, module_name="flags")
 
-    def integer(self, name: str, default: int | None, meaning: str, **options) -> None:
-        """Define a flag for a whole number; see absl for ``lower_bound``."""
-        absl.flags.DEFINE_integer(name, default, meaning, **options, **self._where)
+    # Arguments as in absl: name, default (choices), help, lower_bound=, required=.
+    string = partialmethod(_define, absl.flags.DEFINE_string)
+    integer = partialmethod(_define, absl.flags.DEFINE_integer)
+    boolean = partialmethod(_define, absl.flags.DEFINE_boolean)
+    list = partialmethod(_define, absl.flags.DEFINE_list)
+    enum = partialmethod(_define, absl.flags.DEFINE_enum)
 
     def float(self, name: str, default: float | None, meaning: str, **options) -> None:
         """Define a flag for a finite number."""
-        absl.flags.DEFINE_float(name, default, meaning, **options, **self._where)
+        self._define(absl.flags.DEFINE_float, name, default, meaning, **options)
         absl.flags.register_validator(
             name,
             lambda value: value is None or math.isfinite(value),
@@ -75,30 +77,9 @@ class Flags:
             flag_values=self.values,
         )
 
-    def boolean(self, name: str, default: bool, meaning: str) -> None:
-        """Define ``--name`` and ``--noname``."""
-        absl.flags.DEFINE_boolean(name, default, meaning, **self._where)
-
-    def list(self, name: str, default: Sequence[str], meaning: str) -> None:
-        """Define a flag for words separated by commas."""
-        absl.flags.DEFINE_list(name, default, meaning, **self._where)
-
-    def enum(
-        self,
-        name: str,
-        default: str | None,
-        choices: Sequence[str],
-        meaning: str,
-        **options,
-    ) -> None:
-        """Define a flag for one of several words."""
-        absl.flags.DEFINE_enum(
-            name, default, choices, meaning, **options, **self._where
-        )
-
     def path(self, name: str, meaning: str, **options) -> None:
         """Define a flag for a file or folder, given as a `Path` with ``~`` expanded."""
-        absl.flags.DEFINE(_PathParser(), name, None, meaning, **options, **self._where)
+        self._define(absl.flags.DEFINE, _PathParser(), name, None, meaning, **options)
 
     def size(self, name: str, meaning: str, *, full: bool = False, **options) -> None:
         """Define a flag for a size in pixels: ``WIDTHxHEIGHT``, given as ``(H, W)``.
@@ -106,7 +87,7 @@ class Flags:
         With ``full``, the word "full" is the empty tuple.
         """
         parser = _SizeParser(full)
-        absl.flags.DEFINE(parser, name, None, meaning, **options, **self._where)
+        self._define(absl.flags.DEFINE, parser, name, None, meaning, **options)
 
     def config(self, *, required: bool = False) -> None:
         """Define ``--config`` and ``--config.KEY=VALUE``; see `read_config`."""
@@ -271,17 +252,13 @@ def explain_config(name: str, overrides: Sequence[str] = ()) -> str:
 
     config = read_config(name, overrides)
     module, words = _load_config_file(name)
+    values = overlays.flat(config)
+    origins = dict.fromkeys(values, name)
     if hasattr(module, "overlays"):
         origins = overlays.origins(config, *module.overlays(*words))
-    else:
-        origins = dict.fromkeys(overlays.flat(config), name)
     for word in overrides:
         origins[word.removeprefix("--config.").partition("=")[0]] = "command line"
-    lines = [
-        f"{f'{key} = {value!r}':60}  # {origins.get(key, name)}"
-        for key, value in overlays.flat(config).items()
-    ]
-    return "\n".join(lines)
+    return "\n".join(f"{f'{k} = {values[k]!r}':60}  # {origins[k]}" for k in values)
 
 
 def _load_config_file(name: str) -> tuple[types.ModuleType, list[str]]:
@@ -361,21 +338,15 @@ def _configure_logging(debug: bool) -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
-    def of_closed_loop(error: BaseException | None) -> bool:
-        return str(error) == "Event loop is closed"
+    def unless(unwanted: Callable[..., bool], hook: Callable) -> Callable:
+        return lambda *found: None if unwanted(*found) else hook(*found)
 
-    def excepthook(kind, error, trace) -> None:
-        if not of_closed_loop(error):
-            sys.__excepthook__(kind, error, trace)
-
-    def unraisablehook(failure) -> None:
-        if not of_closed_loop(failure.exc_value):
-            sys.__unraisablehook__(failure)
-
-    def thread_excepthook(failure) -> None:
-        if not type(failure.thread).__module__.startswith("orbax."):
-            threading.__excepthook__(failure)
-
-    sys.excepthook = excepthook
-    sys.unraisablehook = unraisablehook
-    threading.excepthook = thread_excepthook
+    closed = "Event loop is closed"
+    sys.excepthook = unless(lambda _, e, __: str(e) == closed, sys.__excepthook__)
+    sys.unraisablehook = unless(
+        lambda failure: str(failure.exc_value) == closed, sys.__unraisablehook__
+    )
+    threading.excepthook = unless(
+        lambda failure: type(failure.thread).__module__.startswith("orbax."),
+        threading.__excepthook__,
+    )

@@ -9,7 +9,7 @@ import quick
 from lsr_jax.augment.preprocess import AUGMENTATION
 from lsr_jax.configs import streets
 from lsr_jax.methods import METHODS
-from lsr_jax.models import resnet
+from lsr_jax.models import BACKBONES, resnet
 from lsr_jax.ops import diagnostics
 from lsr_jax.training import loop
 
@@ -44,7 +44,7 @@ def _small():
         quick.discriminators(),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setitem(resnet.ARCHITECTURES, "mini", mini)
+        patch.setitem(BACKBONES, "mini", mini)
         yield
 
 

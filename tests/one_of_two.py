@@ -48,9 +48,9 @@ def main(options):
 
 def add_tiny():
     """A backbone for tests in which the network matters little."""
-    from lsr_jax.models import resnet
+    from lsr_jax.models import BACKBONES, resnet
 
-    resnet.ARCHITECTURES["tiny"] = resnet.Architecture(8, 4, (1, 1, 1, 1))
+    BACKBONES["tiny"] = resnet.Architecture(8, 4, (1, 1, 1, 1))
 
 
 def preparing(name):

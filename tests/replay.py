@@ -51,7 +51,10 @@ SETTINGS = {
 
 def groups(duplicate_updates, frozen):
     return optimizer.model_groups(
-        head_multiplier=10.0, frozen=frozen, duplicate_updates=duplicate_updates
+        head_multiplier=10.0,
+        frozen=frozen,
+        repeated=NETWORK.repeated,
+        duplicate_updates=duplicate_updates,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lsr_jax.errors import InputError
-from lsr_jax.models import resnet, vgg
+from lsr_jax.models import BACKBONES, resnet, vgg
 
 TWO = (6, 12)
 FOUR = (6, 12, 18, 24)
@@ -202,14 +202,15 @@ def _without(prefix, arrays):
 
 def is_vgg(backbone: object) -> bool:
     """Whether ``backbone`` names a VGG."""
-    return backbone in vgg.GROUPS
+    return isinstance(BACKBONES.get(backbone, backbone), vgg.Architecture)
 
 
 def _backbone(arrays):
     if "features.0.weight" in arrays:
         weights = [n for n in arrays if re.match(r"features\..*\.weight$", n)]
-        for name, groups in vgg.GROUPS.items():
-            if len(weights) - sum(groups) in (0, 2):  # with fc6 and fc7, or without
+        for name, backbone in BACKBONES.items():
+            # With fc6 and fc7, or without.
+            if is_vgg(name) and len(weights) - sum(backbone.groups) in (0, 2):
                 return name
         return "vgg16"
     if "conv1.weight" not in arrays or "layer1.0.conv1.weight" not in arrays:
@@ -224,7 +225,7 @@ def _backbone(arrays):
         arrays["layer1.0.conv1.weight"].shape[0],
         tuple(blocks(layer) for layer in (1, 2, 3, 4)),
     )
-    known = {value: name for name, value in resnet.ARCHITECTURES.items()}
+    known = {value: name for name, value in BACKBONES.items()}
     return known.get(architecture, architecture)
 
 

@@ -102,7 +102,7 @@ def torch_name(path: str, arguments: Mapping, layout: str) -> str | None:
 
 def _torchvision_vgg(index, backbone):
     """Our indices lack the pool before the last group of convolutions."""
-    *early, last = vgg.GROUPS[backbone]
+    *early, last = models.BACKBONES[backbone].groups
     first = 2 * sum(early) + vgg.POOLED_GROUPS
     if index < first:
         return f"features.{index}"

@@ -63,7 +63,7 @@ def prepare(
       The folder with the records and `manifest.json`.
 
     Raises:
-      InputError: unusable files, or no room.
+      InputError: unusable files, or too little disk space.
       TrainingError: a worker process died.
     """
     target = files.expanded(out).absolute() / layout.name
@@ -81,7 +81,7 @@ def prepare(
     title = f"{layout.name} {prepared.folder_name(size)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(work, target.parent, tell=progress)
+        _check_space(work, target.parent, tell=progress)
         with (
             tqdm.tqdm(
                 total=sum(pairs), desc=title, unit="image", disable=not progress
@@ -97,13 +97,13 @@ def prepare(
                 size=size or (None, None),
                 manifest=lambda: _manifest(layout, size, work),
                 texts=lambda: {prepared.names_file(s.name): s.names() for s in work},
-                # TFDS wants a record for each shard, and some pairs may be skipped.
+                # TFDS needs a record in each shard, and some pairs may be skipped.
                 shards=max(1, min(64, min(pairs) // MOST_SKIPPED)),
             )
     except OSError as error:
         raise InputError(
-            f"{target}: expected a folder with room that can be written, found: "
-            f"{error.strerror or error}; choose another with --out"
+            f"{target}: cannot be written ({error.strerror or error}); choose another "
+            "folder with --out"
         ) from error
     return target
 
@@ -114,7 +114,7 @@ def convert(
     """Reads, checks, resizes and encodes one pair.
 
     Returns:
-      The record and the ``(H, W)`` of the image as downloaded, or what is wrong with it.
+      The record and the ``(H, W)`` of the image as downloaded, or the problem.
     """
     try:
         image, label = reader.pair(pair)
@@ -227,11 +227,11 @@ def _check_finished(target, splits, layout):
             )
 
 
-def _check_room(work: Sequence[Split], folder: pathlib.Path, *, tell: bool) -> None:
+def _check_space(work: Sequence[Split], folder: pathlib.Path, *, tell: bool) -> None:
     """Estimates the bytes on the disk from a few pairs.
 
     Raises:
-      InputError: there is less room.
+      InputError: the disk has less space.
     """
     need = 0.0
     for split in work:
@@ -245,13 +245,13 @@ def _check_room(work: Sequence[Split], folder: pathlib.Path, *, tell: bool) -> N
         need += len(pairs) * (np.mean(stored) if stored else 0)
     # TFDS writes all records to temporary files first.
     need, free = 2 * need / 1e9, shutil.disk_usage(folder).free / 1e9
-    room = f"{need:.3g} GB while it is written, half of that for good"
+    space = f"{need:.3g} GB while writing, half of that afterwards"
     if tell:
-        print(f"{folder}: needs about {room}; {free:.3g} GB are free", file=sys.stderr)
+        print(f"{folder}: needs about {space}; {free:.3g} GB free", file=sys.stderr)
     if need > free:
         raise InputError(
-            f"{folder}: expected room for about {room}, found {free:.3g} GB; choose "
-            "another folder with --out or a smaller --size"
+            f"{folder}: too little disk space (found {free:.3g} GB, expected {space}); "
+            "choose another folder with --out or a smaller --size"
         )
 
 

@@ -6,7 +6,8 @@ import jax
 from flax import linen as nn
 
 from lsr_jax import types
-from lsr_jax.models import layers
+from lsr_jax.models import initialisation, layers
+from lsr_jax.models.backbone import Backbone
 
 
 class ASPP(nn.Module):
@@ -35,16 +36,27 @@ class ASPP(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """Backbone and heads; ``aux_level`` is the layer under the second head."""
+    """Backbone and heads; the second head is on the first output of the backbone."""
 
     backbone: nn.Module
     head: ASPP
-    aux_head: ASPP | None
-    aux_level: int
+    aux_head: ASPP | None = None
 
     def __call__(self, images: jax.Array, train: bool) -> types.Outputs:
         """``[B, H, W, 3]`` network input to float32 features and logits."""
-        levels = dict(zip((3, 4), self.backbone(images, train), strict=True))
-        aux = None if self.aux_head is None else self.aux_head(levels[self.aux_level])
-        features = levels[4].astype(self.head.options.wide)
-        return types.Outputs(features, self.head(levels[4]), aux)
+        levels = self.backbone(images, train)
+        aux = None if self.aux_head is None else self.aux_head(levels[0])
+        features = levels[-1].astype(self.head.options.wide)
+        return types.Outputs(features, self.head(levels[-1]), aux)
+
+
+def initial(backbone: Backbone) -> dict[str, initialisation.Rule]:
+    """Rules of the initial weights, by ``initialisation`` of `build`."""
+    return {
+        "scratch": initialisation.parts(
+            backbone.initial["scratch"], initialisation.small_classifier
+        ),
+        "released": initialisation.parts(
+            backbone.initial["released"], initialisation.released_classifier
+        ),
+    }

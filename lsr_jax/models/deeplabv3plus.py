@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lsr_jax import types
-from lsr_jax.models import layers, resnet
+from lsr_jax.models import initialisation, layers
+from lsr_jax.models.backbone import Backbone
 from lsr_jax.ops import resample
 
 
@@ -105,24 +106,25 @@ class DeepLabV3Plus(nn.Module):
         return types.Outputs(*self.head(details, context, train))
 
 
-def network(
-    architecture: resnet.Architecture,
-    options: layers.Options,
-    *,
-    num_classes: int,
-    dilations: tuple[int, ...],
-    freeze_stem_affine: bool,
-) -> DeepLabV3Plus:
-    """The module on a ResNet of these widths and depths."""
-    backbone = resnet.ResNet(
-        architecture,
-        options,
-        freeze_stem_affine,
-        variant=resnet.DEEPLABV3PLUS,
-        levels=(1, 4),
-    )
-    width = architecture.channels(1)
-    return DeepLabV3Plus(backbone, Head(num_classes, width, dilations, options))
+def initial(backbone: Backbone) -> dict[str, initialisation.Rule]:
+    """Rules of the initial weights, by ``initialisation`` of `build`."""
+    return {
+        "scratch": initialisation.parts(backbone.initial["scratch"], _scratch_head),
+        "released": _kaiming,
+    }
+
+
+def _scratch_head(path, shape, fan_in):
+    if path.startswith("head/classifier/"):
+        return initialisation.small_classifier(path, shape, fan_in)
+    return initialisation.he_normal(path, shape, fan_in)
+
+
+def _kaiming(path, shape, fan_in):
+    """CAG's whole network: He-normal, PyTorch's bias of the last convolution."""
+    if path.endswith("bias") and fan_in:
+        return initialisation.torch_default(path, shape, fan_in)
+    return initialisation.he_normal(path, shape, fan_in)
 
 
 def feature_size(image_size: tuple[int, int]) -> tuple[int, int]:

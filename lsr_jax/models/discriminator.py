@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lsr_jax.models import layers, segmenter
+from lsr_jax.models import initialisation, layers
 from lsr_jax.ops import resample
 
 WIDTHS = {"conv1": 64, "conv2": 128, "conv3": 256, "conv4": 512, "classifier": 1}
@@ -55,7 +55,9 @@ def discriminator(in_channels: int) -> tuple[Callable, Callable]:
 
     def init(key):
         variables = jax.eval_shape(module.init, jax.random.key(0), shape)
-        return segmenter.draw(key, variables["params"], segmenter.torch_default)
+        return initialisation.draw(
+            key, variables["params"], initialisation.torch_default
+        )
 
     def apply(params, maps):
         return module.apply({"params": params}, maps)

@@ -10,34 +10,15 @@ than the one before.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from flax import linen as nn
 
-from lsr_jax.models import layers
+from lsr_jax.models import initialisation, layers
+from lsr_jax.models.backbone import Backbone
 
 EXPANSION = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Widths and depths: stem channels, width of layer1 (doubling), blocks a layer."""
-
-    stem: int
-    width: int
-    blocks: tuple[int, int, int, int]
-
-    def channels(self, layer: int) -> int:
-        """Output channels of ``layer`` 1 to 4."""
-        return EXPANSION * self.width * 2 ** (layer - 1)
-
-
-ARCHITECTURES = {
-    "resnet101": Architecture(64, 64, (3, 4, 23, 3)),
-    "resnet50": Architecture(64, 64, (3, 4, 6, 3)),
-    # Trainable from scratch on a CPU: 512 feature channels.
-    "mini": Architecture(32, 16, (1, 1, 2, 1)),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +39,10 @@ class Variant:
     caffe: bool
 
 
-DEEPLABV2 = Variant((1, 2, 1, 1), (1, 1, 2, 4), (1,), caffe=True)
-DEEPLABV3PLUS = Variant((1, 2, 2, 1), (1, 1, 1, 2), (1, 2, 4), caffe=False)
+VARIANTS = {
+    "deeplabv2": Variant((1, 2, 1, 1), (1, 1, 2, 4), (1,), caffe=True),
+    "deeplabv3plus": Variant((1, 2, 2, 1), (1, 1, 1, 2), (1, 2, 4), caffe=False),
+}
 
 
 class Bottleneck(nn.Module):
@@ -109,12 +92,12 @@ class ResNet(nn.Module):
 
     architecture: Architecture
     options: layers.Options
-    freeze_stem_affine: bool = False
-    variant: Variant = DEEPLABV2
-    levels: tuple[int, ...] = (3, 4)
+    freeze_stem_affine: bool
+    variant: Variant
+    levels: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, ...]:
+    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
         """``[B, H, W, 3]`` to the ``[B, h, w, channels]`` of each level."""
         x = layers.Conv(
             self.architecture.stem,
@@ -130,7 +113,7 @@ class ResNet(nn.Module):
         for layer in range(4):
             x = self._layer(layer, x, train)
             outputs.append(x)
-        return tuple(outputs[level - 1] for level in self.levels)
+        return [outputs[level - 1] for level in self.levels]
 
     def _layer(self, layer, x, train):
         block = Bottleneck
@@ -151,12 +134,46 @@ class ResNet(nn.Module):
         return x
 
 
-def feature_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of DeepLabV2's layer4 of an ``(H, W)`` image."""
-    return tuple(_side(side) for side in image_size)
+def scratch(path: str, shape: tuple[int, ...], fan_in: int):
+    """He-normal convolutions; every residual block starts as the identity."""
+    if path.endswith("bn3/scale"):
+        return initialisation.constant(0)
+    return initialisation.he_normal(path, shape, fan_in)
 
 
-def _side(side):
-    stem = (side - 1) // 2 + 1
-    pooled = stem // 2 + 1
-    return (pooled - 1) // 2 + 1
+@dataclasses.dataclass(frozen=True)
+class Architecture(Backbone):
+    """Widths and depths: stem channels, width of layer1 (doubling), blocks a layer."""
+
+    stem: int
+    width: int
+    blocks: tuple[int, int, int, int]
+
+    repeated = (
+        (r"(^|/)backbone/layer\d+_\d+/downsample", 4),
+        (r"(^|/)backbone/layer", 3),
+    )
+    initial: ClassVar = {
+        "scratch": scratch,
+        "released": initialisation.small_classifier,
+    }
+
+    @property
+    def channels(self):
+        """Of layer1 to layer4."""
+        return {n: EXPANSION * self.width * 2 ** (n - 1) for n in (1, 2, 3, 4)}
+
+    def body(self, options, levels, *, architecture, freeze_stem_affine):
+        """A `ResNet`, strided and dilated for ``architecture``."""
+        variant = VARIANTS[architecture]
+        return ResNet(self, options, freeze_stem_affine, variant, levels)
+
+    def feature_size(self, image_size):
+        """The stem, a pool that rounds up, and layer2."""
+
+        def rows(side):
+            stem = (side - 1) // 2 + 1
+            pooled = stem // 2 + 1
+            return (pooled - 1) // 2 + 1
+
+        return tuple(map(rows, image_size))

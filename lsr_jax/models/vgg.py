@@ -8,30 +8,32 @@ counted.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from typing import ClassVar
+
 import jax
 from flax import linen as nn
 
-from lsr_jax.models import layers
+from lsr_jax.models import initialisation, layers
+from lsr_jax.models.backbone import Backbone
 
 FEATURES = 1024
 WIDTHS = (64, 128, 256, 512, 512)
-GROUPS = {"vgg16": (2, 2, 3, 3, 3), "vgg13": (2, 2, 2, 2, 2)}
 POOLED_GROUPS = 3
 
 
 class VGG(nn.Module):
-    """The convolutions of ``variant``; returns the ReLU output of fc7, >= 0."""
+    """Groups of convolutions, fc6 and fc7; returns the ReLU output of fc7, >= 0."""
 
-    variant: str
+    groups: tuple[int, ...]
     options: layers.Options
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[None, jax.Array]:
-        """``[B, H, W, 3] -> (None, [B, H//8, W//8, 1024])``; there is no layer3."""
+    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        """``[B, H, W, 3] -> [[B, H//8, W//8, 1024]]``."""
         index = 0
-        for group, (width, count) in enumerate(
-            zip(WIDTHS, GROUPS[self.variant], strict=True)
-        ):
+        for group, (width, count) in enumerate(zip(WIDTHS, self.groups, strict=True)):
             dilation = 1 if group <= POOLED_GROUPS else 2
             for _ in range(count):
                 x = self._conv(x, index, width, dilation)
@@ -42,7 +44,7 @@ class VGG(nn.Module):
         for _ in range(2):
             x = self._conv(x, index, FEATURES, dilation=4)
             index += 2
-        return None, x
+        return [x]
 
     def _conv(self, x, index, width, dilation):
         conv = layers.Conv(
@@ -57,6 +59,33 @@ class VGG(nn.Module):
         return nn.relu(conv(x))
 
 
-def feature_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the feature map: three pools that round down."""
-    return tuple(side // 8 for side in image_size)
+def released(path: str, shape: tuple[int, ...], fan_in: int):
+    """torchvision's initial weights; fc6 and fc7 as PyTorch's default."""
+    if shape[-1] == FEATURES:
+        return initialisation.torch_default(path, shape, fan_in)
+    if path.endswith("kernel"):
+        return initialisation.normal(math.sqrt(2.0 / (9 * shape[-1])))
+    return initialisation.constant(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture(Backbone):
+    """Number of convolutions in each of the five groups."""
+
+    groups: tuple[int, int, int, int, int]
+
+    repeated = ((r"(^|/)backbone/features", 2),)
+    initial: ClassVar = {"scratch": initialisation.he_normal, "released": released}
+
+    @property
+    def channels(self):
+        """Only layer4, which is fc7."""
+        return {4: FEATURES}
+
+    def body(self, options, levels, *, architecture, freeze_stem_affine):
+        """A `VGG`; it has no BatchNorm to freeze."""
+        return VGG(self.groups, options)
+
+    def feature_size(self, image_size):
+        """Three pools that round down."""
+        return tuple(side // 8 for side in image_size)

@@ -20,7 +20,7 @@ from lsr_jax import files, streets
 from lsr_jax.data import image_io, label_spaces, prepared, processes
 from lsr_jax.data.prepared import MANIFEST, Record, Tally
 from lsr_jax.errors import InputError
-from lsr_jax.streets.presets import SPLITS, Preset, domain_and_part
+from lsr_jax.streets.presets import SPLITS, Preset
 
 COMMAND = "python -m lsr_jax.streets --prepare"
 FORMAT_VERSION = "1.0.0"  # of the stored records
@@ -100,9 +100,8 @@ def prepare(
             )
     except OSError as error:
         raise InputError(
-            f"{root}: expected a folder with room that can be written, found:"
-            f" {error.strerror or error}; choose another with --data_dir or"
-            " $LSR_JAX_DATA"
+            f"{root}: cannot be written ({error.strerror or error}); choose another "
+            "folder with --data_dir or $LSR_JAX_DATA"
         ) from error
     return target
 
@@ -129,7 +128,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
 
 def render(preset: Preset, split: str, index: int) -> Record:
     """Draws and encodes image `index` of a split such as ``"camera_train"``."""
-    domain, part = domain_and_part(split)
+    domain, part = split.split("_")
     image, label = streets.draw(index, domain=domain, split=part, preset=preset)
     return Record(
         id=f"{domain}-{part}-{index:06d}",

@@ -153,14 +153,6 @@ class Group(NamedTuple):
 
 DISCRIMINATORS = Group(r"^disc/", discriminator=True)
 
-# How often the originals' `optim_parameters` lists a tensor: once for every module
-# that encloses it (LSR, OCE, MaxSquare, ASN, ADVENT, CLAN, F2A, BDL).
-DUPLICATES = (
-    (r"^model/backbone/layer\d+_\d+/downsample", 4),
-    (r"^model/backbone/layer", 3),
-    (r"^model/backbone/features", 2),
-)
-
 
 def labels(params: PyTree, groups: Sequence[Group]) -> PyTree:
     """The tree of ``params`` with every leaf replaced by the index of its group.
@@ -186,6 +178,7 @@ def model_groups(
     *,
     head_multiplier: NonNegative,
     frozen: Iterable[str] = (),
+    repeated: Iterable[tuple[str, int]] = (),
     duplicate_updates: Literal["off", "sequential"] = "off",
 ) -> list[Group]:
     """The groups of every method: frozen, backbone at 1x, heads at 10x, discriminators.
@@ -194,11 +187,13 @@ def model_groups(
       head_multiplier: 10 in all originals but ASN's VGG (1). OCE and LSR declare 1 for
         VGG too, yet their scheduler overwrites it with 10 at every step.
       frozen: patterns of what is never updated nor decayed.
-      duplicate_updates: "off", or "sequential" for the originals' repeated updates.
+      repeated: patterns of what the originals update several times in a step, and how
+        often, see `models.Model`.
+      duplicate_updates: "off", or "sequential" for these repeated updates.
     """
     groups = [Group(pattern, None) for pattern in frozen]
     if duplicate_updates == "sequential":
-        groups += [Group(pattern, 1.0, repeats) for pattern, repeats in DUPLICATES]
+        groups += [Group(pattern, 1.0, repeats) for pattern, repeats in repeated]
     groups += [
         Group(r"^model/backbone/"),
         Group(r"^model/(head|aux_head)/", head_multiplier),

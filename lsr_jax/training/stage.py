@@ -384,6 +384,7 @@ def build_optimizer(
         head_multiplier=keywords.pop("head_multiplier"),
         duplicate_updates=keywords.pop("duplicate_updates"),
         frozen=model.frozen_paths,
+        repeated=model.repeated_paths,
     )
     keywords["decay_steps"] = keywords["decay_steps"] or section["steps"]
     return optimizers.make(params, groups, **keywords)

@@ -14,7 +14,7 @@ from benchmarks import (
     timing,
     train_step,
 )
-from lsr_jax.models import resnet
+from lsr_jax.models import BACKBONES, resnet
 from lsr_jax.ops import pseudo_labels
 
 SMALL = ["--quick", "--repeats=2", "--cpu_devices=8"]
@@ -25,7 +25,7 @@ SIZES = ["--source_size=96x64", "--target_size=64x48"]
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     tiny = resnet.Architecture(8, 4, (1, 1, 1, 1))
-    monkeypatch.setitem(resnet.ARCHITECTURES, "tiny", tiny)
+    monkeypatch.setitem(BACKBONES, "tiny", tiny)
 
 
 @pytest.mark.long

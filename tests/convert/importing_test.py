@@ -10,7 +10,6 @@ import pytest
 
 from lsr_jax import convert, errors, models
 from lsr_jax.convert import files
-from lsr_jax.models import vgg
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 TINY = models.Architecture(4, 4, (1, 1, 2, 1))
@@ -130,7 +129,7 @@ def test_initialisation_files(layout_state, write, name, preprocessing, reason):
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg13"])
 def test_torchvision_vgg_skips_a_pool(vgg_state, write, name):
-    groups = vgg.GROUPS[name]
+    groups = models.BACKBONES[name].groups
     state = vgg_state(groups, deeplab=False)
     params, model_state, info = convert.load(write(state))
     assert model_state == {}

@@ -11,7 +11,6 @@ import recorded
 import seeded
 
 from lsr_jax import models
-from lsr_jax.models import resnet
 
 SINGLE = {"clas": "head"}
 DOUBLE = {"layer5": "aux_head", "layer6": "head"}
@@ -211,7 +210,7 @@ def test_others_golden_training(golden, others, name, head, dilations, aux_weigh
     ],
 )
 def test_feature_size(image_size, expected):
-    assert resnet.feature_size(image_size) == expected
+    assert models.BACKBONES["resnet101"].feature_size(image_size) == expected
 
 
 @pytest.mark.parametrize("image_size", [(96, 192), (65, 129), (50, 71), (67, 68)])

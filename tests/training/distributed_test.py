@@ -14,7 +14,7 @@ import pytest
 
 from lsr_jax.data import pseudo_label_store
 from lsr_jax.errors import InputError
-from lsr_jax.models import resnet
+from lsr_jax.models import BACKBONES
 from lsr_jax.report import report
 from lsr_jax.training import distributed, loop, stage
 from lsr_jax.training.checkpoint import Checkpointer
@@ -49,7 +49,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSR_JAX_DATA", str(folder))
-        patch.setattr(resnet, "ARCHITECTURES", dict(resnet.ARCHITECTURES))
+        patch.setitem(BACKBONES, "tiny", BACKBONES["mini"])  # restored at the end
         one_of_two.add_tiny()
         yield folder
 

@@ -7,8 +7,9 @@ import optax
 import pytest
 import seeded
 
+from lsr_jax import models
 from lsr_jax.errors import InputError
-from lsr_jax.models import segmenter
+from lsr_jax.models import BACKBONES
 from lsr_jax.training import optimizer
 
 
@@ -18,13 +19,20 @@ def stepped(transformation, params, grads):
     return optax.apply_updates(params, updates)
 
 
+STEM_AFFINE, ALL_AFFINE = (
+    models.build(backbone="mini", **options).frozen_paths[0]
+    for options in ({"freeze_stem_affine": True}, {"batch_norm": "frozen_affine"})
+)
 HEADS = {"layer5": "aux_head", "layer6": "head", "clas": "head", "classifier": "head"}
 
 
-def hold_multiplicity(golden, prefix, frozen=()):
+def hold_multiplicity(golden, prefix, frozen=(), backbone="resnet101"):
     """How often each original lists each parameter at 1x and at 10x."""
     choices = optimizer.model_groups(
-        head_multiplier=10.0, frozen=frozen, duplicate_updates="sequential"
+        head_multiplier=10.0,
+        frozen=frozen,
+        repeated=BACKBONES[backbone].repeated,
+        duplicate_updates="sequential",
     )
     chosen = seeded.groups(golden[f"{prefix}optim_names"], HEADS, choices)
     counts = [
@@ -37,21 +45,21 @@ def hold_multiplicity(golden, prefix, frozen=()):
 
 @pytest.mark.golden("deeplab_lsr", "optim_.*")
 def test_golden_duplicates_of_lsr(golden):
-    hold_multiplicity(golden, "", [segmenter.STEM_AFFINE])
+    hold_multiplicity(golden, "", [STEM_AFFINE])
 
 
 @pytest.mark.golden("deeplab_vgg", ".*__optim_.*")
 def test_golden_duplicates_of_vgg(golden):
     for name in ("vgg16", "vgg13"):
-        hold_multiplicity(golden, f"{name}__")
+        hold_multiplicity(golden, f"{name}__", backbone=name)
 
 
 @pytest.mark.golden("deeplab_others", ".*__optim_.*")
 def test_golden_duplicates_of_the_others(golden):
     for name in ("maxsquare", "udaclustering"):
-        hold_multiplicity(golden, f"{name}__", [segmenter.STEM_AFFINE])
+        hold_multiplicity(golden, f"{name}__", [STEM_AFFINE])
     for name in ("adaptsegnet", "advent", "clan", "f2a_multi"):
-        hold_multiplicity(golden, f"{name}__", [segmenter.ALL_AFFINE])
+        hold_multiplicity(golden, f"{name}__", [ALL_AFFINE])
 
 
 PARAMS = {
@@ -81,6 +89,7 @@ def groups(duplicate_updates):
     return optimizer.model_groups(
         head_multiplier=10.0,
         frozen=(r"(^|/)backbone/bn1/(scale|bias)$",),
+        repeated=BACKBONES["mini"].repeated,
         duplicate_updates=duplicate_updates,
     )
 

@@ -9,7 +9,7 @@ from lsr_jax import models
 from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
-from lsr_jax.models import resnet
+from lsr_jax.models import BACKBONES, resnet
 from lsr_jax.training import optimizer, sharding, state, step
 from lsr_jax.types import Batch, BatchSpec, Images
 
@@ -115,7 +115,7 @@ def test_eight_devices_give_what_one_gives(group):
 def tiny(devices):
     with pytest.MonkeyPatch.context() as patch:
         architecture = resnet.Architecture(8, 4, (1, 1, 1, 1))
-        patch.setitem(resnet.ARCHITECTURES, "tiny", architecture)
+        patch.setitem(BACKBONES, "tiny", architecture)
         return after_one_step(devices, backbone="tiny", images=12)
 
 

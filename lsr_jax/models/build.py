@@ -1,4 +1,4 @@
-"""`build`: a network of the literature as pure functions.
+"""Build a network of the literature as pure functions. A new backbone is one line here.
 
 The tree of parameters is ``{"backbone": ..., "head": ...[, "aux_head": ...]}``. Names
 are those of the PyTorch networks with ``.`` in a module's own name written ``_``:
@@ -15,17 +15,10 @@ layer6, clas, classifier   head; the branches are conv2d_list_0, conv2d_list_1, 
 layer5                     aux_head beside a layer6, head where it is alone
 aspp, decoder (CAG)        head, see `lsr_jax.convert.names`
 =========================  =============================================================
-
-Initial weights: one random draw for the whole tree, scaled by rules on names.
-
-One draw, because XLA compiles a random number generator for every array it is asked
-for, and a ResNet-101 asks for more than a hundred.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -35,7 +28,16 @@ import jax.numpy as jnp
 from lsr_jax import errors, keywords, types
 from lsr_jax.keywords import Count, Range
 from lsr_jax.models import deeplabv2, deeplabv3plus, layers, resnet, vgg
+from lsr_jax.models import initialisation as weights
+from lsr_jax.models.backbone import Backbone
 
+BACKBONES: Mapping[str, Backbone] = {
+    "resnet101": resnet.Architecture(64, 64, (3, 4, 23, 3)),
+    "resnet50": resnet.Architecture(64, 64, (3, 4, 6, 3)),
+    "mini": resnet.Architecture(32, 16, (1, 1, 2, 1)),  # for training on a CPU
+    "vgg16": vgg.Architecture((2, 2, 3, 3, 3)),
+    "vgg13": vgg.Architecture((2, 2, 2, 2, 2)),
+}
 STEM_AFFINE = r"(^|/)backbone/bn1/(scale|bias)$"
 ALL_AFFINE = r"(^|/)(backbone|head)/(.*/)?(bn\d?|downsample_bn)/(scale|bias)$"
 
@@ -59,7 +61,8 @@ class Model(NamedTuple):
       frozen_paths: regular expressions, for ``re.search`` on "/"-joined parameter
         paths, of parameters that never move: the optimiser must neither step nor
         decay them.
-      arguments: the keywords that ``build`` was given, all of them.
+      repeated_paths: see `Backbone`.
+      arguments: all keywords of ``build``.
     """
 
     init: Callable[..., tuple[types.PyTree, types.PyTree]]
@@ -69,12 +72,13 @@ class Model(NamedTuple):
     feature_dim: int
     num_classes: int
     frozen_paths: tuple[str, ...]
+    repeated_paths: tuple[tuple[str, int], ...]
     arguments: Mapping[str, Any]
 
 
 def build(
     *,
-    backbone: str | resnet.Architecture,
+    backbone: str | Backbone,
     architecture: Literal["deeplabv2", "deeplabv3plus"] = "deeplabv2",
     num_classes: Annotated[int, Range(least=2, most=255)] = 19,
     head: Literal["single", "multi_level", "two_heads"] = "single",
@@ -90,8 +94,7 @@ def build(
     """Builds a network as the UDA literature uses it.
 
     Args:
-      backbone: "resnet101", "resnet50", "mini", "vgg16", "vgg13", or a ResNet
-        ``Architecture``.
+      backbone: a key of `BACKBONES`, or a `Backbone`.
       architecture: "deeplabv2" (Chen et al., TPAMI 2018), features of layer4 at output
         stride 8. "deeplabv3plus" (Chen et al., ECCV 2018; CAG): a ResNet of output
         stride 16, ASPP, decoder; features of the decoder at stride 4.
@@ -133,9 +136,30 @@ def build(
     options = layers.Options(
         batch_norm, unbiased_variance, bn_group_size, initialisation, dtype, remat
     )
-    _check_head(head, architecture, backbone)
-    module, feature_dim, feature_size = NETWORKS[architecture](
-        backbone, options, num_classes, head, tuple(aspp_dilations), freeze_stem_affine
+    body = BACKBONES.get(backbone, backbone)
+    _check_combination(backbone, body, architecture, head)
+    dilations = tuple(aspp_dilations)
+    if architecture == "deeplabv2":
+        levels = (3, 4) if head == "multi_level" else (4,)
+        network, rules = deeplabv2.DeepLabV2, deeplabv2.initial(body)
+        names = ("head",) if head == "single" else ("head", "aux_head")
+        heads = {n: deeplabv2.ASPP(num_classes, dilations, options) for n in names}
+        feature_dim, feature_size = body.channels[4], body.feature_size
+    else:
+        levels = (1, 4)
+        network, rules = deeplabv3plus.DeepLabV3Plus, deeplabv3plus.initial(body)
+        feature_dim, feature_size = body.channels[1], deeplabv3plus.feature_size
+        heads = {
+            "head": deeplabv3plus.Head(num_classes, feature_dim, dilations, options)
+        }
+    module = network(
+        body.body(
+            options,
+            levels,
+            architecture=architecture,
+            freeze_stem_affine=freeze_stem_affine,
+        ),
+        **heads,
     )
 
     def init(key, image_size):
@@ -143,8 +167,8 @@ def build(
         shapes = jax.eval_shape(
             lambda x: module.init(jax.random.key(0), x, train=False), images
         )
-        params = draw(key, shapes["params"], RULES[architecture][initialisation])
-        return params, running_statistics(shapes.get("batch_stats", {}))
+        params = weights.draw(key, shapes["params"], rules[initialisation])
+        return params, weights.running_statistics(shapes.get("batch_stats", {}))
 
     def forward(params, model_state, images, train, rng=None):
         variables = {"params": params, "batch_stats": model_state}
@@ -164,6 +188,7 @@ def build(
         feature_dim,
         num_classes,
         _frozen_paths(batch_norm, freeze_stem_affine),
+        tuple(body.repeated),
         arguments,
     )
 
@@ -176,55 +201,24 @@ def _both_heads(outputs):
     return outputs.logits + outputs.aux_logits
 
 
-def _deeplabv2(backbone, options, num_classes, head, dilations, freeze_stem_affine):
-    if backbone in vgg.GROUPS:
-        body = vgg.VGG(backbone, options)
-        feature_dim, feature_size = vgg.FEATURES, vgg.feature_size
-    else:
-        widths = _resnet(backbone, [*resnet.ARCHITECTURES, *vgg.GROUPS])
-        body = resnet.ResNet(widths, options, freeze_stem_affine)
-        feature_dim, feature_size = widths.channels(4), resnet.feature_size
-    module = deeplabv2.DeepLabV2(
-        body,
-        deeplabv2.ASPP(num_classes, dilations, options),
-        None if head == "single" else deeplabv2.ASPP(num_classes, dilations, options),
-        aux_level=3 if head == "multi_level" else 4,
-    )
-    return module, feature_dim, feature_size
-
-
-def _deeplabv3plus(backbone, options, num_classes, head, dilations, freeze_stem_affine):
-    widths = _resnet(backbone, resnet.ARCHITECTURES)
-    module = deeplabv3plus.network(
-        widths,
-        options,
-        num_classes=num_classes,
-        dilations=dilations,
-        freeze_stem_affine=freeze_stem_affine,
-    )
-    return module, widths.channels(1), deeplabv3plus.feature_size
-
-
-NETWORKS = {"deeplabv2": _deeplabv2, "deeplabv3plus": _deeplabv3plus}
-
-
-def _resnet(backbone, names):
-    found = resnet.ARCHITECTURES.get(backbone, backbone)
-    if not isinstance(found, resnet.Architecture):
+def _check_combination(backbone, body, architecture, head):
+    if not isinstance(body, Backbone):
         raise errors.InputError(
-            f"model.backbone: expected one of {', '.join(names)}; found {backbone!r}"
+            f"model.backbone: expected one of {', '.join(BACKBONES)}, found {backbone!r}"
         )
-    return found
-
-
-def _check_head(head, architecture, backbone):
-    if head == "multi_level" and backbone in vgg.GROUPS:
+    if architecture == "deeplabv3plus":
+        if 1 not in body.channels:
+            raise errors.InputError(
+                f"model.backbone: {architecture} needs layer1 of a ResNet, found "
+                f"{backbone!r}"
+            )
+        if head != "single":
+            raise errors.InputError(
+                f"model.head: {architecture} has a 'single' one, found {head!r}"
+            )
+    if head == "multi_level" and 3 not in body.channels:
         raise errors.InputError(
-            f"model.head: 'multi_level' needs layer3 of a ResNet; found {backbone!r}"
-        )
-    if head != "single" and architecture != "deeplabv2":
-        raise errors.InputError(
-            f"model.head: {architecture} has a 'single' one; found {head!r}"
+            f"model.head: 'multi_level' needs layer3 of a ResNet, found {backbone!r}"
         )
 
 
@@ -232,108 +226,3 @@ def _frozen_paths(batch_norm, freeze_stem_affine):
     if batch_norm == "frozen_affine":
         return (ALL_AFFINE,)
     return (STEM_AFFINE,) if freeze_stem_affine else ()
-
-
-Rule = Callable[[str, tuple[int, ...], int], Callable[[jax.Array], jax.Array]]
-
-
-def draw(key: jax.Array, shapes: types.PyTree, rule: Rule) -> types.PyTree:
-    """Fills the tree ``shapes``.
-
-    Args:
-      key: a random key.
-      shapes: nested dict of ``ShapeDtypeStruct``; leaves are named kernel, bias, scale.
-      rule: ``(path, shape, fan_in) -> transform``, where ``transform`` takes standard
-        normal numbers of that shape to the weights. ``fan_in`` is that of the kernel
-        beside the leaf, 0 beside none.
-    """
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    kernels = {
-        path[:-1]: math.prod(leaf.shape[:-1])
-        for path, leaf in leaves
-        if path[-1].key == "kernel"
-    }
-    transforms = [
-        rule(
-            jax.tree_util.keystr(path, simple=True, separator="/"),
-            leaf.shape,
-            kernels.get(path[:-1], 0),
-        )
-        for path, leaf in leaves
-    ]
-
-    @jax.jit
-    def fill(key):
-        sizes = [math.prod(leaf.shape) for _, leaf in leaves]
-        numbers = jax.random.normal(key, (sum(sizes),))
-        offsets = [sum(sizes[:i]) for i in range(len(sizes))]
-        return [
-            transform(numbers[start : start + size].reshape(leaf.shape))
-            for transform, start, size, (_, leaf) in zip(
-                transforms, offsets, sizes, leaves, strict=True
-            )
-        ]
-
-    return jax.tree.unflatten(tree, fill(key))
-
-
-def running_statistics(shapes: types.PyTree) -> types.PyTree:
-    """Running mean 0 and variance 1."""
-
-    def start(path, leaf):
-        return (jnp.ones if path[-1].key == "var" else jnp.zeros)(leaf.shape)
-
-    return jax.tree_util.tree_map_with_path(start, shapes)
-
-
-def scratch(path: str, shape: tuple[int, ...], fan_in: int):
-    """He-normal convolutions, classifiers N(0, 0.01), residual blocks the identity."""
-    if path.endswith("kernel"):
-        return _normal(0.01 if _classifies(path) else math.sqrt(2.0 / fan_in))
-    return _constant(path.endswith("scale") and not path.endswith("bn3/scale"))
-
-
-def released(path: str, shape: tuple[int, ...], fan_in: int):
-    """N(0, 0.01) and PyTorch's biases in the heads; VGG bodies as torchvision's."""
-    if path.endswith("kernel"):
-        if "/features_" not in path:
-            return _normal(0.01)
-        if shape[-1] == 1024:
-            return torch_default(path, shape, fan_in)
-        return _normal(math.sqrt(2.0 / (9 * shape[-1])))
-    if path.endswith("bias") and (_classifies(path) or shape == (1024,)) and fan_in:
-        return torch_default(path, shape, fan_in)
-    return _constant(path.endswith("scale"))
-
-
-def kaiming(path: str, shape: tuple[int, ...], fan_in: int):
-    """He-normal convolutions, PyTorch's bias of the last one: CAG's whole network."""
-    if path.endswith("kernel"):
-        return _normal(math.sqrt(2.0 / fan_in))
-    if path.endswith("bias") and fan_in:
-        return torch_default(path, shape, fan_in)
-    return _constant(path.endswith("scale"))
-
-
-def torch_default(path: str, shape: tuple[int, ...], fan_in: int):
-    """PyTorch's convolution: kernel and bias from U(-b, b), ``b = 1/sqrt(fan_in)``."""
-    bound = 1.0 / math.sqrt(fan_in)
-    return lambda normal: bound * jax.scipy.special.erf(normal / math.sqrt(2.0))
-
-
-def _classifies(path):
-    return bool(re.match(r"(aux_)?head/(conv2d_list_\d|classifier)/", path))
-
-
-def _normal(deviation):
-    return lambda normal: deviation * normal
-
-
-def _constant(value):
-    return lambda normal: jnp.full_like(normal, float(value))
-
-
-RULES = {
-    "deeplabv2": {"scratch": scratch, "released": released},
-    "deeplabv3plus": {"scratch": scratch, "released": kaiming},
-}
