@@ -112,21 +112,18 @@ def read(path: str | os.PathLike) -> list[Row]:
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise TypeError(f"found {type(rows).__name__}")
+        for row in rows:
+            for key in (*IDENTITY, "miou", "iou"):
+                row[key]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run evaluate.py first") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise InputError(
-            f"{path}: not JSON ({error}); delete it and run evaluate.py"
+            f"{path}: not a list of result rows ({files.reason(error)}); delete it and "
+            "run evaluate.py"
         ) from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: not a list of rows; delete it and run evaluate.py")
-    for number, row in enumerate(rows):
-        missing = [key for key in (*IDENTITY, "miou", "iou") if key not in row]
-        if missing:
-            raise InputError(
-                f"{path}: row {number} has no {missing[0]!r}; delete the file and run "
-                "evaluate.py"
-            )
     return [_none_to_nan(row) for row in rows]
 
 
