@@ -84,7 +84,11 @@ def predict(options) -> list[Path]:
     size = network_size(config, options.size)
     outputs = name_outputs(find_images(options.images))
     out = Path(options.out)
-    make_folders(out, kinds)
+    try:
+        for kind in kinds:
+            (out / kind).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written: {error}") from error
 
     sharding.share_cpu(config["cpu_devices"])
     network = load(place, config, augmentation)
@@ -247,21 +251,6 @@ def name_outputs(paths: Sequence[Path]) -> dict[Path, Path]:
             )
         names[name] = path
     return {path: name for name, path in names.items()}
-
-
-def make_folders(out: Path, kinds: Sequence[str]) -> None:
-    """Make the folders before anything is computed.
-
-    Raises:
-      InputError: they cannot be made or written.
-    """
-    try:
-        for kind in kinds:
-            (out / kind).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error}") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise InputError(f"--out {out}: cannot be written; choose another folder")
 
 
 def read_image(path: Path) -> np.ndarray:

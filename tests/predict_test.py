@@ -238,10 +238,3 @@ def test_written_pictures_read_back(folder):
     predict.write_png(folder / "ids.png", color[..., 0])
     ids = cv2.imread(os.fspath(folder / "ids.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(ids, color[..., 0])
-
-
-def test_a_folder_that_cannot_be_written_is_named(folder):
-    predict.make_folders(folder / "new", ("color", "overlay"))
-    assert {path.name for path in (folder / "new").iterdir()} == {"color", "overlay"}
-    with pytest.raises(InputError, match=r"--out .*one\.png: cannot be written"):
-        predict.make_folders(folder / "a" / "one.png", ("color",))

@@ -83,12 +83,7 @@ class Zips:
     def __init__(self, paths: Sequence[str | os.PathLike]):
         self._paths = tuple(map(os.fspath, paths))
         for path in self._paths:
-            for name in _archive(path).NameToInfo:
-                if not is_inside(name):
-                    raise InputError(
-                        f"{path}: expected names inside the archive, found {name!r}; "
-                        "download the archive again from its owner"
-                    )
+            _archive(path)  # raises for a damaged one
 
     def match(self, pattern: str) -> dict[Stars, str]:
         """See `Folder.match`."""
@@ -96,7 +91,8 @@ class Zips:
         found = {}
         for path in self._paths:
             for name in _archive(path).NameToInfo:
-                if fit := fits.fullmatch(name):
+                fit = fits.fullmatch(name)
+                if fit and is_inside(name):
                     found[fit.groups()] = name
         return found
 

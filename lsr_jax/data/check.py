@@ -81,26 +81,6 @@ class Report:
         share = self.pixels[[*ids]].sum() / total
         return f"{100 * (1 - share if invert else share):.2f} %"
 
-    @property
-    def warnings(self) -> list[str]:
-        """Deviations that are problems only with ``--strict``."""
-        if self.official in (None, self.images):
-            return []
-        return [
-            f"{self.name}: expected {self.official} images, as are published, found "
-            f"{self.images}"
-        ]
-
-    @property
-    def remarks(self) -> list[str]:
-        """Deviations without effect."""
-        if not self.other_palettes:
-            return []
-        return [
-            f"{self.name}: {self.other_palettes} labels have another palette than the "
-            "published files; their ids are read all the same"
-        ]
-
 
 def examine(pair: Pair, *, reader: Reader, layout: Layout) -> Statistics | BadExample:
     """Reads one pair in full."""
@@ -277,12 +257,21 @@ def check(options, name: str) -> int:
     )
     print(render(layout, reports))
     problems = [str(problem) for r in reports for problem in r.problems]
-    warnings = [warning for r in reports for warning in r.warnings]
+    warnings = [
+        f"{r.name}: expected {r.official} images, as are published, found {r.images}"
+        for r in reports
+        if r.official not in (None, r.images)
+    ]
     print(*(["", *problems[:SHOWN]] if problems else []), sep="\n", end="\n")
     if len(problems) > SHOWN:
         print(f"... and {len(problems) - SHOWN} more")
-    remarks = [remark for r in reports for remark in r.remarks]
-    for line in (*warnings, *remarks):
+    palettes = [
+        f"{r.name}: {r.other_palettes} labels have another palette than the published "
+        "files; their ids are read all the same"
+        for r in reports
+        if r.other_palettes
+    ]
+    for line in (*warnings, *palettes):
         print(f"warning: {line}")
     if options.contact_sheet:
         drawn = contact_sheet(layout, options.root, pairs=options.pairs)

@@ -108,8 +108,15 @@ class Reader:
         label = self.label_of(pair, image.shape[:2]) if pair.label else None
         return image, label
 
-    def check_headers(self, pair: Pair) -> None:
+    def header_problem(self, pair: Pair) -> BadExample | None:
         """Checks all that needs no decoding: existence, headers, sizes, truncation."""
+        try:
+            self._check_headers(pair)
+        except BadExample as problem:
+            return problem
+        return None
+
+    def _check_headers(self, pair):
         sizes = []
         for name in filter(None, pair):
             try:

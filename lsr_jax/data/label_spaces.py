@@ -93,10 +93,6 @@ class LabelSpace:
         """Maps raw uint8 ids of any shape to indices of the classes, 255 = ignore."""
         return self.lut[ids]
 
-    def indices(self, names: Iterable[str]) -> tuple[int, ...]:
-        """Returns the indices of those of `names` that are classes of this space."""
-        return indices(self.classes, names)
-
     def subsets(self) -> dict[str, tuple[int, ...]]:
         """Returns `subsets` of its classes."""
         return subsets(self.classes)

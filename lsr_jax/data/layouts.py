@@ -93,12 +93,6 @@ class Layout:
         """Names of all splits."""
         return (*self.parts, *self.subsets)
 
-    @property
-    def expected(self) -> str:
-        """Patterns of its files, for messages."""
-        part = next(iter(self.parts.values()))
-        return f"{part.images} and {part.labels or 'no labels'}"
-
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
 _CITYSCAPES_SPACES = ("cityscapes", "cityscapes16", "cityscapes13")

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from lsr_jax.data.archives import Files, Folder, Zips, inside
 from lsr_jax.data.image_io import BadExample, Pair
-from lsr_jax.data.layouts import Layout, Part, Subset
+from lsr_jax.data.layouts import Layout, Part
 from lsr_jax.errors import InputError
 from lsr_jax.files import expanded
 
-LIST_SUFFIX = ".txt"
+LIST_SUFFIX = ".txt"  # of a user's list file, which is the name of a split
 
 
 class Listing(NamedTuple):
@@ -42,10 +42,13 @@ def open_files(layout: Layout, root: str | os.PathLike) -> Files:
     archives = [root / name for name in layout.zips]
     if archives and all(path.is_file() for path in archives):
         return Zips(archives)
-    zips = f", or {' and '.join(layout.zips)}" if layout.zips else ""
+    part = next(iter(layout.parts.values()))
+    expected = f"{part.images} and {part.labels or 'no labels'}"
+    if layout.zips:
+        expected += f", or {' and '.join(layout.zips)}"
     found = "none of them" if root.is_dir() else "no such folder"
     raise InputError(
-        f"{root}: expected {layout.title} as downloaded ({layout.expected}{zips}) or as "
+        f"{root}: expected {layout.title} as downloaded ({expected}) or as "
         f"prepared, found {found}; put it there or give another folder, then run "
         f"python -m lsr_jax.data.check {layout.name} --root {root} and, to store it at "
         f"training size, python -m lsr_jax.data.prepare {layout.name} --root {root} "
@@ -77,11 +80,6 @@ def list_part(files: Files, part: Part) -> Listing:
 def list_parts(files: Files, layout: Layout) -> dict[str, Listing]:
     """Lists all parts of a data set."""
     return {name: list_part(files, part) for name, part in layout.parts.items()}
-
-
-def is_list(split: str) -> bool:
-    """Tells whether a split is a user's list file."""
-    return split.endswith(LIST_SUFFIX)
 
 
 def read_list(path: str | os.PathLike) -> list[Pair]:
@@ -130,21 +128,35 @@ def part_of(layout: Layout, split: str) -> str:
     )
 
 
-def choose(names: Sequence[str], subset: Subset | None) -> list[str]:
-    """Returns the names of a subset, all for None.
+def choose(
+    layout: Layout, split: str, names: Sequence[str], where: object
+) -> list[str]:
+    """Returns the names that belong to a split.
 
     Args:
+      layout: the data set.
+      split: name of a part, or of a `Subset`, whose rule is applied.
       names: all names of the part, sorted.
-      subset: see `Subset` for the rule.
+      where: folder in error messages.
+
+    Raises:
+      InputError: there are no such names.
     """
-    if subset is None:
-        return list(names)
-    held, total = subset.held, subset.total
-    return [
-        name
-        for i, name in enumerate(names)
-        if ((i + 1) * held // total > i * held // total) == subset.held_out
-    ]
+    chosen = list(names)
+    if subset := layout.subsets.get(split):
+        held, total = subset.held, subset.total
+        chosen = [
+            name
+            for i, name in enumerate(names)
+            if ((i + 1) * held // total > i * held // total) == subset.held_out
+        ]
+    if not chosen:
+        pattern = layout.parts[part_of(layout, split)].images
+        raise InputError(
+            f"{where}: expected images for split {split!r}, found none among the "
+            f"{len(names)} of {pattern}; choose another split or add the files"
+        )
+    return chosen
 
 
 def choose_splits(

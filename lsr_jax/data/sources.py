@@ -28,7 +28,7 @@ from lsr_jax.data import (
     processes,
     records,
 )
-from lsr_jax.data.image_io import BadExample, Pair, Size
+from lsr_jax.data.image_io import Pair, Size
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.data.layouts import Layout
 from lsr_jax.errors import InputError
@@ -211,9 +211,8 @@ class Raw:
         """
         pairs, bad = self._pairs(split)
         with ThreadPoolExecutor(8) as pool:
-            for pair, error in zip(pairs, pool.map(self._check, pairs), strict=True):
-                if error:
-                    bad[pair.image] = error
+            problems = pool.map(self._reader.header_problem, pairs)
+            bad |= {p.image: why for p, why in zip(pairs, problems, strict=True) if why}
         if bad:
             first = next(iter(bad.values()))
             if self._options.on_bad_example == "stop":
@@ -230,34 +229,18 @@ class Raw:
 
     def _pairs(self, split):
         """Returns the pairs of a split or list, and the errors of files without partner."""
-        if listing.is_list(split):
+        if split.endswith(listing.LIST_SUFFIX):
             return listing.read_list(split), {}
-        part = self._layout.parts[listing.part_of(self._layout, split)]
-        found = listing.list_part(self._files, part)
-        if not found.pairs:
-            raise InputError(
-                f"{self._files.where('')}: expected {part.images} for split {split!r}, "
-                "found none; choose another split or add the files"
-            )
+        part = listing.part_of(self._layout, split)
+        found = listing.list_part(self._files, self._layout.parts[part])
         images = [pair.image for pair in found.pairs]
-        chosen = set(listing.choose(images, self._layout.subsets.get(split)))
+        where = self._files.where("")
+        chosen = set(listing.choose(self._layout, split, images, where))
         pairs = [pair for pair in found.pairs if pair.image in chosen]
-        if not pairs:
-            raise InputError(
-                f"{self._files.where('')}: expected images for split {split!r}, found "
-                f"none among {len(images)}; choose another split"
-            )
         others = set(images) - chosen
         problems = {k: v for k, v in found.problems.items() if k not in others}
         # Without a single label it is an unlabelled split.
         return pairs, problems if any(pair.label for pair in found.pairs) else {}
-
-    def _check(self, pair: Pair) -> BadExample | None:
-        try:
-            self._reader.check_headers(pair)
-        except BadExample as error:
-            return error
-        return None
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Returns the sha256 of names and sizes of the files, which are not read."""
@@ -318,16 +301,12 @@ class Prepared:
         ids = {str(raw): name for raw, name in layout.ids.items()}
         with self._reading():
             stored = self.manifest["size"] and tuple(self.manifest["size"])
-            found = {
-                "data set": self.manifest["dataset"],
-                "id map": self.manifest["ids"],
-            }
-        for what, expected in (("data set", layout.name), ("id map", ids)):
-            if expected != found[what]:
-                raise InputError(
-                    f"{folder}: expected the {what} {expected}, found {found[what]}; "
-                    "prepare it again or choose another root"
-                )
+            for key, expected in (("dataset", layout.name), ("ids", ids)):
+                if (found := self.manifest[key]) != expected:
+                    raise InputError(
+                        f"{folder}: expected the {key} {expected}, found {found}; "
+                        "prepare it again or choose another root"
+                    )
         if stored and options.size and stored != options.size:
             raise InputError(
                 f"{folder}: expected images of {prepared.folder_name(options.size)} (width x "
@@ -354,11 +333,6 @@ class Prepared:
         names = [name for name in self._names(part) if name not in skipped]
         rows = {name: row for row, name in enumerate(names)}
         chosen = [(rows[name], name) for name in chosen if name in rows]
-        if not chosen:
-            raise InputError(
-                f"{self._folder}: expected images for split {split!r}, found none among "
-                f"{len(rows)}; choose another split"
-            )
         return PreparedSource(stored, chosen, self._options, splits[part])
 
     def fingerprint(self, splits: Iterable[str]) -> str:
@@ -371,10 +345,10 @@ class Prepared:
 
     def _choose(self, split):
         """Returns the part a split is taken from, and the names of its images."""
-        if not listing.is_list(split):
+        if not split.endswith(listing.LIST_SUFFIX):
             part = listing.part_of(self._layout, split)
-            subset = self._layout.subsets.get(split)
-            return part, listing.choose(self._names(part), subset)
+            names = self._names(part)
+            return part, listing.choose(self._layout, split, names, self._folder)
         chosen = [pair.image for pair in listing.read_list(split)]
         for part in self.manifest["splits"]:
             known = set(self._names(part))

@@ -228,7 +228,7 @@ class Predictor:
           all labels have the size of the images the protocols are the same, and are
           counted once: ``{("native", "resized"): matrix}``.
         """
-        params, model_state = self._replicate((params, model_state))
+        params, model_state = sharding.replicate((params, model_state), self._mesh)
         shape = self.num_classes, self.num_classes
         total = {protocol: np.zeros(shape, np.int64) for protocol in protocols}
         alike, pending = True, None
@@ -238,8 +238,8 @@ class Predictor:
             wanted = {protocol: both[protocol] for protocol in protocols}
             sizes = tuple(dict.fromkeys(wanted.values()))
             alike &= images.label.shape[1:] == size
-            image, label, valid = self._split(
-                (images.image, images.label, np.asarray(valid))
+            image, label, valid = sharding.shard_whole_batch(
+                (images.image, images.label, np.asarray(valid)), self._mesh
             )
             maps = self._maps(params, model_state, image)
             counts = self._count(maps, label, valid, sizes=sizes)
@@ -267,8 +267,9 @@ class Predictor:
         """
         number, devices = len(images), self._mesh.shape["data"]
         padded = np.asarray(images)[np.arange(-(-number // devices) * devices) % number]
-        params, model_state = self._replicate((params, model_state))
-        return self._maps(params, model_state, self._split(padded))
+        params, model_state = sharding.replicate((params, model_state), self._mesh)
+        padded = sharding.shard_whole_batch(padded, self._mesh)
+        return self._maps(params, model_state, padded)
 
     def labels(self, maps: PyTree, size: Size) -> np.ndarray:
         """The class with the largest score: uint8 ``[B, *size]``."""
@@ -290,12 +291,6 @@ class Predictor:
             return metrics.confusion_matrix(truth, predictions, self.num_classes, valid)
 
         return [count(size) for size in sizes]
-
-    def _replicate(self, tree):
-        return sharding.replicate(tree, self._mesh)
-
-    def _split(self, tree):
-        return sharding.shard_whole_batch(tree, self._mesh)
 
 
 def _scaled(size: Size, scale: float) -> Size:

@@ -136,24 +136,18 @@ def panel(
 
 @styled
 def shares(values: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
-    """Share of each class among the cells, unlabelled ones last (LSR, Fig. 4).
+    """Share of each class among the cells, unlabeled ones last (LSR, Fig. 4).
 
     Args:
       values: rule -> ``[C + 1]`` shares of `features.class_shares`.
       names: the ``C`` classes.
     """
-    names = [*names, "unlabelled"]
-    figure = _new(1.2 + 0.5 * len(names), 3.4)
-    axes = figure.subplots()
-    percent = {rule: np.where(x > 0, 100 * x, np.nan) for rule, x in values.items()}
-    _bars(axes, percent, names)
-    smallest = min(np.nanmin(x) for x in percent.values())
+    table = 100 * pd.DataFrame(dict(values), index=[*names, "unlabeled"])
+    figure, axes = _bars(table.where(table > 0))
     axes.set_yscale("log")
-    axes.set_ylim(smallest / 2, 100)
+    axes.set_ylim(table[table > 0].min().min() / 2, 100)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("share of the cells (%)")
-    axes.yaxis.grid(True)
-    figure.legend(loc="outside upper left", ncols=len(values))
     return figure
 
 
@@ -175,25 +169,32 @@ def polar(
     figure, axes = _grid(len(samples), 4.4, 4.6, projection="polar")
     norms = [numerics.norms(sample.vectors) for sample in samples.values()]
     positive = np.concatenate([x[x > 0] for x in norms])
-    base, high = np.log10(positive.min()) - 0.15, positive.max()
+    low, high = positive.min() / 1.4, positive.max()
     rays = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+    circle = np.linspace(0, 2 * np.pi, 181)
     for place, (title, sample), norm in zip(axes, samples.items(), norms, strict=True):
         prototypes = features.class_means(sample, num_classes=len(names))
         angles = np.radians(features.inner_angles(sample, prototypes))
-        shown = norm > 0
         side = np.where(np.arange(len(angles)) % 2, 1, -1)
+        place.set_rscale("log")
         place.scatter(
-            (rays[sample.labels] + side * angles)[shown],
-            np.log10(norm[shown]) - base,
+            (rays[sample.labels] + side * angles)[norm > 0],
+            norm[norm > 0],
             s=3,
-            c=np.asarray(colors)[sample.labels[shown]] / 255,
+            c=np.asarray(colors)[sample.labels[norm > 0]] / 255,
             alpha=0.6,
             linewidths=0,
             rasterized=True,
         )
-        _ring(place, features.norm_interval(sample.vectors), base)
-        _rays(place, rays, names, colors, np.log10(high) - base)
-        _radial_scale(place, base, high)
+        first, median, last = features.norm_interval(sample.vectors).clip(low)
+        place.fill_between(circle, first, last, color=GREY, alpha=0.35, linewidth=0)
+        place.plot(circle, np.full(len(circle), median), color=INK, linewidth=1.2)
+        for ray, color in zip(rays, np.asarray(colors) / 255, strict=True):
+            place.plot([ray, ray], [low, high], color=color, linewidth=1)
+        place.set_xticks(rays, names, fontsize=7)
+        place.set_rlim(low, high)
+        place.tick_params(axis="y", which="both", labelsize=6)
+        place.grid(color=PALE, linewidth=0.5)
         place.set_title(title, pad=20)
     handles = [
         Line2D([], [], color=INK, linewidth=1.2, label="median norm"),
@@ -211,14 +212,13 @@ def prototype_angles(angles: Mapping[str, np.ndarray], names: Sequence[str]) -> 
       angles: title -> ``[C]`` degrees of `features.prototype_angles`.
       names: the ``C`` classes.
     """
-    figure = _new(1.2 + 0.5 * len(names), 3.4)
-    axes = figure.subplots()
-    _bars(axes, {_with_mean(title, a): a for title, a in angles.items()}, names)
+    table = pd.DataFrame(dict(angles), index=list(names))
+    means = table.mean()
+    table.columns = [f"{title} (mean {means[title]:.1f}°)" for title in table]
+    figure, axes = _bars(table)
     axes.axhline(CHANCE, color=INK, linestyle="--", linewidth=1)
     axes.set_ylabel("mean angle to other\nprototypes (degrees)")
     axes.set_ylim(0, CHANCE + 3)
-    axes.yaxis.grid(True)
-    figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 
@@ -340,30 +340,26 @@ def methods(
     series = list(dict.fromkeys(name for one in found.values() for name in one))
     figure = _new(6.4, 1.2 + 0.42 * len(found))
     axes = figure.subplots()
+    looks = {
+        key: Look(COLORS[number], MARKERS[number], "")
+        for number, key in enumerate(series)
+    }
     for row, estimates in enumerate(found.values()):
         for key, estimate in estimates.items():
-            number = series.index(key)
-            style = look(number)
-            y = row + (number - (len(series) - 1) / 2) * 0.3
+            color, marker, _ = looks[key]
+            y = row + (series.index(key) - (len(series) - 1) / 2) * 0.3
+            half = np.nan_to_num(estimate.half)
             axes.errorbar(
-                estimate.mean,
-                y,
-                xerr=np.nan_to_num(estimate.half),
-                color=style.color,
-                marker=MARKERS[number % len(MARKERS)],
-                capsize=2.5,
+                estimate.mean, y, xerr=half, color=color, marker=marker, capsize=2.5
             )
-            places = [y] * len(estimate.seeds)
-            axes.scatter(estimate.seeds, places, s=5, c=INK, zorder=3)
-    handles = [
-        _key(key, look(number)._replace(marker=MARKERS[number % len(MARKERS)]))
-        for number, key in enumerate(series)
-    ]
+            axes.plot(estimate.seeds, [y] * len(estimate.seeds), ".", color=INK, ms=4)
+    handles = [_key(key, style) for key, style in looks.items()]
     handles.append(_key("one seed", Look(INK, ".", "")))
     if control in found:
-        line = found[control][series[0]].mean
-        axes.axvline(line, color=INK, linestyle="--", linewidth=0.8)
-        handles.append(_key(control, Look(INK, "", "--"), line=True))
+        mean = found[control][series[0]].mean
+        line = axes.axvline(mean, color=INK, linestyle="--", linewidth=0.8)
+        line.set_label(control)
+        handles.append(line)
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(measure)
@@ -443,42 +439,6 @@ def _write_cells(axes: Axes, matrix: np.ndarray, text: str, white_from: float) -
             axes.text(x, y, text.format(value), color=color, **style)
 
 
-def _ring(axes, ring, base):
-    circle = np.linspace(0, 2 * np.pi, 181)
-    low, median, high = (max(np.log10(max(x, 1e-30)) - base, 0) for x in ring)
-    axes.fill_between(circle, low, high, color=GREY, alpha=0.35, linewidth=0)
-    axes.plot(circle, np.full(len(circle), median), color=INK, linewidth=1.2)
-
-
-def _rays(axes, rays, names, colors, length):
-    for ray, color in zip(rays, np.asarray(colors) / 255, strict=True):
-        axes.plot([ray, ray], [0, length], color=color, linewidth=1)
-    axes.set_xticks(rays, [""] * len(rays))
-    for ray, name in zip(rays, names, strict=True):
-        across = np.cos(ray)
-        side = "center" if abs(across) < 0.2 else "left" if across > 0 else "right"
-        axes.text(ray, 1.05 * length, name, ha=side, va="center", fontsize=7)
-
-
-def _radial_scale(axes, base, high):
-    """Rings at 1, 2 and 5 times powers of ten, labeled on one ray."""
-    top = np.log10(high) - base
-    steps = [m * 10.0**e for e in range(-8, 9) for m in (1, 2, 5)]
-    inside = [x for x in steps if 0.08 * top < np.log10(x) - base <= top]
-    inside = inside[:: -(-len(inside) // 5) or 1]
-    axes.set_yticks([np.log10(x) - base for x in inside], [f"{x:g}" for x in inside])
-    axes.tick_params(axis="y", labelsize=6)
-    axes.set_rlabel_position(0.5 * 360 / max(len(axes.get_xticks()), 1))
-    axes.set_ylim(0, top)
-    axes.grid(color=PALE, linewidth=0.5)
-    axes.spines["polar"].set_color(PALE)
-
-
-def _with_mean(title, values):
-    defined = values[~np.isnan(values)]
-    return f"{title} (mean {defined.mean():.1f}°)" if len(defined) else title
-
-
 def _grid(count: int, width: float, height: float, **subplots):
     """A figure of ``count`` panels of so many inches, at most three side by side."""
     columns = 2 if count == 4 else min(count, 3)
@@ -497,14 +457,15 @@ def _new(width: float, height: float) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, series: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
-    """One group of bars a name, one bar a series in each; NaN leaves a gap."""
-    width = 0.8 / len(series)
-    for number, (title, values) in enumerate(series.items()):
-        places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * width
-        axes.bar(places, values, width, color=look(number).color, label=title)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_xlim(-0.6, len(names) - 0.4)
+def _bars(table: pd.DataFrame) -> tuple[Figure, Axes]:
+    """One group of bars a row, one bar a column in each; NaN leaves a gap."""
+    figure = _new(1.2 + 0.5 * len(table), 3.4)
+    axes = figure.subplots()
+    table.plot.bar(ax=axes, width=0.8, color=COLORS[: len(table.columns)], legend=False)
+    axes.set_xticks(range(len(table)), table.index, rotation=45, ha="right")
+    axes.yaxis.grid(True)
+    figure.legend(loc="outside upper left", ncols=3)
+    return figure, axes
 
 
 def _key(label: str, style: Look, line: bool = False) -> Line2D:

@@ -164,85 +164,73 @@ class Sampler:
 def _confusion(evaluation, stages, folder):
     shares = {}
     for stage in stages:
-        entry = evaluation.entry(stage)
-        predictor, params = evaluation.predictor(entry)
+        predictor, params = evaluation.predictor(evaluation.entry(stage))
+        state = evaluation.network(stage).model_state
         # That of the table: running statistics, the first of its protocols.
         protocols = evaluation.protocols[:1]
         with evaluation.batches("target") as batches:
-            state = evaluation.network(stage).model_state
             found = predictor.confusions(params, state, batches, protocols=protocols)
         shares[stage] = features.row_shares(found[tuple(protocols)])
+    figure = figures.confusion(shares, evaluation.space.classes)
     caption = (
         "Confusion on the target in percent of the pixels of each true class; grey: a "
         "class that does not occur."
     )
-    figure = figures.confusion(shares, evaluation.space.classes)
     return _save(figure, folder, "confusion", caption)
 
 
 def _labels(sampler, folder):
-    space = sampler.space
+    names, colors = sampler.space.classes, sampler.space.colors
     positions, images, truths = sampler.evaluation.examples("source", MAPS)
     aware, nearest = sampler.label_maps("source")
     rules = {"nearest": nearest, "frequency-aware": aware}
     columns = {"image": images, "ground truth": truths}
     columns |= {rule: maps[positions] for rule, maps in rules.items()}
     shares = {
-        rule: features.class_shares(maps, num_classes=space.num_classes)
+        rule: features.class_shares(maps, num_classes=len(names))
         for rule, maps in rules.items()
     }
-    return [
-        _save(
-            figures.panel(columns, space.classes, space.colors),
-            folder,
-            "downsampling",
+    drawn = {
+        "downsampling": (
+            figures.panel(columns, names, colors),
             "Source labels at the size of the feature map, nearest and frequency-aware "
             "(LSR, Fig. 3b).",
         ),
-        _save(
-            figures.shares(shares, space.classes),
-            folder,
-            "class_shares",
+        "class_shares": (
+            figures.shares(shares, names),
             "Share of each class among the cells of the source labels after nearest and "
             "frequency-aware downsampling (LSR, Fig. 4).",
         ),
-    ]
+    }
+    return [_save(figure, folder, name, text) for name, (figure, text) in drawn.items()]
 
 
 def _latent(sampler, stages, folder):
-    names, colors = sampler.space.classes, np.array(sampler.space.colors)
+    names, colors = sampler.space.classes, sampler.space.colors
     samples = {stage: sampler.sample(stage, "target", PER_CLASS) for stage in stages}
-    angles = {
-        stage: features.prototype_angles(
-            features.class_means(sample, num_classes=len(names))
-        )
-        for stage, sample in samples.items()
-    }
-    points = {stage: _tsne(sample) for stage, sample in samples.items()}
-    labels = {stage: sample.labels for stage, sample in samples.items()}
+    angles, points, labels = {}, {}, {}
+    for stage, sample in samples.items():
+        prototypes = features.class_means(sample, num_classes=len(names))
+        angles[stage] = features.prototype_angles(prototypes)
+        points[stage], labels[stage] = _tsne(sample), sample.labels
     vectors = f"at most {PER_CLASS} feature vectors a class, target validation images"
-    return [
-        _save(
+    drawn = {
+        "polar": (
             figures.polar(samples, names, colors),
-            folder,
-            "polar",
             "Norms (radius) and angles to the class mean (beside the ray of the class) "
             f"of {vectors} (LSR, Fig. 5).",
         ),
-        _save(
+        "prototype_angles": (
             figures.prototype_angles(angles, names),
-            folder,
-            "prototype_angles",
             "Mean angle of each class prototype to all others; dashed: 90 degrees, the "
-            f"most there can be; {vectors} (LSR, Fig. 6).",
+            f"largest possible; {vectors} (LSR, Fig. 6).",
         ),
-        _save(
+        "tsne": (
             figures.scatter(points, labels, names),
-            folder,
-            "tsne",
             f"t-SNE of normalised features, {vectors} (LSR, Fig. 7).",
         ),
-    ]
+    }
+    return [_save(figure, folder, name, text) for name, (figure, text) in drawn.items()]
 
 
 def _domains(sampler, stages, folder):
@@ -252,17 +240,17 @@ def _domains(sampler, stages, folder):
         whole, labels[stage] = features.joined(parts)
         components[stage] = features.principal(whole.vectors)
         neighbors[stage] = _tsne(whole)
+    vectors = (
+        f"of both domains, at most {PER_CLASS_OF_BOTH} vectors a class and domain, "
+        "validation images."
+    )
     drawn = {
         "domains_pca": (components, "Two principal components of the features"),
         "domains_tsne": (neighbors, "t-SNE of normalised features"),
     }
     return [
         _save(
-            figures.scatter(points, labels, DOMAINS),
-            folder,
-            name,
-            f"{what} of both domains, at most {PER_CLASS_OF_BOTH} vectors a class and "
-            "domain, validation images.",
+            figures.scatter(points, labels, DOMAINS), folder, name, f"{what} {vectors}"
         )
         for name, (points, what) in drawn.items()
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lsr_jax import files
-from lsr_jax.errors import DISK_FULL, InputError
+from lsr_jax.errors import InputError
 from lsr_jax.report import figures, gallery, html, model_card, published, results
 from lsr_jax.report.evaluate import Entry, Evaluation
 from lsr_jax.report.results import Table
@@ -78,7 +78,10 @@ def write(
         summary = results.summary(rows, control=config["evaluation"]["control"])
         classes = [*results.per_class(rows), *results.per_class(rows, "asr")]
         folder = run.workdir / folder
-        save_tables(folder, rows, [*summary, *classes])
+        results.write(folder / "metrics.json", rows)
+        files.text(folder / "metrics.csv", results.to_csv(rows))
+        files.text(folder / "table.md", results.markdown([*summary, *classes]))
+        files.text(folder / "table.tex", results.latex([*summary, *classes]))
         print(results.terminal([*summary, *classes] if per_class else summary))
         columns = {"image": images, "ground truth": truths, **predictions}
         space = evaluation.space
@@ -94,25 +97,6 @@ def write(
             write_page(evaluation, stages, folder, summary, classes, pictures)
             print(f"wrote {folder / 'index.html'} and model_card.md")
     return rows
-
-
-def save_tables(
-    folder: Path, rows: Sequence[results.Row], tables: Sequence[Table]
-) -> None:
-    """Write rows and tables.
-
-    Raises:
-      InputError: the folder cannot be written.
-    """
-    try:
-        results.write(folder / "metrics.json", rows)
-        files.text(folder / "metrics.csv", results.to_csv(rows))
-        files.text(folder / "table.md", results.markdown(tables))
-        files.text(folder / "table.tex", results.latex(tables))
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        raise InputError(f"{folder}: cannot be written: {error}") from error
 
 
 def log_panel(folder: Path, step: int) -> None:

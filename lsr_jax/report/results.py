@@ -27,7 +27,7 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,21 +112,18 @@ def read(path: str | os.PathLike) -> list[Row]:
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise TypeError(f"found {type(rows).__name__}")
+        for row in rows:
+            for key in (*IDENTITY, "miou", "iou"):
+                row[key]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run evaluate.py first") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise InputError(
-            f"{path}: not JSON ({error}); delete it and run evaluate.py"
+            f"{path}: not a list of result rows ({files.reason(error)}); delete it and "
+            "run evaluate.py"
         ) from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: not a list of rows; delete it and run evaluate.py")
-    for number, row in enumerate(rows):
-        missing = [key for key in (*IDENTITY, "miou", "iou") if key not in row]
-        if missing:
-            raise InputError(
-                f"{path}: row {number} has no {missing[0]!r}; delete the file and run "
-                "evaluate.py"
-            )
     return [_none_to_nan(row) for row in rows]
 
 
@@ -201,7 +198,7 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
         to the control's with the same seed and statistics, in points.
     """
     tables = []
-    for target, source, part in _benchmarks(with_facts(rows)):
+    for target, source, part in benchmarks(with_facts(rows)):
         measured = [name for name in part if is_measure(name)]
         lines = part.pivot_table(
             values=measured,
@@ -323,8 +320,8 @@ def with_facts(rows: Sequence[Row]) -> pd.DataFrame:
     return table
 
 
-def _benchmarks(table):
-    """``(target split, source split, rows)`` of each summary.
+def benchmarks(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """``(target split, source split, rows)`` of every kind of benchmark.
 
     A target split is reported with the source split of the same name, else with the only
     one that no target split claims: GTA5's "val_lsr" with Cityscapes' "val". Rows for

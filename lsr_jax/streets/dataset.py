@@ -18,9 +18,9 @@ import tqdm
 
 from lsr_jax import files, streets
 from lsr_jax.data import image_io, label_spaces, prepared, processes
-from lsr_jax.data.prepared import MANIFEST, Record, Tally
+from lsr_jax.data.prepared import MANIFEST, Record
 from lsr_jax.errors import InputError
-from lsr_jax.streets.presets import SPLITS, Preset, domain_and_part
+from lsr_jax.streets.presets import SPLITS, Preset
 
 COMMAND = "python -m lsr_jax.streets --prepare"
 FORMAT_VERSION = "1.0.0"  # of the stored records
@@ -75,7 +75,6 @@ def prepare(
     target = root / "streets" / config_name(preset) / FORMAT_VERSION
     if (target / MANIFEST).is_file():
         return target
-    tallies = {split: Tally() for split in SPLITS}
     title, total = f"drawing {preset.name}", sum(preset.counts)
     try:
         with (
@@ -87,7 +86,6 @@ def prepare(
 
             def records(split):
                 for record in render_records(preset, split, pool):
-                    tallies[split].add(record)
                     yield record
                     bar.update()
 
@@ -96,13 +94,19 @@ def prepare(
                 name="streets",
                 splits={split: partial(records, split) for split in SPLITS},
                 size=preset.size,
-                manifest=lambda: _manifest(preset, tallies),
+                manifest={
+                    "dataset": "streets",
+                    "config": config_name(preset),
+                    "generator": GENERATOR_VERSION,
+                    "preset": asdict(preset) | {"counts": preset.counts._asdict()},
+                    "versions": {"numpy": np.__version__, "opencv": cv2.__version__},
+                },
+                facts=_pixels,
             )
     except OSError as error:
         raise InputError(
-            f"{root}: expected a folder with room that can be written, found:"
-            f" {error.strerror or error}; choose another with --data_dir or"
-            " $LSR_JAX_DATA"
+            f"{root}: cannot be written ({error.strerror or error}); choose another "
+            "folder with --data_dir or $LSR_JAX_DATA"
         ) from error
     return target
 
@@ -119,7 +123,7 @@ def open_split(folder: str | os.PathLike, split: str) -> prepared.StoredSplit:
 
 
 def read_manifest(folder: str | os.PathLike) -> dict:
-    """Returns preset, versions, and the hashes (see `prepared.Tally`) of all splits.
+    """Returns preset, versions, and the hashes of all splits.
 
     Raises:
       InputError: there is no readable manifest.
@@ -129,7 +133,7 @@ def read_manifest(folder: str | os.PathLike) -> dict:
 
 def render(preset: Preset, split: str, index: int) -> Record:
     """Draws and encodes image `index` of a split such as ``"camera_train"``."""
-    domain, part = domain_and_part(split)
+    domain, part = split.split("_")
     image, label = streets.draw(index, domain=domain, split=part, preset=preset)
     return Record(
         id=f"{domain}-{part}-{index:06d}",
@@ -154,22 +158,6 @@ def _render_range(preset: Preset, split: str, indices: range) -> list[Record]:
     return [render(preset, split, index) for index in indices]
 
 
-def _manifest(preset: Preset, tallies: dict[str, Tally]) -> dict:
+def _pixels(split: str, pixels: np.ndarray) -> dict:
     values = {**label_spaces.TRAIN_ID, "ignore": label_spaces.IGNORE}
-    splits = {
-        split: {
-            "count": tally.count,
-            "sha256": tally.sha256,
-            "pixels": {name: int(tally.pixels[i]) for name, i in values.items()},
-        }
-        for split, tally in tallies.items()
-    }
-    return {
-        "dataset": "streets",
-        "config": config_name(preset),
-        "generator": GENERATOR_VERSION,
-        "preset": asdict(preset) | {"counts": preset.counts._asdict()},
-        "versions": {"numpy": np.__version__, "opencv": cv2.__version__},
-        "sha256": prepared.combined_sha256(splits),
-        "splits": splits,
-    }
+    return {"pixels": {name: int(pixels[i]) for name, i in values.items()}}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import operator
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from lsr_jax import errors
+from lsr_jax.errors import InputError
 from lsr_jax.streets.looks import Knobs
 from lsr_jax.streets.scene import PROPORTIONS
 
@@ -22,12 +22,6 @@ class Counts(NamedTuple):
 
 
 SPLITS = Counts._fields
-
-
-def domain_and_part(split: str) -> tuple[str, str]:
-    """Splits ``"camera_val"`` into ``("camera", "val")``."""
-    domain, _, part = split.partition("_")
-    return domain, part
 
 
 @dataclass(frozen=True)
@@ -54,58 +48,36 @@ class Preset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 32:
-            _reject("size", "(height, width) of at least 32 pixels", self.size)
-        if self.proportions not in PROPORTIONS:
-            _reject("proportions", " or ".join(PROPORTIONS), self.proportions)
-        if min(self.counts) < 1:
-            _reject("counts", "at least one image a split", tuple(self.counts))
+        sized = len(self.size) == 2 and min(self.size) >= 32
+        checks = [
+            ("size", sized, "(height, width) of at least 32 pixels"),
+            ("proportions", self.proportions in PROPORTIONS, " or ".join(PROPORTIONS)),
+            ("counts", min(self.counts) >= 1, "at least one image a split"),
+        ]
         for name, value in asdict(self.knobs).items():
-            if not (math.isfinite(value) and 0 <= value <= 2):
-                _reject(f"knobs.{name}", "a number from 0 to 2", value)
+            # The comparison is false for NaN.
+            checks.append((f"knobs.{name}", 0 <= value <= 2, "a number from 0 to 2"))
+        for field, valid, expected in checks:
+            if not valid:
+                found = operator.attrgetter(field)(self)
+                raise InputError(
+                    f"streets preset, {field}: expected {expected}, found {found}"
+                )
 
 
-def _reject(field: str, expected: str, found: object) -> None:
-    raise errors.InputError(
-        f"streets preset, {field}: expected {expected}, found {found}; change it"
-    )
-
-
-DEFAULT_SHIFT = Knobs(appearance=1.25, photometry=0.5, geometry=1.0)
-
+_SHIFT = Knobs(appearance=1.25, photometry=0.5, geometry=1.0)
+_COUNTS = Counts(3000, 300, 2000, 300, 300)
+_TINY = Counts(48, 16, 48, 16, 16)
+_LARGE = Counts(6000, 500, 4000, 500, 500)
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset(
-            name="streets",
-            size=(96, 192),
-            knobs=DEFAULT_SHIFT,
-            proportions="enlarged",
-            counts=Counts(3000, 300, 2000, 300, 300),
-        ),
+        Preset("streets", (96, 192), _SHIFT, "enlarged", _COUNTS),
         # Tone and optics alone, on the same kind of scenes: the shift that BatchNorm
         # statistics of the target repair.
-        Preset(
-            name="photometric",
-            size=(96, 192),
-            knobs=Knobs(appearance=0.0, photometry=1.0, geometry=0.0),
-            proportions="enlarged",
-            counts=Counts(3000, 300, 2000, 300, 300),
-        ),
+        Preset("photometric", (96, 192), Knobs(photometry=1.0), "enlarged", _COUNTS),
         # 2.7 times the pixels a side, so small things are resolved at ordinary size.
-        Preset(
-            name="large",
-            size=(256, 512),
-            knobs=DEFAULT_SHIFT,
-            proportions="ordinary",
-            counts=Counts(6000, 500, 4000, 500, 500),
-        ),
-        Preset(
-            name="tiny",
-            size=(64, 128),
-            knobs=DEFAULT_SHIFT,
-            proportions="enlarged",
-            counts=Counts(48, 16, 48, 16, 16),
-        ),
+        Preset("large", (256, 512), _SHIFT, "ordinary", _LARGE),
+        Preset("tiny", (64, 128), _SHIFT, "enlarged", _TINY),
     )
 }

@@ -68,20 +68,12 @@ def differences(values: pd.Series, control: str) -> pd.DataFrame:
 
 
 def benchmarks(table: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Target rows of each split, protocol and augmentation, and their source rows.
-
-    The source rows are of the split of the same name, or of the only one.
-    """
-    kinds = ["split", "protocol", "averaging"]
-    source = table[table["domain"] == "source"]
-    target = table[table["domain"] == "target"]
-    for (split, protocol, averaging), part in target.groupby(kinds, sort=False):
-        own = source[
-            (source["protocol"] == protocol) & (source["averaging"] == averaging)
-        ]
-        splits = own["split"].unique()
-        wanted = splits[0] if split not in splits and len(splits) == 1 else split
-        yield part, own[own["split"] == wanted]
+    """Target rows of each split, protocol and augmentation, and their source rows."""
+    for _, _, part in results.benchmarks(table):
+        for _, own in part.groupby("averaging", sort=False):
+            target = own["domain"] == "target"
+            if target.any():
+                yield own[target], own[~target]
 
 
 def means(

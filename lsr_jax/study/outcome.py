@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from lsr_jax import files
 from lsr_jax.data import label_spaces
 from lsr_jax.report import figures, published, results
@@ -65,8 +63,10 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     study = {
         **facts,
         "cells": [describe_cell(result) for result in outcome],
-        "summary": records(compare.spread(values)),
-        "differences": [record for gap in gaps for record in records(gap)],
+        "summary": compare.spread(values).reset_index().to_dict("records"),
+        "differences": [
+            record for gap in gaps for record in gap.reset_index().to_dict("records")
+        ],
         "published": [
             {"line": line, **score._asdict()}
             for line, found in scores.items()
@@ -192,11 +192,6 @@ def describe_cell(result: Result) -> dict[str, Any]:
         "status": result.status,
         "error": result.error,
     }
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One dict a row, index included."""
-    return table.reset_index().to_dict("records")
 
 
 def counts(outcome: Sequence[Result]) -> str:

@@ -56,9 +56,8 @@ def test_no_name_leaves_the_root(name, folder, tmp_path):
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(name, b"content")
-    if "\\" not in name:  # zipfile itself turns these into slashes on some systems
-        with pytest.raises(InputError, match=r"evil.zip: expected names inside"):
-            archives.Zips([path])
+    assert not archives.Zips([path]).match("*/*")
+    assert not archives.Zips([path]).match(name)
 
 
 def test_unreadable_files_are_named(folder, archive):
@@ -111,6 +110,6 @@ def test_members_that_cannot_be_read_are_named(
 def test_no_name_breaks_a_line(folder):
     with zipfile.ZipFile(folder / "lines.zip", "w") as file:
         file.writestr("a/x\ny.png", b"content")
-    with pytest.raises(InputError, match=r"expected names inside") as caught:
-        archives.Zips([folder / "lines.zip"])
-    assert "\n" not in str(caught.value)
+        file.writestr("a/z.png", b"content")
+    found = archives.Zips([folder / "lines.zip"]).match("a/*.png")
+    assert found == {("z",): "a/z.png"}

@@ -21,9 +21,8 @@ def test_rows_are_in_the_order_of_their_train_ids():
 
 def test_large_and_small_classes_part_the_19():
     space = label_spaces.SPACES["streets"]
-    large, small = space.indices(label_spaces.LARGE), space.indices(label_spaces.SMALL)
-    assert large == (0, 1, 2, 8, 9, 10, 13, 14, 15, 16)
-    assert small == (3, 4, 5, 6, 7, 11, 12, 17, 18)
+    assert space.subsets()["large"] == (0, 1, 2, 8, 9, 10, 13, 14, 15, 16)
+    assert space.subsets()["small"] == (3, 4, 5, 6, 7, 11, 12, 17, 18)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ def test_subsets_leave_out_the_classes_of_the_papers():
     )
     assert cityscapes.encode(np.uint8(22)) == label_spaces.IGNORE  # terrain
     inside = (0, 1, 2, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-    assert cityscapes.indices(label_spaces.NAMES_13) == inside
+    assert cityscapes.subsets()["13"] == inside
 
 
 def test_colorize_paints_classes_and_leaves_void_black():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from lsr_jax.data import listing
@@ -16,17 +18,21 @@ def test_a_rule_holds_out_the_published_numbers():
     }
     for name, (total, train, held) in counts.items():
         names = [str(i) for i in range(total)]
-        subsets = LAYOUTS[name].subsets
-        kept = listing.choose(names, subsets["train_lsr"])
-        out = listing.choose(names, subsets["val_lsr"])
+        kept = listing.choose(LAYOUTS[name], "train_lsr", names, "")
+        out = listing.choose(LAYOUTS[name], "val_lsr", names, "")
         assert (len(kept), len(out)) == (train, held)
         assert sorted(kept + out) == sorted(names)
 
 
 def test_the_rule_is_that_of_its_docstring():
-    held = listing.choose(NAMES[:10], Subset("train", 1, 5, held_out=True))
-    assert held == ["00004", "00009"]
-    assert listing.choose(NAMES[:3], None) == NAMES[:3]
+    fifth = {"fifth": Subset("train", 1, 5, held_out=True)}
+    layout = dataclasses.replace(LAYOUTS["gta5"], subsets=fifth)
+    assert listing.choose(layout, "fifth", NAMES[:10], "") == ["00004", "00009"]
+    assert listing.choose(layout, "train", NAMES[:3], "") == NAMES[:3]
+    with pytest.raises(
+        InputError, match=r"^here: .*'fifth', found none among the 3 of"
+    ):
+        listing.choose(layout, "fifth", NAMES[:3], "here")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -108,7 +108,7 @@ def test_too_little_room_is_said_before_it_starts(downloads, tmp_path, monkeypat
     monkeypatch.setattr(
         prepare.shutil, "disk_usage", lambda path: usage._replace(free=1000)
     )
-    with pytest.raises(InputError, match="expected room for about"):
+    with pytest.raises(InputError, match="too little disk space"):
         run("gta5", downloads / "gta5", tmp_path)
     assert not list(tmp_path.rglob("*.array_record*"))
 

@@ -162,9 +162,7 @@ def test_drawn_images_are_what_they_are(changes, message, tmp_path):
 def test_unusable_prepared_folders(out):
     root = out / str(SIZE)
     folder = root / "gta5" / "64x32" / "1.0.0"
-    with pytest.raises(
-        InputError, match="expected the data set cityscapes, found gta5"
-    ):
+    with pytest.raises(InputError, match="expected the dataset cityscapes, found gta5"):
         sources.open_domain(spec("cityscapes", folder))
     with pytest.raises(InputError, match=r"expected images of 20x10 .* found 64x32"):
         sources.open_domain(spec("gta5", folder, size=(10, 20)))

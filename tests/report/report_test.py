@@ -18,8 +18,8 @@ def test_recorded_rows_are_read(load_config):
     [
         ("nope.json", "no such file; run evaluate.py first"),
         ("folder", "folder: cannot be read: "),
-        ("words.json", "not JSON "),
-        ("other.json", "not a list of rows"),
+        ("words.json", "not a list of result rows"),
+        ("other.json", "not a list of result rows"),
     ],
 )
 def test_files_without_rows_are_named(name, message, tmp_path):

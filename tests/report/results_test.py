@@ -66,9 +66,9 @@ def test_json_round_trip_keeps_nan_and_none(row, tmp_path):
     ("text", "complaint"),
     [
         (None, "no such file"),
-        ("[{", "not JSON"),
-        ('{"miou": 1}', "not a list of rows"),
-        ('[{"stage": "adapt"}]', "row 0 has no 'method'"),
+        ("[{", "not a list of result rows"),
+        ('{"miou": 1}', "not a list of result rows"),
+        ('[{"stage": "adapt"}]', "KeyError 'method'"),
     ],
 )
 def test_reading_something_else_is_one_line(text, complaint, tmp_path):

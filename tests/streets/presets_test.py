@@ -5,13 +5,12 @@ import dataclasses
 import pytest
 
 from lsr_jax import errors, streets
-from lsr_jax.streets import presets
 
 
 @pytest.mark.parametrize("preset", streets.PRESETS.values(), ids=lambda p: p.name)
 def test_every_preset_draws(preset):
     for split in streets.SPLITS:
-        domain, part = presets.domain_and_part(split)
+        domain, part = split.split("_")
         image, label = streets.draw(0, domain=domain, split=part, preset=preset)
         assert image.shape[:2] == label.shape == preset.size
     assert streets.PRESETS[preset.name] is preset

@@ -66,3 +66,8 @@ def test_rows_of_the_network_of_a_cell(run):
     assert len(found.everything) == 5
     assert found.compared == [{**one, "line": "lsr"} for one in ours]
     assert {one["line"] for one in found.stages} == {"lsr, source", "lsr, adapt"}
+
+
+def test_ratios_to_a_recorded_oracle_keep_its_name():
+    rows = [{**SOURCE, "seed": 0, "asr": {}, "oracle": "recorded"}]
+    assert outcome.with_oracles(rows) == rows
