@@ -15,7 +15,6 @@ from lsr_jax.training import (
     compile,
     distributed,
     preparation,
-    schema,
     sharding,
     stage,
     workdir,
@@ -68,8 +67,6 @@ def train(
       Stopped: as ``stop`` says, after everything was saved.
     """
     options = Options(stop or Stop(), profile, show)
-    stage.check_order(config)
-    schema.check(config)
     with distributed.main_first("data"):
         workdir.check(folder, config)
         run = stage.open_run(config, folder)

@@ -27,6 +27,7 @@ from lsr_jax.methods import METHODS, cag, feature_norm
 from lsr_jax.training import (
     checkpoint,
     microbatch,
+    schema,
     sharding,
     weights,
 )
@@ -101,6 +102,7 @@ def open_run(config: Mapping, workdir: Path) -> Run:
       InputError: unusable stages, devices, network or data.
     """
     check_order(config)
+    schema.check(config)
     mesh = sharding.make_mesh(config["num_devices"])
     model = models.build(**config["model"])
     domains = sources.open_domains(
@@ -316,7 +318,6 @@ def build_stage(run: Run, name: str) -> Stage:
     config, c = run.config, run.config[name]
     method = build_method(config, name)
     check_batch(run, c)
-    origin, labeler = _origin(run, name), _labeler(run, name)
     generation = _generation(config, name)
     key = jax.random.fold_in(jax.random.key(config["seed"]), generation)
     keys = tuple(jax.random.split(key, 3))
@@ -346,8 +347,8 @@ def build_stage(run: Run, name: str) -> Stage:
         config=c,
         method=method,
         optimizer=optimizer,
-        origin=origin,
-        labeler=labeler,
+        origin=_source(run, "init_from", _origin_name(config, name)),
+        labeler=_source(run, "pseudo_labeler", c["pseudo_labeler"]),
         keys=keys,
         data_seed=zlib.crc32(f"data {config['seed']} {generation}".encode()) >> 2,
         shapes=sharding.replicated_shapes(shapes, run.mesh),
@@ -446,25 +447,16 @@ def check_batch(run: Run, section: Mapping) -> None:
     microbatch.check_divides(size, parts, group)
 
 
-def _origin(run: Run, name: str) -> Source | None:
-    found = _origin_name(run.config, name)
-    if found == "scratch":
+def _source(run: Run, key: str, name: str) -> Source | None:
+    """The weights that ``init_from`` or ``pseudo_labeler`` names; None for its default."""
+    if name in ("scratch", "start"):
         return None
-    if found in run.config["stages"]:
-        return run.source(found)
-    return weights.resolve(found, key="init_from")
-
-
-def _labeler(run: Run, name: str) -> Source | None:
-    found = run.config[name]["pseudo_labeler"]
-    if found == "start":
-        return None
-    if found in run.config["stages"]:
-        return run.source(found)
-    source = weights.resolve(found, key="pseudo_labeler")
-    if source.is_file:
+    if name in run.config["stages"]:
+        return run.source(name)
+    source = weights.resolve(name, key=key)
+    if source.is_file and key == "pseudo_labeler":
         raise InputError(
-            f"pseudo_labeler {found}: expected a workdir, a stage or a checkpoint, found "
+            f"pseudo_labeler {name}: expected a workdir, a stage or a checkpoint, found "
             "a weight file"
         )
     return source

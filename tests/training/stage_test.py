@@ -91,11 +91,11 @@ def test_only_stages_that_are_not_finished_are_traced(config, tmp_path, monkeypa
 
 
 def test_a_method_is_built_once_for_each_stage(config, tmp_path, monkeypatch):
+    run = open_run(config, tmp_path)
     made = []
     make = max_square.make
     entry = Entry(lambda **keywords: made.append(1) or make(**keywords))
     monkeypatch.setitem(METHODS, "max_square", entry)
-    run = open_run(config, tmp_path)
     built = build_stage(run, "adapt")
     assert built.traced
     built.batches(0).close()
@@ -109,9 +109,9 @@ def test_only_errors_of_the_input_name_their_stage(kind, config, tmp_path, monke
     def broken(*_):
         raise kind("first line")
 
+    run = open_run(config, tmp_path)
     method = max_square.make()._replace(loss=broken)
     monkeypatch.setitem(METHODS, "max_square", Entry(lambda **_: method))
-    run = open_run(config, tmp_path)
     message = r"^stage adapt: first line$" if kind is InputError else "^first line"
     with pytest.raises(kind, match=message):
         build_stages(run)
