@@ -24,7 +24,7 @@ from lsr_jax.training import distributed, loop, workdir
 from lsr_jax.training.checkpoint import FORMAT, Checkpointer
 from lsr_jax.training.loop import Profiler
 from lsr_jax.training.metrics import MetricsLog, Monitor
-from lsr_jax.training.stage import build_stages, open_run
+from lsr_jax.training.stage import Snapshot, build_stages, open_run
 from lsr_jax.training.stop import Stop, Stopped
 
 # float32 sums over a batch in another order, over eight steps of AdamW.
@@ -145,9 +145,10 @@ def test_tensorboard_shows_what_the_record_does_not_hold(unbroken):
 
 def test_only_process_0_has_a_log(unbroken, tmp_path, monkeypatch):
     stage = build(dataclasses.replace(unbroken, workdir=tmp_path))
+    start = Snapshot(stage.start())
     for main, files in ((False, 0), (True, 2)):
         monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
-        with loop.open_log(stage, 0, None) as log:
+        with loop.open_log(stage, start) as log:
             assert (log is not None) == main
         assert len(list(tmp_path.glob("adapt/*"))) == files
 
