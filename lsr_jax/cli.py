@@ -196,7 +196,8 @@ def parse(
     try:
         words = flags.values(["", *argv])[1:]
     except (absl.flags.Error, OSError, TypeError, ValueError) as error:
-        raise InputError(f"{error}; see --help") from error
+        text = re.sub(r"^flag --(\w+)=None: .*", r"--\1 is required", str(error))
+        raise InputError(f"{text}; see --help") from error
     if len(words) < len(arguments):
         raise InputError(f"missing argument {arguments[len(words)]}; see --help")
     if len(words) > len(arguments):

@@ -41,8 +41,9 @@ def of_project(path: str | os.PathLike) -> Path:
     An installed lsr_jax has no checkout: there the file lies beside the configs.
     """
     package = Path(__file__).parent
+    installed = package / "configs" / Path(path).name
     checkout = package.parent / path
-    return checkout if checkout.exists() else package / "configs" / Path(path).name
+    return installed if installed.exists() and not checkout.exists() else checkout
 
 
 @contextlib.contextmanager

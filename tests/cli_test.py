@@ -102,7 +102,11 @@ def test_bad_flags_are_input_errors(argv, message):
     assert str(caught.value).count("\n") == 0
 
 
-def test_a_missing_argument_is_named():
+def test_a_missing_flag_or_argument_is_named():
+    flags = cli.Flags()
+    flags.config(required=True)
+    with pytest.raises(InputError, match="--config is required; see"):
+        cli.parse(flags, [])
     with pytest.raises(InputError, match="missing argument FILE"):
         parse("a", arguments=["NAME", "FILE"])
 

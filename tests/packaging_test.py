@@ -28,7 +28,10 @@ def test_recorded_rows_are_found_without_a_checkout(tmp_path, monkeypatch):
     rows = "docs/results/streets_oracle.json"
     assert files.of_project(rows) == ROOT / rows
     monkeypatch.setattr(files, "__file__", str(tmp_path / "lsr_jax" / "files.py"))
+    assert files.of_project(rows) == tmp_path / rows
     installed = tmp_path / "lsr_jax" / "configs" / "streets_oracle.json"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
     assert files.of_project(rows) == installed
 
 

@@ -109,7 +109,6 @@ class Facts:
     """The network that the names and shapes of a file describe."""
 
     prefix: str
-    architecture: str
     backbone: str | resnet.Architecture
     head: str | None
     heads: Mapping[str, str]
@@ -131,47 +130,27 @@ def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
       InputError: not a network of this family.
     """
     plus = any(name.startswith("decoder.") for name in arrays)
-    body = _without(CAG_BODY, arrays) if plus else arrays
-    backbone = _backbone(body)
+    backbone = _backbone(_without(CAG_BODY, arrays) if plus else arrays)
     if backbone is None:
         raise InputError(
             f"{path}: expected a DeepLabV2, DeepLabV3+, ResNet or VGG state_dict; found "
             "names like " + ", ".join(sorted(arrays)[:3])
         )
     if plus:
-        return _deeplabv3plus(prefix, backbone, arrays, path)
-    found = {
-        name.split(".")[0]: value.shape
-        for name, value in arrays.items()
-        if name.endswith("conv2d_list.0.weight")
-    }
-    branches = {m[1] for n in arrays if (m := re.search(r"conv2d_list\.(\d)\.", n))}
-    head, heads = _heads(found, arrays)
+        classifier = f"{CAG_HEAD['head']}.weight"
+        if classifier not in arrays:
+            raise InputError(f"{path}: a DeepLabV3+ without {classifier}")
+        head, heads, num_classes = "single", CAG_HEAD, arrays[classifier].shape[0]
+    else:
+        head, heads, num_classes = _heads(arrays)
     return Facts(
         prefix,
-        "deeplabv2",
         backbone,
         head,
         heads,
-        len(branches),
-        found[heads["head"]][0] if heads else None,
+        len({m[1] for n in arrays if (m := re.search(r"conv2d_list\.(\d)\.", n))}),
+        num_classes,
         has_classifier="fc.weight" in arrays or "classifier.0.weight" in arrays,
-    )
-
-
-def _deeplabv3plus(prefix, backbone, arrays, path):
-    classifier = f"{CAG_HEAD['head']}.weight"
-    if classifier not in arrays:
-        raise InputError(f"{path}: a DeepLabV3+ without {classifier}")
-    return Facts(
-        prefix,
-        "deeplabv3plus",
-        backbone,
-        "single",
-        CAG_HEAD,
-        sum(bool(re.fullmatch(r"aspp\.aspp[2-9]\.bn\.bias", name)) for name in arrays),
-        arrays[classifier].shape[0],
-        has_classifier=False,
     )
 
 
@@ -229,14 +208,18 @@ def _backbone(arrays):
     return known.get(architecture, architecture)
 
 
-def _heads(found, arrays):
-    if "clas" in found:
-        return "single", {"head": "clas"}
-    if "classifier" in found:
-        return "single", VGG_HEAD
-    if {"layer5", "layer6"} <= set(found):
-        equal = found["layer5"][1] == found["layer6"][1]
-        return ("two_heads" if equal else "multi_level"), MULTI_LEVEL
-    if "layer5" in found:
-        return "single", {"head": "layer5"}
-    return None, {}
+def _heads(arrays):
+    """Kind of the heads of DeepLabV2, their names, and the number of classes."""
+    shapes = {
+        name.split(".")[0]: value.shape
+        for name, value in arrays.items()
+        if name.endswith("conv2d_list.0.weight")
+    }
+    if {"layer5", "layer6"} <= shapes.keys():
+        equal = shapes["layer5"][1] == shapes["layer6"][1]
+        kind = "two_heads" if equal else "multi_level"
+        return kind, MULTI_LEVEL, shapes["layer6"][0]
+    for name in ("clas", "classifier", "layer5"):
+        if name in shapes:
+            return "single", {"head": name}, shapes[name][0]
+    return None, {}, None
