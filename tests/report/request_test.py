@@ -150,7 +150,6 @@ def test_only_a_report_of_all_stages_is_the_report(flags, name, run):
 @pytest.mark.parametrize(
     "flags",
     [
-        {"checkpoint": "{}:source"},
         {"workdir": "{}", "checkpoint": "{}:source"},
         {"workdir": "{}", "stages": ["source"]},
         {"ensemble": ["{}:source=1", "{}:source=1"]},
