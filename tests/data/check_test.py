@@ -43,8 +43,9 @@ def test_every_finding_is_counted_and_named(downloads, tmp_path, capsys):
     assert line.split()[3:8] == [str(n) for n in damage.KINDS.values()]
     for name in ("images/00001", "labels/00002", "labels/00003", "labels/00004"):
         assert f"{root}/{name}.png: expected" in out
-    for name in ("images/00005", "images/00007", "labels/00009"):
-        assert f"{root}/{name}.png: expected" in out
+    assert f"{root}/images/00005.png: expected" in out
+    for name in ("images/00007", "labels/00009"):
+        assert f"{root}/{name}.png: has no" in out
 
 
 def test_shares_are_those_of_the_pixels(tmp_path, capsys):

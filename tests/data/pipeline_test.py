@@ -239,7 +239,7 @@ BAD = {
     ),
     "label of 16 bits": ({"label": np.zeros((4, 6), np.uint16)}, "found uint16"),
     "label of another size": ({"label": OTHER[..., 0]}, "4x6 .* found 4x7"),
-    "no label": ({"label": None}, "expected a label, found none"),
+    "no label": ({"label": None}, "has no label"),
     "image of another size": (
         {"image": OTHER, "label": OTHER[..., 0]},
         "image of 4x6 .* found 4x7",
@@ -262,15 +262,15 @@ def test_a_bad_record_is_named(name):
 
 
 def test_a_run_that_cannot_start_says_why():
-    with pytest.raises(errors.InputError, match="source set, found none"):
+    with pytest.raises(errors.InputError, match="source set has no records"):
         take(1, source=Records("empty", 0))
-    with pytest.raises(errors.InputError, match="evaluation set, found none"):
+    with pytest.raises(errors.InputError, match="evaluation set has no records"):
         pipeline.eval_batches(Records("empty", 0), batch_size=1)
     with pytest.raises(errors.InputError, match=r"multiple of 3 .* found 4"):
         take(1, process_count=3)
     with pytest.raises(errors.InputError, match="found 0"):
         take(1, batch_size=0)
-    with pytest.raises(errors.InputError, match="found neither"):
+    with pytest.raises(errors.InputError, match="neither a source"):
         take(1, source=None, target=None)
 
 
