@@ -44,13 +44,13 @@ def rows(load_config, tmp_path_factory):
     return {(row["domain"], row["bn"]): row["miou"] for row in rows}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_target_is_harder_than_the_source(rows):
     assert rows["source", "running"] > 0.15
     assert rows["target", "running"] < 0.75 * rows["source", "running"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_target_statistics_repair_a_photometric_shift(rows):
     assert rows["target", "target"] > rows["target", "running"] + 0.02
     assert rows["source", "target"] < rows["source", "running"]

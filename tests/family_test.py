@@ -9,7 +9,6 @@ import quick
 from lsr_jax.augment.preprocess import AUGMENTATION
 from lsr_jax.configs import streets
 from lsr_jax.methods import METHODS
-from lsr_jax.models import BACKBONES, resnet
 from lsr_jax.ops import diagnostics
 from lsr_jax.training import loop
 
@@ -23,9 +22,9 @@ RISING = {"spacing", "mean_norm_source", "mean_norm_target"}
 # down its own gradient is held by methods/descent_test.py.
 NOT_JUDGED = {
     "gradient_norm": "no loss",
-    "adversarial": "a game: the other player answers",
-    "adversarial_main": "a game: the other player answers",
-    "adversarial_aux": "a game: the other player answers",
+    "adversarial": "the other network answers",
+    "adversarial_main": "the other network answers",
+    "adversarial_aux": "the other network answers",
     "weight_discrepancy": "both heads still learn the same classes",
     "feature_to_adapt norm_source": "delta^2 whatever the features; mean_norm_* rise",
     "feature_to_adapt norm_target": "delta^2 whatever the features; mean_norm_* rise",
@@ -38,13 +37,11 @@ NOT_JUDGED = {
 @pytest.fixture(scope="module", autouse=True)
 def _small():
     """A step takes seconds to compile and runs twenty times."""
-    mini = resnet.Architecture(16, 8, (1, 1, 1, 1))
     with (
         quick.compilation(),
         quick.discriminators(),
-        pytest.MonkeyPatch.context() as patch,
+        quick.backbones(mini=quick.ThreeLayers()),
     ):
-        patch.setitem(BACKBONES, "mini", mini)
         yield
 
 

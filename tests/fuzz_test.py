@@ -284,7 +284,8 @@ def shard(tmp_path_factory):
         name="set",
         splits={"train": lambda: [one] * 3},
         size=LABEL.shape,
-        manifest=dict,
+        manifest={},
+        facts=lambda split, pixels: {},
     )
     (path,) = folder.glob("*.array_record*")
     copy = shutil.copy(path, folder.parent / "whole")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 import seeded
 import toy
 
@@ -142,7 +143,11 @@ def replay(golden, method, network, judges, **keywords):
       judges: ``{level: list of weights}``.
       **keywords: of `start`.
     """
-    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+    with (
+        jax.enable_x64(True),
+        quick.compilation(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         recorded, size = batches(golden)
         whole, transformation = start(
             method, network, judges, recorded[0].target.image.shape[1:3], **keywords

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 import recorded
 import seeded
 import toy
@@ -62,7 +63,11 @@ def groups(duplicate_updates, frozen):
 def replay(file, variant, dtype):
     """``{"dup": {quantity: [steps, ...]}, "dedup": ...}`` of one setting."""
     arrays = dict(np.load(recorded.GOLDENS / f"{file}.npz"))
-    with jax.enable_x64(dtype == "float64"), pytest.MonkeyPatch.context() as patch:
+    with (
+        jax.enable_x64(dtype == "float64"),
+        quick.compilation(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         return _replay(arrays, variant, dtype, patch)
 
 

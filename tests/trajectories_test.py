@@ -124,6 +124,11 @@ def test_golden_source_only_in_float32(golden):
         hold_run(golden, ours, prefix, "", NARROW)
 
 
+# The released setting by default: every setting compiles a step of its own.
+VARIANTS = [
+    pytest.param(name, marks=() if name == "A" else pytest.mark.long)
+    for name in replay.SETTINGS
+]
 WEIGHTS = {
     "norm": "lambda_norm",
     "perp": "lambda_ortho",
@@ -182,7 +187,7 @@ def test_golden_lsr_inputs(golden):
 @pytest.mark.golden(
     "trajectory_lsr", ".*_f64", ".*__(lr|pseudo_labels)", ".*__value__.*"
 )
-@pytest.mark.parametrize("variant", replay.SETTINGS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_golden_lsr(golden, variant):
     golden.only(f"{variant}__.*")
     found = replay.replay("trajectory_lsr", variant, "float64")
@@ -199,16 +204,13 @@ def test_golden_lsr(golden, variant):
         hold_rates(golden, f"{prefix}lr", steps=4)
 
 
-@pytest.mark.slow
 @pytest.mark.golden(
     "trajectory_lsr",
     "[ABC]__(de)?dup__(source|target)_(ce|em|norm|perp|clust|total)",
     "[ABC]__(de)?dup__(state|grad_l2)",
 )
-@pytest.mark.parametrize(
-    "variant",
-    [pytest.param("A", marks=pytest.mark.long), *sorted(set(replay.SETTINGS) - {"A"})],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("variant", replay.SETTINGS)
 def test_golden_lsr_in_float32(golden, variant):
     """The originals in float32; ours too where the setting is the released one."""
     golden.only(f"{variant}__.*")

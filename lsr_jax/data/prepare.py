@@ -14,7 +14,7 @@ import pathlib
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
 
@@ -76,12 +76,12 @@ def prepare(
     present = [name for name, found in listings.items() if found.pairs]
     chosen = listing.choose_splits(present, splits, layout.name)
     skip = on_bad_example == "skip"
-    work = [Split(name, layout, listings[name], reader, size, skip) for name in chosen]
-    pairs = [len(split.found.pairs) for split in work]
+    work = {n: Split(n, layout, listings[n], reader, size, skip) for n in chosen}
+    pairs = [len(split.found.pairs) for split in work.values()]
     title = f"{layout.name} {prepared.folder_name(size)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(work, target.parent, tell=progress)
+        _check_space(work.values(), target.parent, tell=progress)
         with (
             tqdm.tqdm(
                 total=sum(pairs), desc=title, unit="image", disable=not progress
@@ -91,12 +91,11 @@ def prepare(
             prepared.write_once(
                 target,
                 name=layout.name,
-                splits={
-                    split.name: partial(split.records, pool, bar) for split in work
-                },
+                splits={n: partial(s.records, pool, bar) for n, s in work.items()},
                 size=size or (None, None),
-                manifest=lambda: _manifest(layout, size, work),
-                texts=lambda: {prepared.names_file(s.name): s.names() for s in work},
+                manifest=_manifest(layout, size),
+                facts=lambda name, pixels: work[name].facts(pixels),
+                texts={prepared.names_file(n): s.names for n, s in work.items()},
                 # TFDS needs a record in each shard, and some pairs may be skipped.
                 shards=max(1, min(64, min(pairs) // MOST_SKIPPED)),
             )
@@ -155,9 +154,10 @@ class Split:
             size=size,
             label_size=None if self.part.native_labels else size,
         )
+        # All images in order, skipped or not, a line each.
+        self.names = "".join(f"{pair.image}\n" for pair in found.pairs)
         self.skipped: dict[str, str] = {}
         self.sizes: Counter = Counter()
-        self.tally = prepared.Tally()
 
     def records(self, pool: Executor | None, bar: tqdm.tqdm) -> Iterator[Record]:
         """Yields all good records in order.
@@ -179,12 +179,12 @@ class Split:
                 continue
             record, (height, width) = result
             self.sizes[f"{width}x{height}"] += 1
-            self.tally.add(record)
             yield record
-        if self.tally.count * MOST_SKIPPED < len(self.found.pairs):
+        count = self.sizes.total()
+        if count * MOST_SKIPPED < len(self.found.pairs):
             raise InputError(
                 f"{self.layout.name} {self.name}: expected pairs that can be used, found "
-                f"{self.tally.count} of {len(self.found.pairs)}; run python -m "
+                f"{count} of {len(self.found.pairs)}; run python -m "
                 f"lsr_jax.data.check {self.layout.name}"
             )
 
@@ -193,25 +193,19 @@ class Split:
             raise InputError(f"{error}; or prepare with --on_bad_example=skip")
         self.skipped[pair.image] = str(error)
 
-    def names(self) -> str:
-        """Returns all images in order, skipped or not, a line each."""
-        return "".join(f"{pair.image}\n" for pair in self.found.pairs)
-
-    def facts(self) -> dict:
-        """Returns its entry in the manifest."""
-        pixels = Counter()
+    def facts(self, pixels: np.ndarray) -> dict:
+        """Returns its entry in the manifest, see `prepared.write_once`."""
+        classes = Counter()
         for raw, name in self.layout.ids.items():
-            pixels[name] += int(self.tally.pixels[raw])
-        ignored = int(self.tally.pixels.sum()) - sum(pixels.values())
+            classes[name] += int(pixels[raw])
+        ignored = int(pixels.sum()) - classes.total()
         return {
-            "count": self.tally.count,
             "official_count": self.part.count,
-            "sha256": self.tally.sha256,
-            "names_sha256": hashlib.sha256(self.names().encode()).hexdigest(),
+            "names_sha256": hashlib.sha256(self.names.encode()).hexdigest(),
             "labelled": self.labelled,
             "native_labels": self.part.native_labels,
             "sizes": dict(self.sizes),
-            "pixels": {**pixels, "ignored": ignored},
+            "pixels": {**classes, "ignored": ignored},
             "skipped": self.skipped,
         }
 
@@ -227,7 +221,7 @@ def _check_finished(target, splits, layout):
             )
 
 
-def _check_space(work: Sequence[Split], folder: pathlib.Path, *, tell: bool) -> None:
+def _check_space(work: Collection[Split], folder: pathlib.Path, *, tell: bool) -> None:
     """Estimates the bytes on the disk from a few pairs.
 
     Raises:
@@ -255,20 +249,14 @@ def _check_space(work: Sequence[Split], folder: pathlib.Path, *, tell: bool) -> 
         )
 
 
-def _manifest(layout: Layout, size: Size, work: Sequence[Split]) -> Mapping:
-    splits = {split.name: split.facts() for split in work}
+def _manifest(layout: Layout, size: Size) -> dict:
+    modules = {"numpy": np, "opencv": cv2, "pillow": PIL}
     return {
         "dataset": layout.name,
         "size": size,
         "ids": {str(raw): name for raw, name in layout.ids.items()},
         "ignored": sorted(layout.ignored),
-        "versions": {
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-            "pillow": PIL.__version__,
-        },
-        "sha256": prepared.combined_sha256(splits),
-        "splits": splits,
+        "versions": {name: module.__version__ for name, module in modules.items()},
     }
 
 

@@ -17,6 +17,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -48,35 +49,9 @@ class Record(NamedTuple):
     pixels: np.ndarray
 
 
-class Tally:
-    """Number, pixel counts and hash of the records of a split."""
-
-    def __init__(self):
-        self.count = 0
-        self.pixels = np.zeros(256, np.int64)
-        self._hash = hashlib.sha256()
-
-    def add(self, record: Record) -> None:
-        """Counts one record."""
-        self.count += 1
-        self.pixels += record.pixels
-        self._hash.update(f"{record.id} {record.sha256}\n".encode())
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the lines ``"<id> <sha256>"`` in the order of the records."""
-        return self._hash.hexdigest()
-
-
 def digest(*arrays: np.ndarray) -> str:
     """Returns the hex sha256 of the bytes of image ``[H, W, 3]``, then label ``[H, W]``."""
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-
-
-def combined_sha256(splits: Mapping[str, Mapping]) -> str:
-    """Returns the hash of the lines ``"<split> <sha256>"`` in the order of the names."""
-    lines = "".join(f"{name} {splits[name]['sha256']}\n" for name in sorted(splits))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def write_once(
@@ -85,27 +60,44 @@ def write_once(
     name: str,
     splits: Mapping[str, Callable[[], Iterable[Record]]],
     size: tuple[int | None, int | None],
-    manifest: Callable[[], dict],
-    texts: Callable[[], Mapping[str, str]] = dict,
+    manifest: Mapping,
+    facts: Callable[[str, np.ndarray], Mapping],
+    texts: Mapping[str, str] | None = None,
     shards: int | None = None,
 ) -> None:
     """Writes a folder, unless it exists already.
 
-    Removes what a killed run left behind. A second process waits for the first.
+    Removes what a killed run left behind. A second process waits for the first. Adds to
+    the manifest ``splits``, with the ``count`` of records and the ``sha256`` of the lines
+    ``"<id> <sha256>"``, and the ``sha256`` of the lines ``"<split> <sha256>"``.
 
     Args:
       target: the folder; its name is a version such as ``1.0.0``.
       name: of the data set, in the names of the files.
       splits: split name -> function that returns its records in order.
       size: ``(H, W)`` of the images, None where they differ.
-      manifest: returns the content of the manifest; called after the last record.
-      texts: returns further files, name -> content; called after the last record.
+      manifest: first keys of the manifest.
+      facts: returns further keys of a split from its name and the number of pixels
+        ``[256]`` of each label value; called after the last record.
+      texts: further files, name -> content.
       shards: number of files a split; by default TFDS decides.
 
     Raises:
       OSError: the folder cannot be written.
     """
     import tensorflow_datasets as tfds
+
+    entries: dict[str, dict] = {}
+
+    def records(split):
+        count, pixels, lines = 0, np.zeros(256, np.int64), hashlib.sha256()
+        for record in splits[split]():
+            yield record
+            count += 1
+            pixels += record.pixels
+            lines.update(f"{record.id} {record.sha256}\n".encode())
+        counted = {"count": count, "sha256": lines.hexdigest()}
+        entries[split] = {**counted, **facts(split, pixels)}
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / ".lock").open("w") as lock:
@@ -117,14 +109,16 @@ def write_once(
             shutil.rmtree(leftover, ignore_errors=True)
         # TFDS would show a bar for every split and shard, and print the scratch folder.
         tfds.disable_progress_bar()
-        builder = _make_builder(name, target.name, splits, size, scratch)
+        sources = {split: partial(records, split) for split in splits}
+        builder = _make_builder(name, target.name, sources, size, scratch)
         options = tfds.download.DownloadConfig(num_shards=shards)
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=options)
         built = pathlib.Path(builder.data_path)
-        for file, text in texts().items():
+        for file, text in (texts or {}).items():
             (built / file).write_bytes(text.encode())
-        (built / MANIFEST).write_text(json.dumps(manifest(), indent=2) + "\n")
+        whole = {**manifest, "sha256": _combined(entries), "splits": entries}
+        (built / MANIFEST).write_text(json.dumps(whole, indent=2) + "\n")
         os.replace(built, target)
         shutil.rmtree(scratch)
 
@@ -169,7 +163,7 @@ def read_manifest(folder: str | os.PathLike, *, command: str) -> dict:
     remedy = f"remove {folder} and run {command}"
     with files.reading(path, "the manifest of a prepared data set", remedy):
         manifest = json.loads(path.read_text())
-        if combined_sha256(manifest["splits"]) != manifest["sha256"]:
+        if _combined(manifest["splits"]) != manifest["sha256"]:
             raise ValueError("a sha256 that is not that of its splits")
         for name, split in manifest["splits"].items():
             if type(split["count"]) is not int:
@@ -238,6 +232,11 @@ def open_split(
         if len(stored) != counts[split]:
             raise ValueError(f"{len(stored)} instead of {counts[split]} in {split}")
     return StoredSplit(stored, folder, command)
+
+
+def _combined(splits):
+    lines = "".join(f"{name} {splits[name]['sha256']}\n" for name in sorted(splits))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _make_builder(dataset, version, splits, size, data_dir):

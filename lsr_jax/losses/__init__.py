@@ -7,11 +7,8 @@ labels are ignored.
 from lsr_jax.losses.adversarial import domain_loss
 from lsr_jax.losses.cag import anchor_distance, cell_anchor_distance, image_class_means
 from lsr_jax.losses.clan import (
-    absolute_discrepancy,
     cosine_discrepancy,
     local_weights,
-    random_directions,
-    sliced_wasserstein,
     weight_discrepancy,
 )
 from lsr_jax.losses.entropy import (
@@ -35,6 +32,11 @@ from lsr_jax.losses.segmentation import (
     cross_entropy,
     focal_cross_entropy,
     weighted_cross_entropy,
+)
+from lsr_jax.losses.swd import (
+    absolute_discrepancy,
+    random_directions,
+    sliced_wasserstein,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The game between a network and a discriminator that tells the domains apart.
+"""Losses of a network and of a discriminator that classifies the domains.
 
 One convention for all: a discriminator's logit is 0 for source, 1 for target. The
 network is trained with the loss of its target maps as ``domain="source"``.
@@ -23,7 +23,7 @@ def domain_loss(
     domain: Domain,
     kind: Literal["cross_entropy", "least_squares"] = "cross_entropy",
 ) -> jax.Array:
-    """How far the output of a discriminator is from naming a domain.
+    """Loss of a discriminator's output where it should name ``domain``.
 
     With ``t`` 0 for source and 1 for target, the mean over all positions of
     ``omega (softplus(d) - t d)``, the binary cross-entropy, or ``omega (d - t)^2``.

@@ -1,7 +1,7 @@
 """CAG's distance losses: class means of single images, or cells, to category anchors.
 
-``models/adaptation_model.py`` of CAG_UDA; the anchors' own mean and the labels that they
-give are in `prototypes` and `pseudo_labels`.
+``models/adaptation_model.py`` of CAG_UDA. For the running mean of the anchors and their
+labels see `prototypes` and `pseudo_labels`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""Unsupervised confidence losses on predictions: maximum squares and entropy.
+"""Unsupervised losses on predictions: maximum squares, entropy, self-information.
 
 Without weights a term is the mean over valid pixels and classes. With image-wise
 weights (IW) it is ``1 / (B C)`` times the weighted sum over pixels and classes, because
 the weights already divide by (a power of) the number of pixels. That is how the code of
 the originals divides; ``divisor="pixels"`` leaves out the ``1 / C``, as the papers do.
-
-Self-information of predictions, ADVENT: the entropy loss and the discriminator's maps.
 """
 
 from __future__ import annotations
@@ -16,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from lsr_jax.ops import numerics, resample
+
+_EPSILON = 1e-30
 
 Divisor = Literal["pixels_and_classes", "pixels"]
 
@@ -114,7 +114,7 @@ def image_weights(
     ratio: float,
     counted: jax.Array | None = None,
 ) -> jax.Array:
-    """Image-wise class weights: a pixel of a class that is rare in its image counts more.
+    """Image-wise class weights: pixels of classes that are rare in their image weigh more.
 
     ``omega_x = 1 / max(n_c^r (sum_k n_k)^(1 - r), 1)`` for a pixel of class ``c``,
     with ``n`` the class histogram of the pixel's own image. Ratio 0 weighs every pixel
@@ -161,9 +161,6 @@ def _classes(probabilities, divisor) -> int:
     raise ValueError(
         f"divisor must be 'pixels_and_classes' or 'pixels', got {divisor!r}"
     )
-
-
-_EPSILON = 1e-30
 
 
 def self_information(probabilities: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from lsr_jax.ops import numerics, resample
 def stepwise_norm(
     features: jax.Array, previous: jax.Array | None = None, *, delta: float
 ) -> jax.Array:
-    """Makes every feature vector a little longer than it was.
+    """Squared distance of the norms of features to their earlier norms plus a step.
 
     ``mean_x (||f(x; theta_0)|| + delta - ||f(x; theta)||)^2`` over all cells.
 

@@ -30,7 +30,7 @@ def clustering(
     classes: Literal["present", "all"] = "present",
     prototype_gradient: bool = False,
 ) -> jax.Array:
-    """Pulls features towards the prototype of their class, LSR eq. 5.
+    """Distance of features to the prototype of their class, LSR eq. 5.
 
     ``1/|C| sum_c 1/|F_c| sum_{f in F_c} d(f, p_c)`` over the classes that occur in
     ``labels`` and have a prototype. Other classes contribute nothing.

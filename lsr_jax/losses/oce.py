@@ -147,7 +147,7 @@ def sparsity(
     exponent: int = 2,
     reduce: Reduce = "mean",
 ) -> jax.Array:
-    """Drives the channels of every centroid to 0 or to the largest of them.
+    """Push the channels of every centroid to 0 or to its largest channel.
 
     ``-mean_{j, k} |c_jk / max_k c_jk - rho|^e`` over the centroids that exist; the
     gradient also flows through the maximum (UDAclustering, ``utils/losses.py``). A

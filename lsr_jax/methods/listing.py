@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -78,7 +79,10 @@ def facts(name: str, keywords: Mapping[str, Any] | None = None) -> Facts:
     entry = METHODS[name]
     method = entry.make(**(keywords or {}))
     passes: list[str] = []
-    extra, state = jax.eval_shape(lambda: trace(method, passes))
+    extra, state = jax.eval_shape(
+        lambda *network: trace(method, network, passes),
+        *_network_shapes(method.heads[0]),
+    )
     return Facts(
         name=name,
         summary=(entry.make.__doc__ or "").strip().splitlines()[0],
@@ -90,13 +94,24 @@ def facts(name: str, keywords: Mapping[str, Any] | None = None) -> Facts:
     )
 
 
-def trace(method: Method, passes: list[str]) -> tuple[PyTree, PyTree]:
+@functools.cache
+def _model(head: str) -> models.Model:
+    return models.build(backbone="mini", num_classes=NUM_CLASSES, head=head)
+
+
+@functools.cache
+def _network_shapes(head: str) -> tuple[PyTree, PyTree]:
+    return jax.eval_shape(lambda: _model(head).init(jax.random.key(0), SIZE))
+
+
+def trace(
+    method: Method, network: tuple[PyTree, PyTree], passes: list[str]
+) -> tuple[PyTree, PyTree]:
     """Build and run a method's loss once; returns its parameters and its state.
 
     ``passes`` gets the name of what goes through the network at every call.
     """
-    model = models.build(backbone="mini", num_classes=NUM_CLASSES, head=method.heads[0])
-    params, model_state = model.init(jax.random.key(0), SIZE)
+    model, (params, model_state) = _model(method.heads[0]), network
     spec = BatchSpec(NUM_CLASSES, model.feature_dim, SIZE, SIZE)
     extra, state = method.init(jax.random.key(0), params, model_state, spec)
     batch = Batch(*(images(method, domain) for domain in ("source", "target")))
@@ -129,9 +144,7 @@ def images(method: Method, domain: str) -> Images | None:
     """Two empty images of a domain, labelled if the method may read labels."""
     if domain not in method.domains:
         return None
-    labelled = domain in method.labelled or (
-        method.pseudo_labelled and domain == "target"
-    )
+    labelled = method.gets_labels(domain)
     label = jnp.zeros((2, *SIZE), jnp.int32) if labelled else None
     return Images(jnp.zeros((2, *SIZE, 3)), label)
 

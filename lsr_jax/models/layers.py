@@ -1,7 +1,7 @@
 """Convolution, batch normalisation and pooling with the conventions of PyTorch.
 
-Flax pads and normalises a little differently from the networks whose numbers this
-project is held against, so the three layers that differ are written out here.
+Flax pads and normalises a little differently from the PyTorch originals, whose numbers
+the tests compare with.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOMENTUM = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What every layer of one network has in common; ``build`` documents the fields."""
+    """Options of all layers of a network; ``build`` documents the fields."""
 
     batch_norm: str = "train"
     unbiased_variance: bool = True
@@ -58,8 +58,7 @@ class Conv(nn.Module):
 
     Padding is ``padding`` zeros on every side, as ``torch.nn.Conv2d``; the kernel is
     HWIO. Parameters stay float32 and are cast for the product as ``dtype``, a key of
-    `PRECISIONS`, says. The layers only say which parameters exist; ``initialise`` draws
-    their values.
+    `PRECISIONS`, says. Initial values are zeros here; `build` draws them.
     """
 
     features: int

@@ -1,1 +1,1 @@
-"""Pure functions of arrays that losses and methods share."""
+"""Pure functions of arrays, shared by losses and methods."""

@@ -1,8 +1,8 @@
-"""What a training step tells about its health: pseudo-labels, prototypes, discriminators.
+"""Diagnostics of a training step: pseudo-labels, prototypes, discriminators.
 
-Numbers that are logged beside the terms of the loss and that nothing minimises: float32
-scalars without a gradient. They are finite whatever is absent, so that they never stop a
-run: a mean or a minimum over nothing is 0, as the count beside it then says.
+Float32 scalars without a gradient that are logged beside the terms of the loss. They are
+always finite, so that they never stop a run: a mean or a minimum over nothing is 0, and
+so is the count that is logged with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROTOTYPES = (
 )
 DISCRIMINATOR = ("discriminator_accuracy_source", "discriminator_accuracy_target")
 LEVELS = ("", "main", "aux")
-# The side of the logits on which the source lies ends here.
+# Decision boundaries: logits of the source are below.
 BOUNDARIES = {"cross_entropy": 0.0, "least_squares": 0.5}
 
 
@@ -33,32 +33,32 @@ def named(name: str, of: str) -> str:
 
 NAMES = frozenset(
     {
-        "confident",  # DACS: what share of the target its teacher is sure of
+        "confident",  # DACS: fraction of target pixels with a confident teacher
         *itertools.starmap(named, itertools.product(LABELS, RULES)),
         *PROTOTYPES,
         *itertools.starmap(named, itertools.product(DISCRIMINATOR, LEVELS)),
     }
 )
-"""Every metric of a method that is a diagnostic; all others move with its loss."""
+"""All diagnostics; every other metric of a method is a term of its loss."""
 
 
 def without(metrics: Mapping) -> dict:
-    """The metrics that are no diagnostics: terms of the loss, total, gradient norm."""
+    """The metrics that are not diagnostics: terms of the loss, total, gradient norm."""
     return {name: value for name, value in metrics.items() if name not in NAMES}
 
 
 def pseudo_labels(
     labels: jax.Array, *, num_classes: int, rule: str = ""
 ) -> dict[str, jax.Array]:
-    """``target_kept`` and ``target_classes``: how much is labelled, and as how much.
+    """``target_kept`` and ``target_classes``: fraction labelled, and number of classes.
 
-    ``|{i: 0 <= y_i < C}| / N`` and ``|{y_i: 0 <= y_i < C}|``: the share of the ``N``
-    cells or pixels of the batch that have a label, and the number of different ones.
+    ``|{i: 0 <= y_i < C}| / N`` and ``|{y_i: 0 <= y_i < C}|`` over the ``N`` cells or pixels
+    of the batch.
 
     Args:
       labels: ``[B, h, w]`` pseudo-labels of the target, 255 = ignore.
       num_classes: ``C``.
-      rule: one of `RULES`, for the names: which of a method's several labels these are.
+      rule: one of `RULES`, appended to the names where a method has several labels.
     """
     kept = ((labels >= 0) & (labels < num_classes)).mean(dtype=jnp.float32)
     found = kept, classes(labels, num_classes=num_classes)
@@ -77,7 +77,7 @@ def prototypes(means: jax.Array, seen: jax.Array) -> dict[str, jax.Array]:
 
     Minimum and mean of ``||p_c||_2`` over the classes seen, and of ``arccos(p_c p_k /
     (||p_c|| ||p_k||))`` over their pairs ``c < k``; a pair with a zero vector is left
-    out. Prototypes that fall together have angles near 0, dead features norms of 0.
+    out. Collapsed prototypes have angles near 0, dead features norms of 0.
 
     Args:
       means: ``[C, D]``.
@@ -99,7 +99,7 @@ def prototypes(means: jax.Array, seen: jax.Array) -> dict[str, jax.Array]:
 
 
 def minimum_and_mean(x: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of the entries ``where`` ``x`` counts, 0 if none does.
+    """Of the entries of ``x`` selected by ``where``; 0 without any.
 
     NaN becomes 0, infinity the largest number.
     """
@@ -116,18 +116,18 @@ def discriminator(
     kind: str = "cross_entropy",
     level: str = "",
 ) -> dict[str, jax.Array]:
-    """Accuracies of a discriminator on both domains, each the share of right outputs.
+    """Accuracies of a discriminator on both domains.
 
-    ``mean [d_s < b]`` and ``mean [d_t > b]`` with the boundary ``b`` between the logits
-    0 and 1 of the domains: 0 for cross-entropy, 1/2 for squared errors. Both at 1: it
-    tells the domains apart, and the network learns nothing from it; about 1/2 each, or
-    one the mirror image of the other: it does not.
+    ``mean [d_s < b]`` and ``mean [d_t > b]`` with the decision boundary ``b``: 0 for
+    cross-entropy, 1/2 for squared errors. Both near 1: it separates the domains, and the
+    network learns nothing from it. A sum near 1: it does not separate them.
 
     Args:
       source: logits ``[...]`` on the source, without weights.
       target: the same on the target.
       kind: of `losses.domain_loss`.
-      level: one of `LEVELS`, for the names: which of a method's discriminators it is.
+      level: one of `LEVELS`, appended to the names where a method has several
+        discriminators.
     """
     boundary = BOUNDARIES[kind]
     found = source < boundary, target > boundary

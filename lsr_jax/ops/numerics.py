@@ -1,8 +1,7 @@
-"""What the losses share: reductions that stay finite when nothing is left to reduce.
+"""Reductions, norms and angles that stay finite where nothing is left or a norm is 0.
 
-Norms and angles of vectors on the host, in float64; angles are in degrees.
-
-What is undefined (an angle at a zero vector) is NaN.
+`norms`, `unit_rows` and `angles` are for reports: on the host, in float64, and NaN where
+undefined, such as an angle at a zero vector.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 
 
 def class_mask(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Where a label is which class, ``[...] -> [..., C]`` bool; 255 is none of them.
+    """One-hot labels, ``[...] -> [..., C]`` bool; all False for 255.
 
     A comparison that fuses into the sum that follows. Indexing by the labels would
     scatter in the gradient, and XLA on CPU folds its constant indices for seconds.
@@ -65,7 +64,7 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
 
 
 def angles(vectors: np.ndarray) -> np.ndarray:
-    """``arccos(cos(p_i, p_j))`` ``[N, N]`` of ``[N, D]``, NaN on the diagonal."""
+    """Angles in degrees ``[N, N]`` between vectors ``[N, D]``, NaN on the diagonal."""
     directions = unit_rows(vectors)
     found = np.degrees(np.arccos(np.clip(directions @ directions.T, -1, 1)))
     np.fill_diagonal(found, np.nan)

@@ -84,7 +84,7 @@ def running_mean(
     *,
     cap: float = 3000,
 ) -> tuple[jax.Array, jax.Array]:
-    """Takes class means of single images into the anchors, one image after another.
+    """Update the anchors with the class means of single images, one image after another.
 
     ``A_c <- (n_c A_c + v) / (n_c + 1)``, then ``n_c <- min(n_c + 1, cap)``: the mean of
     the first ``cap`` vectors, beyond that an average that forgets at the rate
@@ -123,7 +123,7 @@ def update(
     initial: Literal["zero", "first_seen", "itself"] = "zero",
     clamp: bool = False,
 ) -> Prototypes:
-    """Moves the prototypes of the classes present towards their batch means, LSR eq. 3.
+    """Move the prototypes of the classes present towards their batch means, LSR eq. 3.
 
     ``p^_c = momentum sg(p^_c) + (1 - momentum) p_c``; an absent class keeps its
     prototype. The gradient reaches the batch means only, through ``1 - momentum``.

@@ -1,8 +1,7 @@
 """Labels at feature resolution: from label maps, predictions and prototypes.
 
-All results are ``int32`` with 255 = ignore, and carry no gradient.
-
-Class-wise thresholds of pseudo-labels over a whole data set, BDL (``SSL.py``).
+Label maps are ``int32`` with 255 = ignore, and carry no gradient. BDL's class-wise
+thresholds over a whole data set (``SSL.py``) are here as well.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import tqdm
 
 from lsr_jax import files, streets
 from lsr_jax.data import image_io, label_spaces, prepared, processes
-from lsr_jax.data.prepared import MANIFEST, Record, Tally
+from lsr_jax.data.prepared import MANIFEST, Record
 from lsr_jax.errors import InputError
 from lsr_jax.streets.presets import SPLITS, Preset
 
@@ -75,7 +75,6 @@ def prepare(
     target = root / "streets" / config_name(preset) / FORMAT_VERSION
     if (target / MANIFEST).is_file():
         return target
-    tallies = {split: Tally() for split in SPLITS}
     title, total = f"drawing {preset.name}", sum(preset.counts)
     try:
         with (
@@ -87,7 +86,6 @@ def prepare(
 
             def records(split):
                 for record in render_records(preset, split, pool):
-                    tallies[split].add(record)
                     yield record
                     bar.update()
 
@@ -96,7 +94,14 @@ def prepare(
                 name="streets",
                 splits={split: partial(records, split) for split in SPLITS},
                 size=preset.size,
-                manifest=lambda: _manifest(preset, tallies),
+                manifest={
+                    "dataset": "streets",
+                    "config": config_name(preset),
+                    "generator": GENERATOR_VERSION,
+                    "preset": asdict(preset) | {"counts": preset.counts._asdict()},
+                    "versions": {"numpy": np.__version__, "opencv": cv2.__version__},
+                },
+                facts=_pixels,
             )
     except OSError as error:
         raise InputError(
@@ -118,7 +123,7 @@ def open_split(folder: str | os.PathLike, split: str) -> prepared.StoredSplit:
 
 
 def read_manifest(folder: str | os.PathLike) -> dict:
-    """Returns preset, versions, and the hashes (see `prepared.Tally`) of all splits.
+    """Returns preset, versions, and the hashes of all splits.
 
     Raises:
       InputError: there is no readable manifest.
@@ -153,22 +158,6 @@ def _render_range(preset: Preset, split: str, indices: range) -> list[Record]:
     return [render(preset, split, index) for index in indices]
 
 
-def _manifest(preset: Preset, tallies: dict[str, Tally]) -> dict:
+def _pixels(split: str, pixels: np.ndarray) -> dict:
     values = {**label_spaces.TRAIN_ID, "ignore": label_spaces.IGNORE}
-    splits = {
-        split: {
-            "count": tally.count,
-            "sha256": tally.sha256,
-            "pixels": {name: int(tally.pixels[i]) for name, i in values.items()},
-        }
-        for split, tally in tallies.items()
-    }
-    return {
-        "dataset": "streets",
-        "config": config_name(preset),
-        "generator": GENERATOR_VERSION,
-        "preset": asdict(preset) | {"counts": preset.counts._asdict()},
-        "versions": {"numpy": np.__version__, "opencv": cv2.__version__},
-        "sha256": prepared.combined_sha256(splits),
-        "splits": splits,
-    }
+    return {"pixels": {name: int(pixels[i]) for name, i in values.items()}}

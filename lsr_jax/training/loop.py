@@ -7,7 +7,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -25,20 +25,6 @@ from lsr_jax.training.selection import Selector
 from lsr_jax.training.stage import Run, Snapshot, Stage
 from lsr_jax.training.stop import Stop, Stopped
 from lsr_jax.training.tensorboard import Board
-
-
-class Options(NamedTuple):
-    """How a run is trained; none of it changes the result.
-
-    Attributes:
-      stop: when to stop before the end.
-      profile: folder for a trace of a few steps of each stage; None for no trace.
-      show: one of `metrics.KINDS`.
-    """
-
-    stop: Stop
-    profile: Path | None = None
-    show: str = "auto"
 
 
 def train(
@@ -66,7 +52,8 @@ def train(
         process that reads the data died.
       Stopped: as ``stop`` says, after everything was saved.
     """
-    options = Options(stop or Stop(), profile, show)
+    stop = stop or Stop()
+    show = show if distributed.is_main() else "none"
     with distributed.main_first("data"):
         workdir.check(folder, config)
         run = stage.open_run(config, folder)
@@ -74,9 +61,9 @@ def train(
     stages = stage.build_stages(run)
     with workdir.locked(folder, config, inputs(run, stages)):
         for one in stages:
-            options.stop.check(distributed.any_process)
-            train_stage(one, selector, options)
-        options.stop.check(distributed.any_process)
+            stop.check(distributed.any_process)
+            train_stage(one, selector, stop, profile, show)
+        stop.check(distributed.any_process)
         if finish:
             finish(run)
     return run
@@ -91,7 +78,9 @@ def inputs(run: Run, stages: Iterable[Stage]) -> dict:
     return {"data": data, "weights": found, "seed": run.config["seed"]}
 
 
-def train_stage(stage: Stage, selector: Selector, options: Options) -> None:
+def train_stage(
+    stage: Stage, selector: Selector, stop: Stop, profile: Path | None, show: str
+) -> None:
     """Train one stage to its last step, from its newest checkpoint if there is one."""
     goodput = Goodput()
     checkpoints = Checkpointer(stage.checkpoints, keep_every=stage.config["keep_every"])
@@ -99,7 +88,7 @@ def train_stage(stage: Stage, selector: Selector, options: Options) -> None:
         with goodput.lost("start"):
             start = stage.restore(checkpoints) or begin(stage)
         if int(start.state.step) < stage.config["steps"]:
-            run_steps(stage, start, checkpoints, selector, goodput, options)
+            run_steps(stage, start, checkpoints, selector, goodput, stop, profile, show)
         elif distributed.is_main():
             check_log(stage.folder, start.log)
 
@@ -119,7 +108,9 @@ def run_steps(
     checkpoints: Checkpointer,
     selector: Selector,
     goodput: Goodput,
-    options: Options,
+    stop: Stop,
+    profile: Path | None,
+    show: str,
 ) -> None:
     """Train from ``start`` to the last step, or until it is stopped.
 
@@ -127,12 +118,12 @@ def run_steps(
       Stopped: after the state was saved.
       TrainingError: see `train`.
     """
-    run, stop = stage.run, options.stop
+    run = stage.run
     state, best, done = start.state, start.best, int(start.state.step)
     last = stage.config["steps"]
     with (
-        open_log(stage, done, start.log) as log,
-        Profiler(options.profile) as profiler,
+        open_log(stage, start) as log,
+        Profiler(profile) as profiler,
         contextlib.closing(stage.batches(done)) as loaded,
         stop.deferred(),
     ):
@@ -146,7 +137,6 @@ def run_steps(
         with goodput.lost("compile"):
             train_step = compile_step(stage)
         stop.check(distributed.any_process)
-        show = options.show if distributed.is_main() else "none"
         with Progress(show, stage.name, steps=last, start=done) as shown:
             monitor = Monitor(stage.name, stage.config, log, shown)
             for number in range(done + 1, last + 1):
@@ -206,16 +196,13 @@ def compile_step(stage: Stage) -> Callable:
     return train_step
 
 
-@contextlib.contextmanager
 def open_log(
-    stage: Stage, done: int, position: Mapping | None
-) -> Iterator[MetricsLog | None]:
+    stage: Stage, start: Snapshot
+) -> contextlib.AbstractContextManager[MetricsLog | None]:
     """The metrics log on process 0, None on the others."""
     if not distributed.is_main():
-        yield None
-        return
-    with MetricsLog(stage.folder, start=done, position=position) as log:
-        yield log
+        return contextlib.nullcontext()
+    return MetricsLog(stage.folder, start=int(start.state.step), position=start.log)
 
 
 def prefetch(
@@ -224,12 +211,7 @@ def prefetch(
     """``put`` of every batch, started ``depth`` batches ahead.
 
     Transfers to a device are asynchronous: while the device works on one step, the
-    batches of the next ``depth`` are on their way.
-
-    Args:
-      batches: of the pipeline, in order; may be endless.
-      put: starts the transfer, such as `sharding.shard_batch`.
-      depth: batches in flight; each takes its size of device memory.
+    batches of the next ``depth`` are on their way and take their size of its memory.
     """
     queue = collections.deque()
     for batch in batches:

@@ -24,7 +24,7 @@ Network = tuple[PyTree, PyTree]  # params, model_state
 
 
 class Source(NamedTuple):
-    """Where weights are stored.
+    """Stored weights.
 
     Attributes:
       path: a folder of checkpoints, a weight file, or a folder of ``lsr_jax.convert``.
@@ -108,7 +108,7 @@ def resolve(name: str, *, step: int | None = None, key: str = "") -> Source:
         checkpoints or of one checkpoint, a weight file or a folder of
         ``lsr_jax.convert``.
       step: a saved step instead of the newest.
-      key: the flag or config key that has the name, for messages.
+      key: the flag or config key with the name, for messages.
 
     Raises:
       InputError: nothing of the kind is there, or no such stage or step.

@@ -75,39 +75,36 @@ def test_a_changed_manifest_is_one_line(key, value, folder):
 COUNT, SIZE = 6, (8, 12)
 
 
-def records(tally=None):
+def records():
     rng = np.random.default_rng(0)
     for index in range(COUNT):
         image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
         label = np.full(SIZE, index, np.uint8)
-        record = prepared.Record(
+        yield prepared.Record(
             id=f"r{index}",
             image=image_io.png(image),
             label=image_io.png(label),
             sha256=prepared.digest(image, label),
             pixels=np.bincount(label.ravel(), minlength=256),
         )
-        if tally:
-            tally.add(record)
-        yield record
+
+
+def write(target):
+    prepared.write_once(
+        target,
+        name="set",
+        splits={"train": records},
+        size=SIZE,
+        manifest={"dataset": "set"},
+        facts=lambda split, pixels: {"pixels": pixels.tolist()},
+        texts={"notes": "text"},
+    )
+    return target
 
 
 @pytest.fixture
 def stored(tmp_path):
-    tally, target = prepared.Tally(), tmp_path / "set" / "1.0.0"
-
-    def manifest():
-        splits = {"train": {"count": tally.count, "sha256": tally.sha256}}
-        return {"sha256": prepared.combined_sha256(splits), "splits": splits}
-
-    prepared.write_once(
-        target,
-        name="set",
-        splits={"train": lambda: records(tally)},
-        size=SIZE,
-        manifest=manifest,
-    )
-    return target
+    return write(tmp_path / "set" / "1.0.0")
 
 
 def opened(stored):
@@ -128,16 +125,7 @@ def damage_shard(stored):
 def test_what_was_written_is_read_in_order_and_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "own"))
-    tally = prepared.Tally()
-    target = tmp_path / "set" / "1.0.0"
-    prepared.write_once(
-        target,
-        name="set",
-        splits={"train": lambda: records(tally)},
-        size=SIZE,
-        manifest=lambda: {},
-    )
-    source = prepared.open_split(target, "train", command="m", counts={"train": COUNT})
+    source = opened(write(tmp_path / "set" / "1.0.0"))
     for same in (source, pickle.loads(pickle.dumps(source))):
         found = [(record["id"].decode(), record["image"]) for record in same]
         assert found == [(record.id, record.image) for record in records()]
@@ -199,21 +187,17 @@ def test_a_damaged_record_ends_training_with_one_line(workers, stored):
     assert pathlib.Path(stored).is_dir()
 
 
-def test_a_tally_counts_what_passes():
-    records = [
-        prepared.Record(name, b"", b"", f"{name} hash", np.eye(256, dtype=int)[number])
-        for number, name in enumerate("ab")
-    ]
-    tally = prepared.Tally()
-    for record in records:
-        tally.add(record)
-    assert tally.count == 2
-    assert tally.pixels[:3].tolist() == [1, 1, 0]
-    expected = hashlib.sha256(b"a a hash\nb b hash\n").hexdigest()
-    assert tally.sha256 == expected
-    splits = {"z": {"sha256": "1"}, "y": {"sha256": "2"}}
-    expected = hashlib.sha256(b"y 2\nz 1\n").hexdigest()
-    assert prepared.combined_sha256(splits) == expected
+def test_the_manifest_counts_and_hashes_the_records(stored):
+    manifest = json.loads((stored / "manifest.json").read_text())
+    lines = "".join(f"{record.id} {record.sha256}\n" for record in records())
+    split = hashlib.sha256(lines.encode()).hexdigest()
+    pixels = [SIZE[0] * SIZE[1]] * COUNT + [0] * (256 - COUNT)
+    assert manifest == {
+        "dataset": "set",
+        "sha256": hashlib.sha256(f"train {split}\n".encode()).hexdigest(),
+        "splits": {"train": {"count": COUNT, "sha256": split, "pixels": pixels}},
+    }
+    assert (stored / "notes").read_text() == "text"
 
 
 def test_digest_is_over_image_then_label():

@@ -76,7 +76,6 @@ def test_aspp_is_the_sum_of_its_branches(images):
     np.testing.assert_allclose(outputs.logits, expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_remat_changes_no_number(images):
     plain, params, state = _started()
     again, *_ = _started(remat=True)

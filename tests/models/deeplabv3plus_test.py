@@ -197,7 +197,7 @@ def flat(tree):
     [
         ({"architecture": "deeplabv3"}, "architecture: expected one of deeplabv2"),
         ({"head": "two_heads"}, "deeplabv3plus has a 'single' one"),
-        ({"backbone": "vgg16"}, "backbone: expected one of resnet101, resnet50, mini;"),
+        ({"backbone": "vgg16"}, "backbone: deeplabv3plus needs layer1 of a ResNet"),
     ],
 )
 def test_bad_arguments_are_one_line(options, message):

@@ -15,6 +15,8 @@ from lsr_jax import models
 SINGLE = {"clas": "head"}
 DOUBLE = {"layer5": "aux_head", "layer6": "head"}
 FOUR = (6, 12, 18, 24)
+# Evaluation is compiled apart, and tests of small networks cover it.
+MODES = [pytest.param("eval", marks=pytest.mark.long), "train"]
 SLICES = {
     "layer4.2.conv1.weight": np.s_[:, :, ::64, ::16],
     "clas.conv2d_list.1.weight": np.s_[:, :, ::32],
@@ -69,7 +71,7 @@ def lsr(cross_entropy):
     "(eval|train)__(logits|feats|loss).*",
     "(eval|train)__stage__layer4.*",
 )
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("mode", MODES)
 def test_lsr_golden_outputs(golden, lsr, upsample, mode):
     golden.only(f"images|labels|{mode}__.*")
     golden.used("images", "labels")
@@ -97,7 +99,7 @@ def test_lsr_golden_outputs(golden, lsr, upsample, mode):
 
 @pytest.mark.slow
 @pytest.mark.golden("deeplab_lsr", "(eval|train)__(no_)?grad_.*")
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("mode", MODES)
 def test_lsr_golden_gradients(golden, lsr, mode):
     golden.only(f"{mode}__.*")
     *_, gradients = lsr(mode)
@@ -170,9 +172,9 @@ def others(cross_entropy):
         ("adaptsegnet", "multi_level", (6, 12), 0.1),
         ("maxsquare", "multi_level", (6, 12), 0.1),
         ("udaclustering", "multi_level", (6, 12), 0.0),
-        ("advent", "multi_level", FOUR, 0.1),
-        ("f2a_multi", "multi_level", FOUR, 0.1),
-        # A compilation of its own, of what the heads of others and toy networks show.
+        # Compiled apart; the networks above and tests of small ones cover these heads.
+        pytest.param("advent", "multi_level", FOUR, 0.1, marks=pytest.mark.long),
+        pytest.param("f2a_multi", "multi_level", FOUR, 0.1, marks=pytest.mark.long),
         pytest.param("clan", "two_heads", FOUR, 0.1, marks=pytest.mark.long),
     ],
 )

@@ -24,7 +24,7 @@ from lsr_jax.training import distributed, loop, workdir
 from lsr_jax.training.checkpoint import FORMAT, Checkpointer
 from lsr_jax.training.loop import Profiler
 from lsr_jax.training.metrics import MetricsLog, Monitor
-from lsr_jax.training.stage import build_stages, open_run
+from lsr_jax.training.stage import Snapshot, build_stage, build_stages, open_run
 from lsr_jax.training.stop import Stop, Stopped
 
 # float32 sums over a batch in another order, over eight steps of AdamW.
@@ -84,7 +84,7 @@ def unbroken(watched):
 
 def build(run, stage="adapt"):
     """A stage of a run."""
-    return {one.name: one for one in build_stages(run)}[stage]
+    return build_stage(run, stage)
 
 
 def final(run, stage="adapt"):
@@ -145,9 +145,10 @@ def test_tensorboard_shows_what_the_record_does_not_hold(unbroken):
 
 def test_only_process_0_has_a_log(unbroken, tmp_path, monkeypatch):
     stage = build(dataclasses.replace(unbroken, workdir=tmp_path))
+    start = Snapshot(build(unbroken).start())
     for main, files in ((False, 0), (True, 2)):
         monkeypatch.setattr(distributed, "is_main", lambda main=main: main)
-        with loop.open_log(stage, 0, None) as log:
+        with loop.open_log(stage, start) as log:
             assert (log is not None) == main
         assert len(list(tmp_path.glob("adapt/*"))) == files
 
@@ -300,7 +301,7 @@ def test_init_from_finds_workdirs_and_stages(config, unbroken, tmp_path):
             jax.device_get(start.params["model"]), jax.device_get(wanted)
         )
     alone["adapt"]["init_from"] = str(tmp_path / "nothing")
-    with pytest.raises(InputError, match=r"stage adapt: init_from .*nothing"):
+    with pytest.raises(InputError, match=r"init_from .*nothing"):
         build(open_run(alone, tmp_path))
 
 
@@ -387,7 +388,7 @@ def test_init_from_takes_a_weight_folder(config, unbroken, tmp_path):
     chex.assert_trees_all_equal(jax.device_get(start.params["model"]), dict(params))
     alone["data"] = {**config["data"], "preprocessing": "caffe"}
     with pytest.raises(InputError, match="trained on 'imagenet' input"):
-        build(open_run(alone, tmp_path))
+        build(open_run(alone, tmp_path)).check_inputs()
 
 
 def test_two_batches_are_under_way_before_they_are_asked_for():

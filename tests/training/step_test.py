@@ -15,9 +15,10 @@ from lsr_jax.types import BatchSpec
 SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
 
 
-@pytest.fixture
-def built(key):
+@pytest.fixture(scope="module")
+def built():
     """State, step and batch of LSR, whose state is more than parameters."""
+    key = jax.random.key(0)
     method = METHODS["lsr"].make()
     optimizer = optax.sgd(0.01, momentum=0.9)
     params, model_state = toy.init(key)
