@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from lsr_jax import files
 from lsr_jax.data import label_spaces
 from lsr_jax.report import figures, published, results
