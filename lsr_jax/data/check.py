@@ -129,7 +129,7 @@ def examine_all(
             found, part = listings[name], layout.parts[name]
             problems = list(found.problems.values())
             if not found.pairs:
-                message = f"{root}: expected {part.images}, found none"
+                message = f"{root}: has no {part.images}"
                 problems.append(BadExample("missing pair", message))
             report = Report(name, part.count, len(found.pairs), problems)
             for result in processes.ordered(pool, work, found.pairs):

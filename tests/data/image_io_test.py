@@ -99,7 +99,7 @@ def test_images_are_read_as_by_pil(image):
 
 @pytest.mark.parametrize("encode", [png, jpeg])
 @pytest.mark.parametrize("keep", [0, 30, 0.5, -1])
-def test_truncated_images_are_refused(image, encode, keep):
+def test_truncated_images_are_errors(image, encode, keep):
     data = encode(image)
     cut = int(keep * len(data)) if isinstance(keep, float) else keep
     with pytest.raises(image_io.BadExample, match=r"x: expected an image file") as bad:
@@ -115,7 +115,7 @@ def test_a_flipped_bit_is_found(image):
 
 
 def test_a_flipped_bit_never_changes_the_ids_of_a_palette(tmp_path):
-    """PIL looks at no sum of the pixels."""
+    """PIL does not verify the CRC of the pixels."""
     dataset_folders.save_palette(tmp_path / "label.png", np.tile(LABEL, (4, 4)))
     whole = (tmp_path / "label.png").read_bytes()
     pixels = whole.index(b"IDAT") - 4
@@ -140,7 +140,7 @@ def test_no_other_program_decodes_an_image(monkeypatch):
             image_io.decode_image(data, "x")
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+def test_a_huge_image_is_an_error_before_it_is_decoded(tmp_path):
     # 32 bytes of header claim ten billion pixels.
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     bomb = image_io.PNG + struct.pack(">I4s", 13, b"IHDR") + header + b"\0" * 50
