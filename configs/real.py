@@ -46,39 +46,44 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
         method, like=like, initial=initial, source=recipe.source is not None
     )
 
-    of_recipe = f"configs/recipes.py: {like}"
+    origin = f"configs/recipes.py: {like}"
     network = {**recipe.network, "backbone": backbone, "head": losses.head}
     own_sizes = common.rows(sizes, like, f"{like},{variant}")
     found = [
         pair,
-        Overlay(of_recipe, at("model", network)),
+        Overlay(origin, at("model", network)),
         Overlay(pair.origin, {f"data.{d}.size": own_sizes[d] for d in own_sizes}),
     ]
-    found.append(Overlay(of_recipe, data(recipe, flatten(found))))
-    values = flatten(found)
-    for name, (_, link) in links.items():
+    found.append(Overlay(origin, data(recipe, flatten(found))))
+    images = augmentation(recipe, flatten(found))
+    for name, link in links.items():
         alone = name in DOMAINS
-        for part in [losses.source] if alone else losses.overlays:
-            found.append(Overlay(part.origin, at(f"{name}.method", part.values)))
-        keywords = flatten(losses.overlays)
-        if not alone and keywords.get("class_frequency", "none") != "none":
-            key = f"{name}.method.class_frequency"
-            found.append(Overlay(pair.origin, {key: class_frequency}))
+        method_overlays = [losses.source] if alone else losses.overlays
+        keywords = flatten(method_overlays)
+        if keywords.get("class_frequency", "none") != "none":
+            own = {"class_frequency": class_frequency}
+            method_overlays = [*method_overlays, Overlay(pair.origin, own)]
         keys = {
-            **augmentation(recipe, values),
+            **images,
             **(recipe.first if alone else recipe.stage),
             **(recipe.vgg if vgg else {}),
             # LSR feeds BGR minus mean to weights that were trained on normalised RGB.
             "weights.allow_other_preprocessing": True,
             **recipe.named.get(name, {}),
         }
-        found.append(Overlay(of_recipe, at(name, keys)))
-        found.append(stages.overlay(name, link))
+        found += [
+            *(
+                Overlay(o.origin, at(f"{name}.method", o.values))
+                for o in method_overlays
+            ),
+            Overlay(origin, at(name, keys)),
+            stages.overlay(name, link),
+        ]
     if initial == "scratch" or chosen.tiny:
         found.append(Overlay("fresh weights: all are trained", FRESH))
     if chosen.tiny:
         found.append(Overlay("tiny", tiny(links, flatten(found), chosen.backbone)))
-    return {name: trained for name, (trained, _) in links.items()}, found
+    return {name: link.method for name, link in links.items()}, found
 
 
 # Without weights from a file: another initialisation, of which all is trained.

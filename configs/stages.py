@@ -16,11 +16,13 @@ class Link(NamedTuple):
         weights where a run has no source stage.
       pseudo_labeler: the stage whose network labels for it; "start": the one it starts from.
       keywords: of the method's ``make``, over those of the benchmark.
+      method: a key of `METHODS`; "" until `links` sets it.
     """
 
     init_from: str = "source"
     pseudo_labeler: str = "start"
     keywords: Mapping[str, object] = MappingProxyType({})
+    method: str = ""
 
 
 ADAPT = {"adapt": Link()}
@@ -53,7 +55,7 @@ def chain(method, like=None):
 
 
 def links(method, *, like=None, study=(), initial="previous", source=True):
-    """The stages of a run: name -> (method, `Link`).
+    """The stages of a run: name -> `Link`.
 
     Args:
       method: one method to run, or None for all of ``study`` from one pre-training.
@@ -64,16 +66,16 @@ def links(method, *, like=None, study=(), initial="previous", source=True):
     """
     alone = {"source_only": "source", "target_only": "target"}.get(method)
     if alone:
-        return {alone: (method, Link(initial))}
-    found = {"source": ("source_only", Link(initial))} if source else {}
+        return {alone: Link(initial, method=method)}
+    found = {"source": Link(initial, method="source_only")} if source else {}
     chains = {method: chain(method, like)}
     if method is None:
         chains = {name: {name: Link()} for name in study}
     for name, whole in chains.items():
         for stage, link in whole.items():
-            if link.init_from == "source" and not source:
-                link = link._replace(init_from=initial)
-            found[stage] = (name, link)
+            anew = link.init_from == "source" and not source
+            start = initial if anew else link.init_from
+            found[stage] = link._replace(init_from=start, method=name)
     return found
 
 

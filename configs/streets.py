@@ -119,15 +119,15 @@ def overlays(argument=None):
 
     links = stages.links(chosen.method, like=chosen.like, study=STUDY)
     found = [Overlay(ORIGIN, values)]
-    for name, (method, link) in links.items():
+    for name, link in links.items():
         if name in ("source", "target"):
             keys = {"method.auxiliary": common.AUXILIARY[head], **pretrain(schedule)}
         else:
-            for part in losses[method].overlays:
+            for part in losses[link.method].overlays:
                 found.append(Overlay(part.origin, at(f"{name}.method", part.values)))
             keys = adapt(schedule)
         found += [Overlay(ORIGIN, at(name, keys)), stages.overlay(name, link)]
-    return {name: method for name, (method, _) in links.items()}, found
+    return {name: link.method for name, link in links.items()}, found
 
 
 def get_config(argument=None):
