@@ -13,6 +13,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import fcntl
+import json
 import multiprocessing
 import os
 import runpy
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import pages
+from lsr_jax import cli
+from lsr_jax.training import checkpoint, workdir
 
 ROOT = Path(__file__).parents[1]
 PART = "bad inputs"
@@ -39,20 +42,20 @@ class Case(NamedTuple):
 
 def train(mistake: str, *arguments: str, config: str = TINY) -> Case:
     """A mistake in a ``train.py`` command."""
-    workdir = () if any("workdir" in a for a in arguments) else ("--workdir={}/new",)
-    return Case(mistake, "train.py", (config, *workdir, *arguments))
+    default = () if any("workdir" in a for a in arguments) else ("--workdir={}/new",)
+    return Case(mistake, "train.py", (config, *default, *arguments))
 
 
 CASES = (
-    Case("no config", "train.py", ()),
-    Case("no such config", "train.py", ("--config=configs/nope.py",)),
-    train("no such method", config="--config=configs/streets.py:lrs"),
+    Case("no config file", "train.py", ()),
+    Case("unknown config file", "train.py", ("--config=configs/nope.py",)),
+    train("unknown method", config="--config=configs/streets.py:lrs"),
     train("unknown key", "--config.sead=1"),
     train("unknown key of a stage", "--config.adapt.log_evry=1"),
     train("a word for a number", "--config.adapt.steps=many"),
-    train("a fraction for a whole number", "--config.adapt.batch_size=1.5"),
+    train("a fraction for an integer", "--config.adapt.batch_size=1.5"),
     train("a flag without dashes", "surplus"),
-    train("a limit of 0", "--max_steps=0"),
+    train("--max_steps of 0", "--max_steps=0"),
     train("0 steps", "--config.adapt.steps=0"),
     train("a checkpoint every 0 steps", "--config.adapt.checkpoint_every=0"),
     train("0 micro-batches", "--config.adapt.micro_batches=0"),
@@ -63,9 +66,9 @@ CASES = (
     train("0 devices", "--config.cpu_devices=0"),
     train("0 images in the panel", "--config.evaluation.panel_images=0"),
     train("a seed beyond 32 bits", "--config.seed=99999999999999999999"),
-    train("no stage", "--config.stages=()"),
+    train("no stages", "--config.stages=()"),
     train("a weight below 0", "--config.adapt.method.clustering=-1.0"),
-    train("a weight that is no number", "--config.adapt.method.entropy=nan"),
+    train("a weight of NaN", "--config.adapt.method.entropy=nan"),
     train(
         "all loss weights are 0",
         "--config.adapt.method.segmentation=0",
@@ -77,9 +80,9 @@ CASES = (
         "--config.adapt.method.class_frequency=synthia",
     ),
     train("a crop with one number", "--config.adapt.augment.source.crop=(8,)"),
-    train("recorded rows that are not there", "--config.recorded=('nope.json',)"),
+    train("missing recorded rows", "--config.recorded=('nope.json',)"),
     train(
-        "anchors that are not there",
+        "missing anchors file",
         "--config.stage_1.method.anchors=nope.npz",
         config="--config=configs/streets.py:cag,tiny",
     ),
@@ -122,7 +125,7 @@ CASES = (
     train("unknown data set", "--config.data.source.name=gta6"),
     train("unknown preset", "--config.data.source.preset=huge"),
     train("unknown split", "--config.data.target.val=nope"),
-    train("data that are not there", config="--config=configs/gta2cs.py"),
+    train("missing data", config="--config=configs/gta2cs.py"),
     train("unknown selection", "--config.evaluation.selection=best"),
     train(
         "selection on the reported split",
@@ -130,21 +133,25 @@ CASES = (
         "--config.evaluation.heldout=val",
     ),
     train("unknown on_nonfinite", "--config.adapt.on_nonfinite=ignore"),
-    train("init_from nothing", "--config.adapt.init_from=lsr_nope"),
-    train("init_from a page that says 404", "--config.source.init_from={}/page.pth"),
+    train("init_from with an unknown name", "--config.adapt.init_from=lsr_nope"),
     train(
-        "init_from a damaged checkpoint",
+        "init_from with an error page saved as .pth",
+        "--config.source.init_from={}/page.pth",
+    ),
+    train(
+        "init_from with a damaged checkpoint",
         "--config.source.init_from={}/foreign/checkpoints/5",
     ),
     train("a workdir with another config", "--workdir={}/other"),
+    train("a workdir of lsr_jax 0.1", "--workdir={}/old"),
     train("a workdir with a damaged config", "--workdir={}/damaged"),
     train("a workdir in which another process trains", "--workdir={}/busy"),
     train("a workdir that is a file", "--workdir={}/file"),
     train("a workdir below a file", "--workdir={}/file/run"),
-    Case("evaluation of nothing", "evaluate.py", ()),
-    Case("evaluation without a run", "evaluate.py", ("--workdir={}/new",)),
+    Case("evaluation without a workdir", "evaluate.py", ()),
+    Case("evaluation of a folder without a run", "evaluate.py", ("--workdir={}/new",)),
     Case(
-        "evaluation under no protocol",
+        "evaluation with an unknown protocol",
         "evaluate.py",
         ("--workdir={}/other", "--protocol=both_of_them"),
     ),
@@ -176,10 +183,13 @@ def fixtures(folder: Path) -> Iterator[None]:
     """Create the files and folders that the cases name, and lock the workdir "busy"."""
     (folder / "file").write_text("")
     (folder / "page.pth").write_text("404")
-    for name, config in (("other", '{"seed": 7}'), ("damaged", "{"), ("busy", None)):
+    other = cli.read_config(TINY.removeprefix("--config="), ["--config.seed=7"])
+    other[workdir.FORMAT_KEY] = checkpoint.FORMAT
+    configs = {"other": json.dumps(other), "old": '{"seed": 0}', "damaged": "{"}
+    for name, config in configs.items():
         (folder / name).mkdir()
-        if config:
-            (folder / name / "config.json").write_text(config)
+        (folder / name / "config.json").write_text(config)
+    (folder / "busy").mkdir()
     (folder / "foreign" / "checkpoints" / "5" / "state").mkdir(parents=True)
     with (folder / "busy" / ".lock").open("w") as lock:
         lock.write("process 1234 on somewhere")
@@ -222,7 +232,8 @@ def run_case(case: Case, folder: Path) -> Outcome:
 
 def run_cases(folder: Path, cases: Iterable[Case] = CASES) -> list[Outcome]:
     """Run cases one after another in ``folder``."""
-    # Forking needs a parent without threads: JAX is imported here and starts in the forks.
+    # Imported for the forks, so that each starts at once. JAX starts in the forks only: a
+    # process with threads cannot be forked safely.
     import lsr_jax.report.report
     import lsr_jax.training.loop  # noqa: F401
 

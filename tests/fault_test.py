@@ -185,23 +185,23 @@ def test_kills_are_drawn_from_the_seed():
 
 # Words that some of the lines have to say.
 MISTAKES = {
-    "no config": "--config",
-    "no such config": "configs/nope.py: no such file",
-    "no such method": "'lrs' is unknown",
+    "no config file": "--config",
+    "unknown config file": "configs/nope.py: no such file",
+    "unknown method": "'lrs' is unknown",
     "unknown key": '"seed" instead of "sead"',
     "a word for a number": "'many'",
     "a flag without dashes": "unexpected argument 'surplus'",
     "a workdir with another config": "another config",
     "a workdir that is a file": "cannot be written",
-    "init_from nothing": "init_from lsr_nope",
-    "data that are not there": "data/gta5",
-    "evaluation without a run": "no run found",
+    "init_from with an unknown name": "init_from lsr_nope",
+    "missing data": "data/gta5",
+    "evaluation of a folder without a run": "no run found",
     "a seed beyond 32 bits": "seed: expected 0 to 4294967295",
-    "a weight that is no number": "adapt.method.entropy: expected at least 0",
-    "recorded rows that are not there": "nope.json: expected the metrics of a run",
-    "anchors that are not there": "method.anchors nope.npz",
-    "evaluation of nothing": "expected --workdir, --checkpoint or --ensemble",
-    "evaluation under no protocol": "<both|native",
+    "a weight of NaN": "adapt.method.entropy: expected at least 0",
+    "missing recorded rows": "nope.json: expected the metrics of a run",
+    "missing anchors file": "method.anchors nope.npz",
+    "evaluation without a workdir": "expected --workdir, --checkpoint or --ensemble",
+    "evaluation with an unknown protocol": "<both|native",
 }
 
 
@@ -218,7 +218,7 @@ def test_bad_inputs_are_one_line_and_the_page_lists_them(tmp_path, monkeypatch):
     table = bad_inputs.table(found).split("\n")
     if importlib.util.find_spec("torch") is None:  # another answer to a .pth file
         listed, table = (
-            [line for line in lines if "init_from a page" not in line]
+            [line for line in lines if "error page saved as" not in line]
             for lines in (listed, table)
         )
     listed = [line for line in listed if line]

@@ -137,10 +137,7 @@ def inside(name: str) -> str:
       InputError: it would leave the root.
     """
     if not is_inside(name):
-        raise InputError(
-            f"{name!r}: expected a path below the data folder, found one that leaves it; "
-            "correct the list"
-        )
+        raise InputError(f"{name!r}: not below the data folder; correct the list")
     return name
 
 
@@ -179,6 +176,4 @@ def _reading(where: str) -> contextlib.AbstractContextManager[None]:
 
 
 def _too_large(where: str) -> InputError:
-    return InputError(
-        f"{where}: expected at most {LARGEST} bytes, found more; remove the file"
-    )
+    return InputError(f"{where}: larger than {LARGEST} bytes; remove the file")

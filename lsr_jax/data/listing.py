@@ -71,8 +71,8 @@ def list_part(files: Files, part: Part) -> Listing:
         for name, partner, pattern in sorted(missing):
             problems[name] = BadExample(
                 "missing pair",
-                f"{files.where(name)}: expected its {partner} in {pattern}, found none; "
-                "restore it or remove the file",
+                f"{files.where(name)}: has no {partner} in {pattern}; restore it or "
+                "remove the file",
             )
     return Listing(tuple(sorted(pairs)), problems)
 
@@ -95,7 +95,7 @@ def read_list(path: str | os.PathLike) -> list[Pair]:
         lines = expanded(path).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: expected a list of 'image label' lines, found: {error}"
+            f"{path}: cannot be read as a list of 'image label' lines ({error})"
         ) from error
     pairs = []
     for number, line in enumerate(lines, 1):
@@ -108,7 +108,7 @@ def read_list(path: str | os.PathLike) -> list[Pair]:
         if names:
             pairs.append(Pair(names[0], names[1] if names[1:] else None))
     if not pairs:
-        raise InputError(f"{path}: expected 'image label' lines, found none")
+        raise InputError(f"{path}: has no 'image label' lines")
     return pairs
 
 

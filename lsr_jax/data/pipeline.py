@@ -92,7 +92,7 @@ def train_batches(
         )
         streams[name] = stream[process_index::process_count]
     if not streams:
-        raise InputError("data: expected a source or a target domain, found neither")
+        raise InputError("data: neither a source nor a target domain")
     dataset = grain.experimental.ZipMapDataset(list(streams.values()))[start_step:]
 
     def finish(stacked):
@@ -240,7 +240,7 @@ def _from_processes(iterator):
 
 def _check(source, name, batch_size, process_count=1):
     if not len(source):
-        raise InputError(f"data: expected records in the {name} set, found none")
+        raise InputError(f"data: the {name} set has no records")
     if batch_size < 1 or batch_size % process_count:
         raise InputError(
             f"batch_size: expected a positive multiple of {process_count} (hosts), found "

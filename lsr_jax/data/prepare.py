@@ -183,8 +183,8 @@ class Split:
         count = self.sizes.total()
         if count * MOST_SKIPPED < len(self.found.pairs):
             raise InputError(
-                f"{self.layout.name} {self.name}: expected pairs that can be used, found "
-                f"{count} of {len(self.found.pairs)}; run python -m "
+                f"{self.layout.name} {self.name}: only {count} of "
+                f"{len(self.found.pairs)} pairs can be used; run python -m "
                 f"lsr_jax.data.check {self.layout.name}"
             )
 

@@ -77,8 +77,8 @@ class Relabelled:
         name = _name(index)
         if name not in self._hashes:
             raise InputError(
-                f"{self._folder / name}: expected the pseudo-label of {record['id']}, "
-                f"found none; {REMEDY}"
+                f"{self._folder / name}: the pseudo-label of {record['id']} is missing; "
+                f"{REMEDY}"
             )
         own = {
             key: value for key, value in record.items() if key not in ("label", "lut")
@@ -89,8 +89,8 @@ class Relabelled:
         content = Folder(self._folder).read(name)
         if _sha256(content) != self._hashes[name]:
             raise InputError(
-                f"{self._folder / name}: expected the pseudo-label as it was written, "
-                f"found other bytes; {REMEDY}"
+                f"{self._folder / name}: the pseudo-label has changed since it was "
+                f"written; {REMEDY}"
             )
         return content
 

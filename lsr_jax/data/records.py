@@ -88,7 +88,9 @@ class Decoded:
                     self._skipped.add(place)
                     count = f"{len(self._skipped)} in this process"
                     print(f"skipped ({count}): {error}", file=sys.stderr)
-        raise InputError("data: expected a usable record, found none; run the check")
+        raise InputError(
+            "data: no record can be used; run python -m lsr_jax.data.check"
+        )
 
 
 class Joined:
@@ -149,7 +151,7 @@ def image_size(source: Source) -> tuple[int, int]:
 def _decode_label(record, name, size):
     label = record.get("label")
     if label is None:
-        raise InputError(f"{name}: expected a label, found none; remove the record")
+        raise InputError(f"{name}: has no label; remove the record")
     label = label() if callable(label) else label
     label = _pixels(label, f"{name}: label", image_io.decode_label, "grey")
     if label.ndim != 2 or label.dtype != np.uint8:

@@ -51,7 +51,7 @@ def test_folder_and_archive_agree(folder, archive):
 @pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "a\\b"])
 def test_no_name_leaves_the_root(name, folder, tmp_path):
     (tmp_path.parent / "secret").write_bytes(b"secret")
-    with pytest.raises(InputError, match=r"leaves it"):
+    with pytest.raises(InputError, match=r"not below"):
         archives.Folder(folder).read(name)
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as file:
@@ -81,7 +81,7 @@ def test_unreadable_files_are_named(folder, archive):
 def test_a_file_has_a_largest_size(folder, archive, monkeypatch):
     monkeypatch.setattr(archives, "LARGEST", 100)
     for one in (archives.Folder(folder), archives.Zips([archive])):
-        with pytest.raises(InputError, match=r"expected at most 100 bytes"):
+        with pytest.raises(InputError, match=r"larger than 100 bytes"):
             one.read("a/x_image.png")
 
 
