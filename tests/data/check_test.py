@@ -41,8 +41,9 @@ def test_every_problem_is_counted_and_named(downloads, tmp_path, capsys):
     (line,) = re.findall(r"^train +24966 +8 .*$", out, re.M)
     # The image without label is also read, and found to be well.
     assert line.split()[3:8] == [str(n) for n in damage.KINDS.values()]
-    for name in ("images/00001", "labels/00002", "labels/00003", "labels/00004"):
+    for name in ("images/00001", "labels/00002", "labels/00003"):
         assert f"{root}/{name}.png: expected" in out
+    assert f"{root}/labels/00004.png: id 99 is unknown" in out
     assert f"{root}/images/00005.png: expected" in out
     for name in ("images/00007", "labels/00009"):
         assert f"{root}/{name}.png: has no" in out
