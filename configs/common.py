@@ -7,7 +7,7 @@ from lsr_jax.methods import METHODS
 from lsr_jax.models import BACKBONES
 
 LIKE = "like="
-# What methods are compared with: each can be trained as any of them is.
+# Baselines: each can be trained with the network and schedule of any method.
 CONTROLS = ("source_only", "source_continued", "batchnorm_only", "target_only")
 # Weight of the second head's cross-entropy in the source stage: AdaptSegNet and
 # MaxSquare's multi-level networks; the equal heads of CLAN.
@@ -15,10 +15,10 @@ AUXILIARY = {"single": 0.0, "multi_level": 0.1, "two_heads": 1.0}
 
 
 class Arguments(NamedTuple):
-    """What stands behind the colon of ``--config configs/x.py:...``.
+    """The words after the colon of ``--config configs/FILE.py:...``.
 
-    ``variant`` is one of the presets of the method or of ``like``, the method as
-    which it is trained; ``preset`` is one of the benchmark's.
+    ``variant`` is a preset of the method, or of ``like``, the method whose network and
+    schedule are used; ``preset`` is one of the benchmark.
     """
 
     method: str | None
@@ -82,12 +82,12 @@ def variants(method):
 
 
 def variant(chosen, method, default=None):
-    """The preset that is asked for if it is one of this method, else the default."""
+    """The chosen preset if it is one of this method, else the default."""
     return chosen.variant if chosen.variant in variants(method) else default
 
 
 def rows(table, *names):
-    """These rows of a table together, the later over the earlier."""
+    """The named rows of a table, merged; later rows win."""
     return {key: value for name in names for key, value in table.get(name, {}).items()}
 
 
@@ -97,10 +97,10 @@ def keywords(chosen, method, weights, origin, default=None):
     Args:
       chosen: the argument of the config file.
       method: a key of `METHODS`.
-      weights: those of the benchmark: rows "method", over which stands the preset, and
-        over that the rows "method,preset", "method,vgg" and "method,preset,vgg".
-      origin: where the weights are written.
-      default: preset, where none is asked for.
+      weights: of the benchmark. Merged in this order: row "method", the preset, rows
+        "method,preset", "method,vgg" and "method,preset,vgg".
+      origin: the file that defines the weights.
+      default: preset, if none is chosen.
     """
     presets, preset = variants(method), variant(chosen, method, default)
     vgg = is_vgg(chosen.backbone)
@@ -122,7 +122,8 @@ def keywords(chosen, method, weights, origin, default=None):
 def oce_sums(weights, *, features, channels, classes):
     """Weights for the sums of OCE's slides, where ``weights`` are for the code's means.
 
-    Nobody states them. These are the code's, over what a sum, or a norm, is to its mean.
+    They are not published. These are the code's, divided by the ratio of the sum, or
+    norm, to the mean.
 
     Args:
       weights: "clustering", "orthogonality" and "sparsity".
@@ -138,7 +139,7 @@ def oce_sums(weights, *, features, channels, classes):
 
 
 class Losses(NamedTuple):
-    """What follows from a method's keywords.
+    """A method's keywords, and what follows from them.
 
     Attributes:
       overlays: keywords of its ``make``.
@@ -158,9 +159,9 @@ def losses(chosen, method, weights, origin, *, like=None, default=lambda method:
       chosen: the argument of the config file.
       method: a key of `METHODS`.
       weights: see `keywords`.
-      origin: where the weights are written.
-      like: the method as which it is trained.
-      default: ``method -> preset``, where none is asked for.
+      origin: the file that defines the weights.
+      like: the method whose heads and source loss a control takes.
+      default: ``method -> preset``, if none is chosen.
     """
     control = like is not None and method in CONTROLS
     subject = like if control else method

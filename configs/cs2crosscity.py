@@ -7,7 +7,7 @@
     python train.py --config configs/cs2crosscity.py:batchnorm_only,like=max_square
                                                                    the control of MaxSquare
 
-What no preset, `like=METHOD` and a VGG mean stands in configs/gta2cs.py. Expects
+See configs/gta2cs.py for presets, `like=METHOD` and VGG backbones. Expects
 data/cityscapes and data/cross_city (with the folders Rome, Rio, Tokyo, Taipei) as
 downloaded, or prepared at the sizes below. Needs a GPU; LSR used one Titan RTX. Time and
 accuracy have not been measured here.

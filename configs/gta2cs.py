@@ -8,20 +8,21 @@
     python train.py --config configs/gta2cs.py:batchnorm_only,like=clan
                                                               the control of CLAN
 
-Every method is trained as its paper or released code says, see configs/recipes.py. Without
-a preset LSR, CLAN, CAG, Feature To Adapt, DACS and OCE are those of their released code,
-with its schedule and sizes; "paper" brings the paper's. `like=METHOD` trains any method with
-the network, initial weights, sizes, images and schedule of another. A control has its
-heads and its loss on the source too; without the word it is like LSR. The same word makes
-a fair study: python -m lsr_jax.study --config configs/gta2cs.py:like=clan
+Every method is trained as in its paper or released code, see configs/recipes.py. By
+default LSR, CLAN, CAG, Feature To Adapt, DACS and OCE follow their released code, with its
+schedule and sizes; the preset "paper" follows the paper. `like=METHOD` trains a method with
+the network, initial weights, sizes, training images and schedule of another one; a control
+also takes its heads and its source loss, by default those of LSR. It makes a study fair:
+python -m lsr_jax.study --config configs/gta2cs.py:like=clan
 --methods source_only,batchnorm_only,clan.
 
 Expects data/gta5 and data/cityscapes as downloaded, or prepared at the sizes below, and
 weights in weights/, see `recipes.INITIAL`. --config.data.source.root=DIR and
---config.data.target.root=DIR name other folders, the key init_from of the first stage other
-weights, "scratch" none. LSR, OCE and MaxSquare keep some images of GTA5 for the source rows
-of the table; the others train on all, so theirs are of training images. Needs a GPU; LSR
-used one Titan RTX. Time and accuracy have not been measured here.
+--config.data.target.root=DIR set other folders; init_from of the first stage sets other
+weights, or "scratch" for none. LSR, OCE and MaxSquare hold out some images of GTA5 for the
+source rows of the table; the other methods train on all images, so their source rows are
+of training images. Needs a GPU; LSR used one Titan RTX. Time and accuracy have not been
+measured here.
 
 Published mIoU on Cityscapes val with ResNet101:
 
@@ -38,13 +39,13 @@ Published mIoU on Cityscapes val with ResNet101:
                         aligned adversarially; here it is trained on the source alone
     feature_to_adapt    norm only 43.3, with CLAN 44.8; flipped images averaged 44.0, 45.7;
                         ensembles of two runs with CLAN 44.8, with MaxSquare 46.8
-    dacs           52.1 (DACS, as quoted by others), against shrunken labels
+    dacs                52.1 (DACS, as quoted by others), against shrunken labels
     oce                 45.9; without its entropy term 45.3
     lsr                 46.0 (Table 1); the paper prints no weights, so "paper" has those of
                         the README, which belong to the released terms
 
-With VGG16: AdaptSegNet 35.0. BDL and SWD publish FCN8s networks, which are not built here:
-with a VGG they are refused.
+With VGG16: AdaptSegNet 35.0. BDL and SWD publish FCN8s networks, which are not built here,
+so a VGG is an error for them.
 """
 
 from lsr_jax.configs import common, real

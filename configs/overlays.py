@@ -16,7 +16,7 @@ from lsr_jax.methods import METHODS
 
 
 class Overlay(NamedTuple):
-    """Values of a config: ``"data.source.size" -> (720, 1280)``, and where they stand."""
+    """Values of a config, ``"data.source.size" -> (720, 1280)``, and the file that sets them."""
 
     origin: str
     values: Mapping[str, object]
@@ -28,7 +28,7 @@ def at(section: str, values: Mapping[str, object]) -> dict[str, object]:
 
 
 def flatten(overlays: Iterable[Overlay]) -> dict[str, object]:
-    """All values; the later over the earlier."""
+    """All values; later overlays win."""
     return {key: value for overlay in overlays for key, value in overlay.values.items()}
 
 

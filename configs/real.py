@@ -1,4 +1,4 @@
-"""What the pairs of real data sets share: from their tables and a recipe to all stages."""
+"""Configs of real data sets: a pair's tables and a recipe to all stages."""
 
 from lsr_jax.augment.preprocess import AUGMENTATION
 from lsr_jax.configs import common, recipes, stages
@@ -23,7 +23,7 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
       class_frequency: of LSR's released histogram, a key of the class count.
 
     Raises:
-      ValueError: a method without the backbone that is asked for.
+      ValueError: a backbone that the method does not have.
     """
     method = chosen.method or DEFAULT
     like = chosen.like or (DEFAULT if method in common.CONTROLS else method)

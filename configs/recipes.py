@@ -1,18 +1,17 @@
-"""How each method is trained in its paper or released code, whatever the domain pair.
+"""How each method is trained in its paper or released code, on any domain pair.
 
 Networks, initial weights, schedules, augmentation and lists of training images. `RECIPES`
-has a row for every method, and one for each preset that is trained otherwise, such as
-"lsr,paper". The weights of the terms and the sizes of the images belong to the pairs. What
-no source states is chosen here, and a comment says so.
+has a row for every method, and one for each preset with another schedule, such as
+"lsr,paper". The weights of the terms and the sizes of the images belong to the pairs. A
+comment marks what is not published and was chosen here.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-# Files that `init_from` of the first stage names; they are not part of this project. LSR
-# reads torchvision's into the very networks of the others, which therefore start from
-# them wherever their own file has another backbone.
+# Files for `init_from` of the first stage; they are not part of this project. Where a
+# method's own file has another backbone it starts from torchvision's, as LSR does.
 TORCHVISION = {
     "resnet50": "weights/resnet50-19c8e357.pth",
     "resnet101": "weights/resnet101-5d3b4d8f.pth",
@@ -51,9 +50,9 @@ class Recipe(NamedTuple):
       augment: keys of `AUGMENTATION`, of source and target images.
       widths: to which images are resized at random before they are cropped, in pixels.
       preprocessing: of the images, see `default.data`.
-      lists: whose lists of training images, "lsr", "oce" or "max_square", where the data
-        set has them; "": all images.
-      preset: of the method, where none is asked for.
+      lists: the repository whose list of training images is used, "lsr", "oce" or
+        "max_square", if the data set has it; "": all images.
+      preset: of the method, if none is chosen.
     """
 
     stage: Mapping
@@ -145,7 +144,7 @@ RECIPES = {
         vgg=None,
     ),
     "max_square": MAX_SQUARE,
-    # The source stage stands for a warm-up whose settings are not published.
+    # The source stage replaces a warm-up whose settings are not published.
     "cag": Recipe(
         stage={"steps": 62_412, "optimizer.decay_steps": 90_000, **CAG},
         source={"steps": 80_000, "optimizer.decay_steps": 200_000, **CAG},
@@ -201,5 +200,5 @@ def recipe(method, variant=None):
 
 
 def preset(method):
-    """The preset of ``method`` where none is asked for; None: its defaults."""
+    """The preset of ``method`` if none is chosen; None: its defaults."""
     return recipe(method).preset

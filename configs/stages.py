@@ -1,4 +1,4 @@
-"""The stages of a run: which follow on which, and what each starts from."""
+"""The stages of a run: their order, and what each starts from."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,8 +12,8 @@ class Link(NamedTuple):
     """One of the stages of a method.
 
     Attributes:
-      init_from: the stage whose network it starts from; "source" stands for the initial
-        weights where a run has no source stage.
+      init_from: the stage whose network it starts from; "source" means the initial
+        weights if the run has no source stage.
       pseudo_labeler: the stage whose network labels for it; "start": the one it starts from.
       keywords: of the method's ``make``, over those of the benchmark.
       method: a key of `METHODS`; "" until `links` sets it.
@@ -59,7 +59,7 @@ def links(method, *, like=None, study=(), initial="previous", source=True):
 
     Args:
       method: one method to run, or None for all of ``study`` from one pre-training.
-      like: the method of which a control has the stages.
+      like: the method whose stages a control takes.
       study: methods and controls that share the ``source`` stage.
       initial: what the first stage starts from.
       source: whether a ``source`` stage comes before those of the method.
@@ -80,7 +80,7 @@ def links(method, *, like=None, study=(), initial="previous", source=True):
 
 
 def overlay(stage, link):
-    """What a link sets in its stage."""
+    """The values that a link sets in its stage."""
     values = {"init_from": link.init_from, "pseudo_labeler": link.pseudo_labeler}
     values |= at("method", link.keywords)
     return Overlay("configs/stages.py", at(stage, values))

@@ -7,7 +7,7 @@
     python train.py --config configs/synthia2cs.py:batchnorm_only,like=clan
                                                                 the control of CLAN
 
-What no preset, `like=METHOD` and a VGG mean stands in configs/gta2cs.py. The head has 16
+See configs/gta2cs.py for presets, `like=METHOD` and VGG backbones. The head has 16
 classes; the table also reports the mean of the 13 without wall, fence and pole. Expects
 data/synthia (or RAND_CITYSCAPES in it) and data/cityscapes as downloaded, or prepared at
 the sizes below. Needs a GPU; LSR used one Titan RTX. Time and accuracy have not been
@@ -22,7 +22,7 @@ Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes:
     bdl                 - / 51.4, on translated source images, which are not made here
     max_square          - / 46.9 image-wise; 39.4 / 45.2 as run again by LSR
     cag                 - / 52.6; its code has no SYNTHIA
-    dacs           48.3 / - (DACS, as quoted by others), 19-way head
+    dacs                48.3 / - (DACS, as quoted by others), 19-way head
     oce                 41.1 / 48.2; without its entropy term - / 44.2
     lsr                 41.7 / not readable (Table 1)
 """

@@ -8,6 +8,7 @@ import pytest
 
 from lsr_jax import models
 from lsr_jax.augment import preprocess
+from lsr_jax.configs.overlays import Overlay, at, merge, origins
 from lsr_jax.methods import METHODS
 from lsr_jax.report import results
 from lsr_jax.study import run
@@ -21,6 +22,24 @@ FILES = [
     for path in sorted((ROOT / "configs").glob("*.py"))
     if "def get_config(argument" in path.read_text()
 ]
+
+
+def test_of_two_overlays_the_later_one_wins():
+    stages = {"source": "source_only"}
+    first = Overlay("first", {"seed": 1, **at("source", {"steps": 5, "log_every": 2})})
+    second = Overlay("second", {"source.steps": 7})
+    config = merge(stages, [first, second])
+    assert (config.seed, config.source.steps, config.source.log_every) == (1, 7, 2)
+    found = origins(config.to_dict(), stages, [first, second])
+    assert (found["seed"], found["source.steps"]) == ("first", "second")
+    assert found["source.batch_size"] == "configs/default.py"
+    assert found["source.method.auxiliary"] == "lsr_jax/methods/controls.py"
+
+
+@pytest.mark.parametrize("key", ["sead", "source.stps", "source.method.clustering"])
+def test_an_overlay_sets_known_keys_only(key):
+    with pytest.raises(KeyError):
+        merge({"source": "source_only"}, [Overlay("typo", {key: 1})])
 
 
 def trace(config, stage):

@@ -1,6 +1,6 @@
-"""Files and configs as nobody should write them: a named error or a right answer.
+"""Corrupt files and configs: a named error or a correct result.
 
-Hypothesis draws bytes; nothing may hang, crash, or be read as what it is not.
+Hypothesis draws bytes; nothing may hang, crash, or be read as something else.
 """
 
 import contextlib

@@ -9,6 +9,7 @@ of images than the official one is a warning, and with --strict a problem.
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import sys
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import tqdm
+from PIL import Image
 
 from lsr_jax import cli
 from lsr_jax.data import (
@@ -93,8 +95,12 @@ def examine(pair: Pair, *, reader: Reader, layout: Layout) -> Statistics | BadEx
     if label is not None:
         pixels = np.bincount(label.ravel(), minlength=256)
         if layout.palette:
-            colors = image_io.palette_colors(reader.data(pair.label))
-            differs = any(tuple(colors[i]) != c for i, c in layout.palette.items())
+            with Image.open(io.BytesIO(reader.data(pair.label))) as stored:
+                colors = bytes(stored.getpalette()).ljust(768, b"\0")
+            differs = any(
+                tuple(colors[3 * i : 3 * i + 3]) != color
+                for i, color in layout.palette.items()
+            )
     return Statistics(f"{width}x{height}", pixels, differs)
 
 

@@ -11,7 +11,6 @@ import functools
 import io
 import struct
 import zlib
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -91,8 +90,7 @@ class Reader:
         if unknown.size:
             raise BadExample(
                 "unknown id",
-                f"{where}: expected ids among {spans(np.flatnonzero(self._known))}, "
-                f"found {unknown[0]}; correct the id map or the file",
+                f"{where}: id {unknown[0]} is unknown; correct the id map or the file",
             )
         return label
 
@@ -253,24 +251,6 @@ def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
         return label
     resized = Image.fromarray(label).resize(size[::-1], Image.Resampling.NEAREST)
     return np.asarray(resized)
-
-
-def palette_colors(data: bytes) -> np.ndarray:
-    """Returns the ``[256, 3]`` colours of a palette PNG, black where it has none."""
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        colors = np.array(image.getpalette() or [], np.uint8).reshape(-1, 3)
-    return np.concatenate([colors, np.zeros((256 - len(colors), 3), np.uint8)])
-
-
-def spans(numbers: Iterable[int]) -> str:
-    """Formats ``[0, 1, 2, 7]`` as ``"0-2, 7"``."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = int(number)
-        else:
-            runs.append([int(number), int(number)])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def by(size: tuple[int, int]) -> str:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker
 
 import cv2
 
@@ -48,6 +48,11 @@ def make_pool(workers: int) -> Iterator[Executor | None]:
         with signal_safe_thread() as thread:
             for _ in range(workers):  # each job starts one more worker
                 thread.submit(pool.submit, os.getpid).result()
+        started = set(multiprocessing.active_children()) - others
+        # If a worker is killed while it writes a result, the executor waits for the rest
+        # as long as this process or another worker has the other end of the pipe.
+        pool._result_queue._writer.close()
+        threading.Thread(target=_kill_after_first, args=(started,), daemon=True).start()
         yield pool
     except BrokenProcessPool as error:
         raise TrainingError(
@@ -107,6 +112,12 @@ def _block_signals() -> None:
 def _exit_after_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def _kill_after_first(workers) -> None:
+    connection.wait([worker.sentinel for worker in workers])
+    for worker in workers:
+        worker.kill()
 
 
 def _init_worker() -> None:

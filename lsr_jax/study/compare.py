@@ -60,11 +60,11 @@ def spread(values: pd.Series) -> pd.DataFrame:
 
 def differences(values: pd.Series, control: str) -> pd.DataFrame:
     """`spread` of every other line above the control, paired by seed."""
-    lines = values.unstack("line", sort=False)
-    if control not in lines:
-        return spread(values.iloc[:0])
-    above = lines.drop(columns=control).sub(lines[control], axis="index")
-    return spread(above.stack().dropna())
+    lines = values.index.get_level_values("line")
+    own = values[lines != control]
+    reference = values[lines == control].droplevel("line")
+    above = own - reference.reindex(own.index.droplevel("line")).to_numpy()
+    return spread(above.dropna())
 
 
 def benchmarks(table: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from lsr_jax import files
 from lsr_jax.data import label_spaces
 from lsr_jax.report import figures, published, results
@@ -57,11 +59,52 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     methods += compare.difference_tables(table, controls)
     stages = compare.means(results.with_facts(stepwise), {}, split)
     classes = compare.class_tables(table)
+    pictures = {}
+    for name, drawing in compare.draw(table, controls, ablated).items():
+        figures.save(drawing.figure, folder / name)
+        pictures[f"{name}.png"] = drawing.caption
+
     facts = workdir.environment()
+    numbers = {**facts, **summarize(outcome, table, controls, scores)}
+    results.write(folder / "metrics.json", everything)
+    files.text(folder / "study.json", workdir.to_json(results.nan_to_none(numbers)))
+    files.text(folder / "study.csv", results.to_csv(everything))
+    latex = results.latex([*methods, *stages, *classes])
+    files.text(folder / "study.tex", latex)
+    parts = [
+        f"Command: `{facts['command']}`",
+        f"Machine: {results.machine(facts)}. Cells: {counts(outcome)}.",
+        *(f"{cell}: {error}" for cell, error in failures(outcome).items()),
+        results.markdown(methods),
+        *(f"![{text}]({name})\n\n{text}" for name, text in pictures.items()),
+        results.markdown([*stages, *classes]),
+    ]
+    text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+    files.text(folder / "study.md", text)
+    sections = (
+        pages.Section("Methods", methods),
+        pages.Section(
+            "Figures", (), [(folder / name, text) for name, text in pictures.items()]
+        ),
+        pages.Section("Stages", stages),
+        pages.Section("By class", classes),
+    )
+    title = f"lsr_jax study: {folder.resolve().name}"
+    page = pages.document(title, headline(outcome, facts), sections)
+    files.text(folder / "index.html", page)
+    return results.terminal(methods)
+
+
+def summarize(
+    outcome: Sequence[Result],
+    table: pd.DataFrame,
+    controls: Sequence[str],
+    scores: Mapping[str, Sequence[published.Score]],
+) -> dict[str, Any]:
+    """The numbers of a study, for JSON."""
     values = compare.measurements(table)
     gaps = [compare.differences(values, name).assign(control=name) for name in controls]
-    study = {
-        **facts,
+    return {
         "cells": [describe_cell(result) for result in outcome],
         "summary": compare.spread(values).reset_index().to_dict("records"),
         "differences": [
@@ -73,38 +116,6 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
             for score in found
         ],
     }
-    results.write(folder / "metrics.json", everything)
-    files.text(folder / "study.json", workdir.to_json(results.nan_to_none(study)))
-    files.text(folder / "study.csv", results.to_csv(everything))
-    latex = results.latex([*methods, *stages, *classes])
-    files.text(folder / "study.tex", latex)
-    drawn = compare.draw(table, controls, ablated)
-    captions = {f"{name}.png": drawing.caption for name, drawing in drawn.items()}
-    for name, drawing in drawn.items():
-        figures.save(drawing.figure, folder / name)
-    pictures = [(folder / name, caption) for name, caption in captions.items()]
-    parts = [
-        f"Command: `{facts['command']}`",
-        f"Machine: {results.machine(facts)}. Cells: {counts(outcome)}.",
-        *(f"{cell}: {error}" for cell, error in failures(outcome).items()),
-        results.markdown(methods),
-        *(f"![{text}]({name})\n\n{text}" for name, text in captions.items()),
-        results.markdown([*stages, *classes]),
-    ]
-    text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
-    files.text(folder / "study.md", text)
-    page = pages.document(
-        f"lsr_jax study: {folder.resolve().name}",
-        headline(outcome, facts),
-        (
-            pages.Section("Methods", methods),
-            pages.Section("Figures", (), pictures),
-            pages.Section("Stages", stages),
-            pages.Section("By class", classes),
-        ),
-    )
-    files.text(folder / "index.html", page)
-    return results.terminal(methods)
 
 
 class Collected(NamedTuple):

@@ -46,6 +46,7 @@ class Evaluation:
     batch_size: Count
     batchnorm_images: Count
     panel_images: Count
+    selection: Literal["last", "source_val", "target_heldout", "oracle"]
     every: CountOrZero
 
 

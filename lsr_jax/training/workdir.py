@@ -17,6 +17,7 @@ import jax
 
 import lsr_jax
 from lsr_jax import cli, files
+from lsr_jax.configs import default
 from lsr_jax.errors import InputError
 from lsr_jax.training import checkpoint
 
@@ -182,8 +183,6 @@ def with_defaults(config: Mapping) -> dict:
     Raises:
       ValueError: a section or a stage that every config has is missing or malformed.
     """
-    from lsr_jax.configs import default
-
     stages = config.get("stages")
     if not (stages and isinstance(stages, list) and set(map(type, stages)) == {str}):
         raise ValueError(f"{files.quoted(stages)} for 'stages'")

@@ -112,7 +112,7 @@ def test_without_augmentation_the_step_gets_normalised_images(key, images):
     assert result.target.label is None
 
 
-def test_one_domain_draws_the_same_beside_the_other(key, images):
+def test_a_domain_draws_the_same_with_and_without_the_other(key, images):
     def run(source, target):
         released = preprocess.AUGMENTATION["released"]
         return preprocess.preprocess(

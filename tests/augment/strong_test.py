@@ -79,7 +79,7 @@ def test_the_border_is_mirrored_and_not_repeated():
 
 
 @pytest.mark.parametrize("effect", [strong.colour_jitter, strong.blur])
-def test_every_image_draws_for_itself(key, effect, image):
+def test_every_image_has_its_own_draws(key, effect, image):
     many = np.repeat(image[:1], 64, axis=0)
     found = np.asarray(jax.jit(effect)(key, many))
     assert found.min() >= 0

@@ -202,7 +202,7 @@ def test_gaussian_blur_is_three_boxes_each_way(pictures):
 
 
 @pytest.mark.parametrize("largest", [1.2, 3.0])
-def test_gaussian_blur_is_pils_but_for_rounding_and_border(pictures, largest):
+def test_gaussian_blur_agrees_with_pil_up_to_rounding_and_border(pictures, largest):
     sigma = np.float32([0.1, 0.4, 0.8, 1.0]) * largest
     image = jnp.asarray(pictures, jnp.float32)
     image = image.at[1:].set(image[0])
@@ -218,7 +218,7 @@ def test_gaussian_blur_is_pils_but_for_rounding_and_border(pictures, largest):
         assert difference.mean() <= 1.2
 
 
-def test_blur_draws_who_and_how_much_for_each_image(key, pictures):
+def test_blur_draws_chance_and_strength_for_each_image(key, pictures):
     image = jnp.tile(jnp.asarray(pictures[:1], jnp.float32), (64, 1, 1, 1))
     result = transforms.blur(key, image, strength=1.0, probability=0.5)
     change = np.abs(np.asarray(result - image)).mean(axis=(1, 2, 3))

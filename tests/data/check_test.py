@@ -33,7 +33,7 @@ def test_zips_give_the_table_of_the_folders(downloads, capsys):
     assert run(capsys, "cityscapes", downloads / "zips")[:2] == plain[:2]
 
 
-def test_every_finding_is_counted_and_named(downloads, tmp_path, capsys):
+def test_every_problem_is_counted_and_named(downloads, tmp_path, capsys):
     root = damage.gta5(downloads, tmp_path / "gta5")
     code, out, _ = run(capsys, "gta5", root)
     assert code == 1
@@ -41,8 +41,9 @@ def test_every_finding_is_counted_and_named(downloads, tmp_path, capsys):
     (line,) = re.findall(r"^train +24966 +8 .*$", out, re.M)
     # The image without label is also read, and found to be well.
     assert line.split()[3:8] == [str(n) for n in damage.KINDS.values()]
-    for name in ("images/00001", "labels/00002", "labels/00003", "labels/00004"):
+    for name in ("images/00001", "labels/00002", "labels/00003"):
         assert f"{root}/{name}.png: expected" in out
+    assert f"{root}/labels/00004.png: id 99 is unknown" in out
     assert f"{root}/images/00005.png: expected" in out
     for name in ("images/00007", "labels/00009"):
         assert f"{root}/{name}.png: has no" in out
@@ -70,7 +71,7 @@ def test_shares_are_those_of_the_pixels(tmp_path, capsys):
     assert "1 labels have another palette" in out
 
 
-def test_what_cannot_run(tmp_path, downloads, capsys):
+def test_usage_errors(tmp_path, downloads, capsys):
     code, out, err = run(capsys, "gta5", tmp_path / "none")
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {tmp_path}/none: expected GTA5 as downloaded")

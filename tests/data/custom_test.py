@@ -1,4 +1,4 @@
-"""The example of docs/your_data.md, run as it stands there; and what is refused."""
+"""The example of docs/your_data.md, executed; and descriptions with errors."""
 
 import json
 import pathlib
@@ -97,7 +97,7 @@ def test_ids_with_the_names_of_cityscapes_take_its_classes(tmp_path):
     assert space.encode(np.arange(5, dtype=np.uint8)).tolist() == [255, 9, 0, 9, 255]
 
 
-def test_a_space_without_any_of_the_classes_is_refused(tmp_path):
+def test_a_space_without_any_of_the_classes_is_an_error(tmp_path):
     path = tmp_path / "mine.json"
     changed = {**EXAMPLE, "ids": {"1": "water", "2": "vessel"}, "classes": ["water"]}
     path.write_text(json.dumps(changed))
@@ -161,7 +161,7 @@ def test_no_description(tmp_path):
             custom.find_layout(str(tmp_path / "bad.json"))
 
 
-def test_null_is_as_good_as_no_entry(tmp_path):
+def test_null_means_no_entry(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({**EXAMPLE, "ignored": None, "classes": None}))
     layout = custom.read(path)

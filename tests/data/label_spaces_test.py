@@ -19,7 +19,7 @@ def test_rows_are_in_the_order_of_their_train_ids():
     assert len({row.color for row in label_spaces.CLASSES}) == 19
 
 
-def test_large_and_small_classes_part_the_19():
+def test_large_and_small_classes_partition_the_19():
     space = label_spaces.SPACES["streets"]
     assert space.subsets()["large"] == (0, 1, 2, 8, 9, 10, 13, 14, 15, 16)
     assert space.subsets()["small"] == (3, 4, 5, 6, 7, 11, 12, 17, 18)
@@ -84,6 +84,6 @@ def test_colorize_paints_classes_and_leaves_void_black():
 
 
 @pytest.mark.parametrize("wrong", [16, -1, 254])
-def test_colorize_refuses_a_label_outside_the_space(wrong):
+def test_colorize_raises_for_a_label_outside_the_space(wrong):
     with pytest.raises(ValueError, match=f"label {wrong} is not one of the 16"):
         label_spaces.colorize(np.array([0, wrong]), label_spaces.SPACES["synthia16"])

@@ -84,7 +84,7 @@ def same(left, right):
         assert b.target.label is None
 
 
-def test_a_batch_is_uint8_and_belongs_to_its_ids():
+def test_a_batch_is_uint8_and_matches_its_ids():
     for batch, names in take(3, target_labels=True):
         for images, domain in ((batch.source, "source"), (batch.target, "target")):
             assert images.image.shape == (4, HEIGHT, WIDTH, 3)
@@ -120,7 +120,7 @@ def test_seeds_differ():
     assert ids(take(4), "source") != ids(take(4, seed=4), "source")
 
 
-def test_a_start_at_a_step_is_the_run_from_there():
+def test_a_start_at_a_step_continues_the_sequence():
     same(take(9)[6:], take(3, start_step=6))
     assert len(take(1, start_step=10_000_000)) == 1
 
@@ -146,7 +146,7 @@ def test_the_batches_of_two_hosts_are_the_batch_of_one():
     same(take(4, start_step=2)[:2], whole[2:])
 
 
-def test_labels_without_a_right_to_them_are_not_even_decoded():
+def test_unused_labels_are_not_decoded():
     broken = {f"at_{i}": {"label": b"no png"} for i in range(7)}
     taken = take(2, Records("source", 7, **broken), source_labels=False)
     assert all(batch.source.label is None for batch, _ in taken)
@@ -155,7 +155,7 @@ def test_labels_without_a_right_to_them_are_not_even_decoded():
         take(1, Records("source", 7, **broken))
 
 
-def test_evaluation_reads_all_in_order_and_marks_what_it_filled_up():
+def test_evaluation_reads_all_in_order_and_marks_padding():
     with pipeline.eval_batches(SOURCE, batch_size=3) as batches:
         taken = list(batches)
     assert len(taken) == 3
@@ -178,7 +178,7 @@ def test_evaluation_without_labels():
     assert names == ("city/0", "city/1")
 
 
-def test_training_records_once_and_in_order_without_labels_or_with_them():
+def test_ordered_batches_with_and_without_labels():
     broken = {f"at_{i}": {"label": b"no png"} for i in range(5)}
     options = {"batch_size": 2, "labelled": False}
     with pipeline.ordered_batches(Records("t", 5, **broken), **options) as batches:
@@ -261,7 +261,7 @@ def test_a_bad_record_is_named(name):
         next(batches)
 
 
-def test_a_run_that_cannot_start_says_why():
+def test_input_without_batches_is_an_error():
     with pytest.raises(errors.InputError, match="source set has no records"):
         take(1, source=Records("empty", 0))
     with pytest.raises(errors.InputError, match="evaluation set has no records"):

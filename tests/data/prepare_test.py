@@ -39,7 +39,7 @@ def manifest_of(folder):
     return json.loads((folder / "manifest.json").read_text())
 
 
-def test_the_manifest_says_what_is_there(gta5):
+def test_the_manifest_describes_the_records(gta5):
     manifest = manifest_of(gta5)
     assert gta5.parts[-3:] == ("gta5", "64x32", prepared.VERSION)
     assert manifest["dataset"] == "gta5"
@@ -93,7 +93,7 @@ def test_a_bad_pair_stops_or_is_skipped(downloads, tmp_path):
     assert "found 60x110" in split["skipped"]["images/00003.png"]
 
 
-def test_a_finished_folder_is_kept(gta5, downloads, monkeypatch):
+def test_a_finished_folder_is_reused(gta5, downloads, monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("converted again")
 
@@ -103,7 +103,9 @@ def test_a_finished_folder_is_kept(gta5, downloads, monkeypatch):
         run("gta5", downloads / "gta5", gta5.parents[2], splits=["val"])
 
 
-def test_too_little_room_is_said_before_it_starts(downloads, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_an_error_before_it_starts(
+    downloads, tmp_path, monkeypatch
+):
     usage = prepare.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(
         prepare.shutil, "disk_usage", lambda path: usage._replace(free=1000)

@@ -1,4 +1,4 @@
-"""Lists of a prepared folder that somebody changed: never another image in silence."""
+"""Prepared folders: what is written, and damage that must not pass unnoticed."""
 
 import hashlib
 import itertools
@@ -122,7 +122,7 @@ def damage_shard(stored):
     shard.write_bytes(data.tobytes())
 
 
-def test_what_was_written_is_read_in_order_and_leaves_nothing(tmp_path, monkeypatch):
+def test_records_are_read_as_written_without_temporary_files(tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "own"))
     source = opened(write(tmp_path / "set" / "1.0.0"))
@@ -145,7 +145,7 @@ def test_a_damaged_manifest_is_one_line(text, stored):
     assert "\n" not in str(caught.value)
 
 
-def test_a_manifest_keeps_what_it_said(stored):
+def test_a_manifest_that_contradicts_the_records_is_an_error(stored):
     path = stored / prepared.MANIFEST
     manifest = json.loads(path.read_text())
     manifest["splits"]["train"]["sha256"] = "0" * 64

@@ -29,10 +29,6 @@ def signals(_):
     return [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)], mask
 
 
-def kill_oneself(_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_one_worker_is_this_process():
     with processes.make_pool(1) as pool:
         assert pool is None
@@ -60,12 +56,19 @@ def test_results_come_in_order_and_are_bounded():
     assert not multiprocessing.active_children()
 
 
-def test_a_dead_worker_is_a_training_error_of_one_line():
-    with (
-        pytest.raises(TrainingError, match="a worker process died") as caught,
-        processes.make_pool(2) as pool,
-    ):
-        list(processes.ordered(pool, kill_oneself, range(8)))
+def kill_a_worker(wait):
+    with processes.make_pool(2) as pool:
+        results = processes.ordered(pool, bytes, [5 * 10**7] * 8)
+        next(results)
+        time.sleep(wait)  # most likely, it is writing a result
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        list(results)
+
+
+@pytest.mark.parametrize("wait", [0, 0.02, 0.5])
+def test_a_killed_worker_is_a_training_error_of_one_line(wait):
+    with pytest.raises(TrainingError, match="a worker process died") as caught:
+        kill_a_worker(wait)
     assert "\n" not in str(caught.value)
     assert not multiprocessing.active_children()
 

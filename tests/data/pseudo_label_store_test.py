@@ -1,4 +1,4 @@
-"""Pseudo-labels in place of a source's own, written whole or not at all."""
+"""Pseudo-labels instead of a source's own labels, written atomically."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ SIZE = (4, 6)
 
 
 class Target:
-    """Five images; whoever reads a label of theirs is caught."""
+    """Five images; reading one of their labels fails the test."""
 
     on_bad_example = "skip"
 
@@ -59,7 +59,7 @@ def test_a_record_has_the_file_for_its_label(folder):
     assert record["label"]() == (folder / "000002.png").read_bytes()
 
 
-def test_training_reads_them_and_passes_over_what_has_none(folder, capfd):
+def test_training_skips_records_without_a_pseudo_label(folder, capfd):
     source = pseudo_label_store.Relabelled(Target(), folder)
     with pipeline.train_batches(
         None, source, batch_size=5, seed=0, target_labels=True
@@ -79,7 +79,7 @@ def test_a_missing_file_is_one_line(folder):
     assert "\n" not in str(found.value)
 
 
-def test_a_file_that_goes_away_is_one_line(folder):
+def test_a_file_that_was_removed_is_one_line(folder):
     record = pseudo_label_store.Relabelled(Target(), folder)[2]
     (folder / "000002.png").unlink()
     with pytest.raises(errors.InputError, match=r"000002.png: expected a file"):
@@ -117,7 +117,7 @@ def write_a_part(folder):
         raise KeyboardInterrupt
 
 
-def test_who_is_interrupted_leaves_nothing_or_what_was_there(tmp_path, folder):
+def test_interrupted_writing_leaves_the_old_folder(tmp_path, folder):
     new = tmp_path / "new"
     for place in (new, folder):
         with pytest.raises(KeyboardInterrupt):

@@ -151,7 +151,7 @@ def test_unusable_configs(changes, message, downloads):
         ),
     ],
 )
-def test_drawn_images_are_what_they_are(changes, message, tmp_path):
+def test_drawn_images_have_fixed_options(changes, message, tmp_path):
     """Nothing is drawn for a config that asks for other images."""
     drawn = {"name": "streets_camera", "preset": "tiny", "root": str(tmp_path)}
     with pytest.raises(InputError, match=f"^data {message}"):
@@ -183,7 +183,7 @@ def test_classes_of_domains_and_network_agree(downloads):
     assert set(sources.open_domains(data, num_classes=16)) == {"source", "target"}
 
 
-def test_every_finding_of_check_ends_the_start(downloads, tmp_path, capsys):
+def test_every_problem_ends_the_start(downloads, tmp_path, capsys):
     root = damage.gta5(downloads, tmp_path / "gta5")
     description = spec("gta5", root, train="train", val="train")
     bad = [f"{kind}/0000{n}" for kind, n in
@@ -201,7 +201,7 @@ def test_every_finding_of_check_ends_the_start(downloads, tmp_path, capsys):
         bad.remove(named[0])
     # The id is met when the label is decoded.
     source = sources.open_domain(description).open("train")
-    with pytest.raises(InputError, match=r"labels/00004\.png: .*found 99"):
+    with pytest.raises(InputError, match=r"labels/00004\.png: id 99 is unknown"):
         examples(source)
 
 

@@ -1,4 +1,4 @@
-"""`prepare`, `open_split`: the data are what `draw` draws, whatever came before."""
+"""`prepare` and `open_split`: the records are what `draw` draws."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""`draw`: what it promises about any image, whatever is on it."""
+"""`draw`: properties of every image."""
 
 import dataclasses
 import itertools

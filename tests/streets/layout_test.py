@@ -1,4 +1,4 @@
-"""Layout: the tables decide what occurs, and what is near hides what is far."""
+"""Layout: frequencies follow the tables, near objects hide far ones."""
 
 import dataclasses
 import random

@@ -1,4 +1,4 @@
-"""The line between the looks: its ends are the tables, each knob moves its own."""
+"""Interpolation of the looks: its ends are the tables, a knob changes its own."""
 
 import dataclasses
 

@@ -29,7 +29,6 @@ def test_where_a_rule_looks(rule, heldout, split):
 @pytest.mark.parametrize(
     ("rule", "heldout", "message"),
     [
-        ("best", "", r"evaluation\.selection: expected one of last, .* found 'best'"),
         ("target_heldout", "", r"evaluation\.heldout: .* found ''"),
         (
             "target_heldout",
