@@ -137,7 +137,7 @@ def test_a_run_survives_everything_one_after_the_other(runs):
     process = runs.start(workdir)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
     assert process.wait(sandbox.TIMEOUT) == 1
-    told = r"\nerror: checkpoint in .*: cannot be written: .*; the last one is kept"
+    told = r"\nerror: checkpoint in .*: cannot be written: .*; the previous one is intact"
     assert len(re.findall(told, runs.output(workdir))) == 1
     assert newest(workdir).name == before
 
@@ -151,7 +151,7 @@ def test_a_run_survives_everything_one_after_the_other(runs):
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
     assert runs.run(workdir) == 0
-    assert f"passed over for {before}" in runs.output(workdir)
+    assert f"using step {before}" in runs.output(workdir)
     assert (workdir / "source" / "damaged" / checkpoint.name).is_dir()
 
     assert sandbox.compare(workdir, runs.folder / "reference") == []

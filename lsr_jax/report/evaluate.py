@@ -65,10 +65,10 @@ class Compiled(NamedTuple):
 
 
 class Evaluation:
-    """Evaluates networks on the data of one run.
+    """Evaluate networks on the data of one run.
 
     Args:
-      run: of the run.
+      run: see `open_run`.
       protocols: see `Predictor.confusions`.
       augmentation: at test time.
     """
@@ -94,11 +94,11 @@ class Evaluation:
         return self._networks[stage]
 
     def entry(self, stage: str) -> Entry:
-        """The entry of a stage."""
+        """The `Entry` of a stage."""
         return Entry(stage, (self.network(stage),))
 
     def rows(self, entry: Entry) -> Iterator[results.Row]:
-        """Both domains, both kinds of BatchNorm statistics, every protocol.
+        """Rows of both domains, both kinds of BatchNorm statistics and every protocol.
 
         Raises:
           InputError: a network with another number of classes than the labels.
