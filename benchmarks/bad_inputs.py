@@ -244,11 +244,11 @@ def run_cases(folder: Path, cases: Iterable[Case] = CASES) -> list[Outcome]:
         return [run_case(case, folder) for case in cases]
 
 
-def run_in_new_process(folder: Path) -> list[Outcome]:
+def run_in_new_process(folder: Path, cases: Iterable[Case] = CASES) -> list[Outcome]:
     """`run_cases` for callers that already have threads or use JAX."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(run_cases, folder).result()
+        return pool.submit(run_cases, folder, tuple(cases)).result()
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

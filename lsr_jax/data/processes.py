@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,15 +45,22 @@ def make_pool(workers: int) -> Iterator[Executor | None]:
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_init_worker
     )
+
+    def children():
+        return set(multiprocessing.active_children()) - others
+
+    def start():
+        while len(children()) < workers:
+            pool.submit(time.sleep, 0.1)  # starts a worker, unless one is idle
+
     try:
         with signal_safe_thread() as thread:
-            for _ in range(workers):  # each job starts one more worker
-                thread.submit(pool.submit, os.getpid).result()
-        started = set(multiprocessing.active_children()) - others
+            thread.submit(start).result()
         # If a worker is killed while it writes a result, the executor waits for the rest
         # as long as this process or another worker has the other end of the pipe.
         pool._result_queue._writer.close()
-        threading.Thread(target=_kill_after_first, args=(started,), daemon=True).start()
+        found = (children(),)
+        threading.Thread(target=_kill_after_first, args=found, daemon=True).start()
         yield pool
     except BrokenProcessPool as error:
         raise TrainingError(
@@ -61,7 +69,7 @@ def make_pool(workers: int) -> Iterator[Executor | None]:
         ) from error
     finally:
         # Workers ignore the SIGTERM that the executor would send, and lose nothing.
-        for process in set(multiprocessing.active_children()) - others:
+        for process in children():
             process.kill()
         pool.shutdown(cancel_futures=True)
 

@@ -77,20 +77,10 @@ def class_accuracy(matrix: np.ndarray) -> np.ndarray:
     return _ratio(hits, true)
 
 
-def mean_accuracy(matrix: np.ndarray, classes: Classes = None) -> float:
-    """Mean of ``class_accuracy`` over ``classes``."""
-    return mean(class_accuracy(matrix), classes)
-
-
 def precision(matrix: np.ndarray) -> np.ndarray:
     """Precision of each class, ``M[c,c] / M[:,c]``: ``[C]``."""
     hits, _, predicted = _marginals(matrix)
     return _ratio(hits, predicted)
-
-
-def mean_precision(matrix: np.ndarray, classes: Classes = None) -> float:
-    """Mean of ``precision`` over ``classes``."""
-    return mean(precision(matrix), classes)
 
 
 def frequency_weighted_iou(matrix: np.ndarray, classes: Classes = None) -> float:
@@ -113,14 +103,10 @@ def population_std(values: np.ndarray, classes: Classes = None) -> float:
 def asr(iou: np.ndarray, oracle_iou: np.ndarray) -> np.ndarray:
     """Adapted-to-supervised ratio of each class, ``IoU_adapted / IoU_oracle``: ``[C]``.
 
-    Both in the same unit. NaN where the oracle has no value or 0. LSR, section 5.
+    Both in the same unit. NaN where the oracle has no value or 0. Its mean is mASR (LSR,
+    section 5).
     """
     return _ratio(np.asarray(iou, np.float64), np.asarray(oracle_iou, np.float64))
-
-
-def mean_asr(iou: np.ndarray, oracle_iou: np.ndarray, classes: Classes = None) -> float:
-    """mASR: mean of ``asr`` over ``classes``; papers print it times 100."""
-    return mean(asr(iou, oracle_iou), classes)
 
 
 def mean(values: np.ndarray, classes: Classes = None) -> float:

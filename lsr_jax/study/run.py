@@ -40,6 +40,7 @@ def study(options) -> int:
       Stopped: by a signal; the cell that was training is saved.
     """
     # Imported here: bad flags are answered without waiting for JAX.
+    from lsr_jax.methods import METHODS
     from lsr_jax.study import outcome, plan
     from lsr_jax.training import sharding, workdir
 
@@ -47,7 +48,12 @@ def study(options) -> int:
         raise InputError("--config.seed: name seeds by --seeds=0,1,2")
     seeds = parse_seeds(options.seeds)
     methods = list(filter(None, dict.fromkeys([*options.methods, options.ablate])))
-    check_methods(methods)
+    if not methods:
+        raise InputError("--methods: name at least one, or --ablate METHOD")
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise InputError(
+            f"--methods: expected some of {', '.join(METHODS)}, found {unknown[0]!r}"
+        )
     load = loader(options.config, options.overrides, methods)
     folder = options.workdir or Path("studies", cli.run_name(options.config))
     sharding.share_cpu(load(methods[0], seeds[0])["cpu_devices"])
@@ -78,19 +84,6 @@ def study(options) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     return cli.run(define, study, argv)
-
-
-def check_methods(names: Sequence[str]) -> None:
-    """Raise InputError if no method is named, or an unknown one."""
-    from lsr_jax.methods import METHODS
-
-    if not names:
-        raise InputError("--methods: name at least one, or --ablate METHOD")
-    unknown = [name for name in names if name not in METHODS]
-    if unknown:
-        raise InputError(
-            f"--methods: expected some of {', '.join(METHODS)}, found {unknown[0]!r}"
-        )
 
 
 def ablation(method: str, config: Mapping) -> list:

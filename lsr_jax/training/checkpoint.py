@@ -192,7 +192,9 @@ class Checkpointer:
         """
         newest, _ = self._newest(lambda step: self.restore_network(step, network))
         if newest is None:
-            raise InputError(f"{self.folder}: no finished checkpoint")
+            raise InputError(
+                f"{self.folder}: no finished checkpoint; train the stage first"
+            )
         found, facts = newest
         step = facts["best"]["step"] if facts["best"] else facts["step"]
         if step != facts["step"]:

@@ -61,8 +61,10 @@ def test_hand_matrix():
     assert metrics.mean_iou(HAND) == pytest.approx((3 / 6 + 4 / 7) / 2)
     assert metrics.mean_iou(metrics.iou(HAND)) == metrics.mean_iou(HAND)
     assert metrics.mean_iou(HAND, classes=(1, 2)) == pytest.approx(4 / 7)
-    assert metrics.mean_accuracy(HAND) == pytest.approx((3 / 4 + 4 / 6) / 2)
-    assert metrics.mean_precision(HAND, classes=(0,)) == pytest.approx(3 / 5)
+    assert metrics.mean(metrics.class_accuracy(HAND)) == pytest.approx(
+        (3 / 4 + 4 / 6) / 2
+    )
+    assert metrics.mean(metrics.precision(HAND), classes=(0,)) == pytest.approx(3 / 5)
     assert metrics.frequency_weighted_iou(HAND) == pytest.approx(0.4 / 2 + 0.6 * 4 / 7)
     assert metrics.frequency_weighted_iou(HAND, (0, 2)) == pytest.approx(0.4 / 2)
     assert metrics.population_std(metrics.iou(HAND)) == pytest.approx(1 / 28)
@@ -90,10 +92,12 @@ SUBSETS = {
     "13": tuple(GOLDENS["set_13_of_16"]),
 }
 MEASURES = {
-    "MPA": metrics.mean_accuracy,
+    "MPA": lambda matrix, *classes: metrics.mean(
+        metrics.class_accuracy(matrix), *classes
+    ),
     "MIoU": metrics.mean_iou,
     "FWIoU": metrics.frequency_weighted_iou,
-    "PC": metrics.mean_precision,
+    "PC": lambda matrix, *classes: metrics.mean(metrics.precision(matrix), *classes),
     "PA": metrics.pixel_accuracy,
     "IoU_per_class": metrics.iou,
     "PA_per_class": metrics.class_accuracy,
@@ -204,7 +208,7 @@ SYNTHIA = {
 def test_published_rows_of_gta5_to_cityscapes(name):
     row, miou, masr = GTA5[name]
     assert metrics.mean_iou(row) == pytest.approx(miou, abs=0.06)
-    assert 100 * metrics.mean_asr(row, ORACLE) == pytest.approx(masr, abs=0.06)
+    assert 100 * metrics.mean(metrics.asr(row, ORACLE)) == pytest.approx(masr, abs=0.06)
 
 
 @pytest.mark.parametrize("name", SYNTHIA)
@@ -213,7 +217,7 @@ def test_published_rows_of_synthia_to_cityscapes(name):
     oracle = ORACLE[list(SUBSETS["16of19"])]
     for classes, miou, masr in zip((None, SUBSETS["13"]), mious, masrs, strict=True):
         assert metrics.mean_iou(row, classes) == pytest.approx(miou, abs=0.06)
-        assert 100 * metrics.mean_asr(row, oracle, classes) == pytest.approx(
+        assert 100 * metrics.mean(metrics.asr(row, oracle), classes) == pytest.approx(
             masr, abs=0.06
         )
 
@@ -225,4 +229,4 @@ def test_published_std_is_that_of_the_population():
 def test_asr_leaves_out_what_the_oracle_does_not_know():
     ratio = metrics.asr(np.array([0.2, 0.3, 0.1]), np.array([0.4, np.nan, 0.0]))
     np.testing.assert_array_equal(ratio, [0.5, np.nan, np.nan])
-    assert metrics.mean_asr([0.2, 0.3], [0.4, 0.3]) == pytest.approx(0.75)
+    assert metrics.mean(metrics.asr([0.2, 0.3], [0.4, 0.3])) == pytest.approx(0.75)

@@ -101,11 +101,11 @@ def test_other_data_or_weights_than_at_the_beginning_are_refused(tmp_path):
 
 
 def test_weights_that_are_no_longer_looked_at_stay_in_the_manifest(tmp_path):
-    for weights in (FACTS["weights"], {}, {"one.labeller": "d4"}):
+    for weights in (FACTS["weights"], {}, {"one.pseudo_labeler": "d4"}):
         with workdir.locked(tmp_path, CONFIG, {**FACTS, "weights": weights}):
             pass
     known = workdir.manifest(tmp_path)["weights"]
-    assert known == {"one.init_from": "c3", "one.labeller": "d4"}
+    assert known == {"one.init_from": "c3", "one.pseudo_labeler": "d4"}
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json"])
