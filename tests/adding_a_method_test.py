@@ -13,7 +13,7 @@ import weighing
 
 from lsr_jax import methods
 from lsr_jax.configs import streets
-from lsr_jax.methods import listing
+from lsr_jax.methods import catalog
 from lsr_jax.training import stage
 
 PAGE = Path(__file__).parents[1] / "docs" / "adding_a_method.md"
@@ -47,7 +47,7 @@ def test_the_method_is_complete_in_under_fifty_lines(pieces):
 
 
 def test_the_new_method_is_listed_and_configured(method_file):
-    assert listing.facts("confident").passes == ("source", "target")
+    assert catalog.facts("confident").passes == ("source", "target")
     config = streets.get_config("confident,tiny").to_dict()
     assert config["adapt"]["method"] == {
         "name": "confident",
@@ -65,8 +65,8 @@ def test_its_terms_have_weights(method_file, key):
 def test_its_row_is_in_the_table(method_file, monkeypatch):
     assert "python -m lsr_jax.methods --markdown" in PAGE.read_text()
     only = {"confident": methods.Entry(method_file.make)}
-    monkeypatch.setattr(listing, "METHODS", only)
-    table = listing.markdown(listing.all_facts())
+    monkeypatch.setattr(catalog, "METHODS", only)
+    table = catalog.markdown(catalog.all_facts())
     assert f"| confident | {method_file.make.__doc__} |" in table
 
 

@@ -9,10 +9,11 @@ import quick
 from lsr_jax.augment.preprocess import AUGMENTATION
 from lsr_jax.configs import streets
 from lsr_jax.methods import METHODS
+from lsr_jax.models import Architecture
 from lsr_jax.ops import diagnostics
 from lsr_jax.training import loop
 
-STEPS = 20
+FEW, MANY = 4, 20  # steps
 # The first and the last of them, compared: single batches differ too much.
 WINDOW = 6
 SOURCE = "source"
@@ -36,23 +37,19 @@ NOT_JUDGED = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _small():
-    """A step takes seconds to compile and runs twenty times."""
-    with (
-        quick.compilation(),
-        quick.discriminators(),
-        quick.backbones(mini=quick.ThreeLayers()),
-    ):
+    """A step takes seconds to compile and runs a few times."""
+    with quick.compilation(), quick.discriminators():
         yield
 
 
-def resolved(method):
+def resolved(method, steps):
     config = streets.get_config(f"{method},tiny").to_dict()
     config["num_devices"] = 1
     config["model"]["aspp_dilations"] = config["model"]["aspp_dilations"][:1]
     for stage in config["stages"]:
-        config[stage]["steps"] = STEPS
+        config[stage]["steps"] = steps
         config[stage]["log_every"] = 1
-        config[stage]["checkpoint_every"] = STEPS
+        config[stage]["checkpoint_every"] = steps
         config[stage]["optimizer"]["warmup_steps"] = 0
         for domain in ("source", "target"):  # seconds of compilation each
             config[stage]["augment"][domain].update(AUGMENTATION["none"])
@@ -75,18 +72,10 @@ def source_stage(tmp_path_factory):
     return train
 
 
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_every_stage_trains_and_its_terms_move_the_right_way(
-    method, source_stage, tmp_path
-):
-    config = resolved(method)
-    folders = {stage: tmp_path / stage for stage in config["stages"]}
+def train(method, steps, source_stage, folder):
+    """``{stage: rows of its log}``, finite and one for every step."""
+    config = resolved(method, steps)
+    folders = {stage: folder / stage for stage in config["stages"]}
     if SOURCE in folders:
         folders[SOURCE] = source_stage(config)
     own = tuple(stage for stage in folders if stage != SOURCE)
@@ -95,14 +84,45 @@ def test_every_stage_trains_and_its_terms_move_the_right_way(
             if config[stage][key] == SOURCE:
                 config[stage][key] = str(folders[SOURCE])
     if own:
-        loop.train({**config, "stages": own}, tmp_path)
-    for stage, folder in folders.items():
-        found = rows(folder)
-        assert [row["step"] for row in found] == list(range(1, STEPS + 1))
-        assert all(np.isfinite(list(row.values())).all() for row in found)
-        for term in diagnostics.without(found[0]).keys() - {"step"}:
+        loop.train({**config, "stages": own}, folder)
+    found = {stage: rows(folder) for stage, folder in folders.items()}
+    for log in found.values():
+        assert [row["step"] for row in log] == list(range(1, steps + 1))
+        assert all(np.isfinite(list(row.values())).all() for row in log)
+    return found
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_stage_trains(method, source_stage, tmp_path):
+    with quick.backbones(mini=quick.ThreeLayers()):
+        logs = train(method, FEW, source_stage, tmp_path)
+    for log in logs.values():
+        assert log[0]["gradient_norm"] > 0
+        assert log[0]["total"] != log[-1]["total"]
+
+
+# For a network of the literature; methods/descent_test.py holds each term of every method.
+LEARNING = [
+    pytest.param(name, marks=() if name == "lsr" else pytest.mark.long)
+    for name in METHODS
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", LEARNING)
+def test_every_term_moves_the_right_way(method, source_stage, tmp_path):
+    with quick.backbones(mini=Architecture(16, 8, (1, 1, 1, 1))):
+        logs = train(method, MANY, source_stage, tmp_path)
+    for stage, log in logs.items():
+        for term in diagnostics.without(log[0]).keys() - {"step"}:
             if NOT_JUDGED.keys() & {term, f"{method} {term}"}:
                 continue
-            values = [row[term] for row in found]
+            values = [row[term] for row in log]
             change = np.mean(values[-WINDOW:]) - np.mean(values[:WINDOW])
             assert (change > 0) if term in RISING else (change < 0), (stage, term)

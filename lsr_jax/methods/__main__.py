@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from lsr_jax import cli
-from lsr_jax.methods import listing
+from lsr_jax.methods import catalog
 
 
 def define(flags: cli.Flags) -> None:
@@ -22,8 +22,8 @@ def define(flags: cli.Flags) -> None:
 
 def show(options) -> None:
     """Print the list."""
-    render = listing.markdown if options.markdown else listing.text
-    print(render(listing.all_facts()), end="")
+    render = catalog.markdown if options.markdown else catalog.text
+    print(render(catalog.all_facts()), end="")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

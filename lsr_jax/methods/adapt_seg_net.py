@@ -1,11 +1,4 @@
-"""AdaptSegNet (CVPR 2018): adversarial alignment of predictions, or of features.
-
-    L = CE(main_s) + auxiliary CE(aux_s)
-        + adversarial L(D_main(p_t), source) + auxiliary_adversarial L(D_aux(p_t), source)
-        + discriminator sum_k [L(D_k(p_s), source) + L(D_k(p_t), target)]
-
-with p the class probabilities of a head, and L cross-entropy or the squared error.
-"""
+"""AdaptSegNet (CVPR 2018): the loss of `adversarial.aligned` on class probabilities."""
 
 from __future__ import annotations
 

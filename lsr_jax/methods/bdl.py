@@ -108,10 +108,7 @@ def write_pseudo_labels(given: Preparation, *, portion: float, cap: float) -> No
     and kept fraction of every class. Labels of an earlier attempt are replaced as a
     whole. All processes compute, one writes.
 
-    Args:
-      given: of the stage.
-      portion: see `pseudo_labels.histogram_thresholds`.
-      cap: likewise.
+    ``portion`` and ``cap`` as in `pseudo_labels.histogram_thresholds`.
     """
 
     def probabilities(image):

@@ -238,15 +238,9 @@ def label_target_features(
 ) -> jax.Array:
     """Pseudo-labels of the target features, ``[B, h, w]``, 255 below the confidence.
 
-    Args:
-      outputs: of the network on the target images.
-      image_size: ``(H, W)``.
-      prototypes: smoothed, of this step.
-      kind: "histogram" of the predicted map, the paper (``predHistDown``);
-        "prototype", the nearest one (``predPDDown``); "double_prototype", the same with
-        the released default's index of the class among the classes seen.
-      confidence: ``T_p``.
-      histogram: threshold and window, of the first kind.
+    ``kind``: "histogram" of the predicted map, the paper (``predHistDown``); "prototype",
+    the nearest one (``predPDDown``); "double_prototype", the same with the released
+    default's index of the class among the classes seen.
     """
     if kind == "histogram":
         return pseudo_labels.confident(
@@ -275,13 +269,9 @@ def wanted_norm(
 ) -> jax.Array:
     """The norm towards which features are moved, before the margin is added.
 
-    Args:
-      features: ``[B, h, w, D]`` of the source.
-      labels: ``[B, h, w]``.
-      previous: mean source norm of the step before, 0 in the first.
-      kind: "previous", the paper; "current", the mean of these features; "class", the
-        same for every class, ``[C]``.
-      num_classes: ``C``.
+    ``kind``: "previous", the mean source norm of the step before (the paper; in the first
+    step, where that is 0, the current one); "current", the mean norm of these source
+    features; "class", the same for every class, ``[C]``.
     """
     if kind == "class":
         return losses.class_mean_norms(features, labels, num_classes=num_classes)
@@ -310,10 +300,5 @@ def perpendicularity_term(
 
 
 def visiting_order(key: jax.Array, num_classes: int) -> jax.Array:
-    """The random order in which the released perpendicularity visits the classes.
-
-    Args:
-      key: of the step; the network's dropout has another one of its keys.
-      num_classes: ``C``.
-    """
+    """The random order in which the released perpendicularity visits the classes."""
     return jax.random.permutation(jax.random.fold_in(key, 1), num_classes)

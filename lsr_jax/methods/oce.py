@@ -174,15 +174,7 @@ def make(
 def centroid_labels(
     source: Outputs, target: Outputs, batch: Batch, *, rule: str, source_labels: str
 ) -> tuple[jax.Array, jax.Array]:
-    """Labels of the features of both domains, ``[B, h, w]`` each.
-
-    Args:
-      source: outputs of the network on the source.
-      target: the same on the target.
-      batch: whose images give the size of the predictions, and the source its labels.
-      rule: how predictions shrink, see `pseudo_labels.shrunken`.
-      source_labels: "prediction", or "ground_truth" shrunk by nearest neighbour.
-    """
+    """Labels of the features of both domains, ``[B, h, w]`` each; arguments as in `make`."""
 
     def predicted(outputs, images):
         probabilities = common.upsampled_probabilities(outputs.logits, images)
@@ -204,12 +196,12 @@ def refresh(
     num_classes: int,
     momentum: float,
 ) -> list[Prototypes]:
-    """The centroids after every refreshing of a step.
+    """The centroids after each update of a step.
 
     Args:
-      state: `Prototypes` of the step before; without momentum they do not matter.
+      state: `Prototypes` of the step before; ignored without momentum.
       features: ``[B, h, w, D]`` of source and target.
-      labels: for every refreshing the labels ``[B, h, w]`` of source and target.
+      labels: for each update the labels ``[B, h, w]`` of source and target.
       num_classes: ``C``.
       momentum: weight of the old centroid.
     """

@@ -133,9 +133,7 @@ def build(
     """
     arguments = dict(locals())
     keywords.check(arguments, "model", build)
-    options = layers.Options(
-        batch_norm, unbiased_variance, bn_group_size, initialisation, dtype, remat
-    )
+    options = layers.Options(batch_norm, unbiased_variance, bn_group_size, dtype, remat)
     body = BACKBONES.get(backbone, backbone)
     _check_combination(backbone, body, architecture, head)
     dilations = tuple(aspp_dilations)

@@ -38,7 +38,6 @@ class Options:
     batch_norm: str = "train"
     unbiased_variance: bool = True
     bn_group_size: int | None = None
-    initialisation: str = "scratch"
     dtype: str = "float32"
     remat: bool = False
 

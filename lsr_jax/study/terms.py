@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lsr_jax import models
 from lsr_jax.errors import InputError
-from lsr_jax.methods import listing
+from lsr_jax.methods import catalog
 from lsr_jax.models import Model
 from lsr_jax.training import stage as training_stage
 from lsr_jax.types import Batch, BatchSpec, Context, Method, Pixels, PyTree
@@ -58,7 +58,7 @@ def reported(method: Method, model: Model) -> set[str]:
     def step(params: PyTree, model_state: PyTree) -> Mapping:
         key = jax.random.key(0)
         spec = BatchSpec(
-            model.num_classes, model.feature_dim, listing.SIZE, listing.SIZE
+            model.num_classes, model.feature_dim, catalog.SIZE, catalog.SIZE
         )
         extra, state = method.init(key, params, model_state, spec)
 
@@ -72,11 +72,11 @@ def reported(method: Method, model: Model) -> set[str]:
             key,
             Pixels(lambda image: image, lambda image: image),
         )
-        domains = (listing.images(method, name) for name in Batch._fields)
+        domains = (catalog.images(method, name) for name in Batch._fields)
         _, aux = method.loss(
             {"model": params, **extra}, state, Batch(*domains), context
         )
         return dict(aux.metrics)
 
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), listing.SIZE))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), catalog.SIZE))
     return set(jax.eval_shape(step, *shapes))

@@ -21,6 +21,7 @@ def images():
     return np.random.default_rng(0).normal(size=(2, *SIZE, 3)).astype(np.float32)
 
 
+@functools.cache
 def _started(**options):
     model = models.build(
         backbone=TINY, num_classes=5, initialisation="released", **options

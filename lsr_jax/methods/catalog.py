@@ -1,11 +1,10 @@
-"""What each method is, adds and costs, read off the method itself."""
+"""The table of methods: what each is, adds and costs, found by tracing its loss."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +15,10 @@ from lsr_jax.types import Batch, BatchSpec, Context, Images, Method, Pixels, PyT
 
 NUM_CLASSES = 19
 SIZE = (64, 128)
-COLUMNS = (
-    "method",
-    "what it is",
-    "heads",
-    "passes",
-    "extra parameters",
-    "state",
-    "presets",
-)
 
 
 class Facts(NamedTuple):
-    """One row of the list.
+    """One row of the table.
 
     Attributes:
       name: the key in `METHODS`.
@@ -48,18 +38,19 @@ class Facts(NamedTuple):
     state: tuple[str, ...]
     presets: tuple[str, ...]
 
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of `COLUMNS`."""
+    def cells(self) -> dict[str, str]:
+        """The row as text, by column."""
         heads = "any" if len(self.heads) == 3 else ", ".join(self.heads)
-        return (
-            self.name,
-            self.summary,
-            heads,
-            " + ".join(self.passes),
-            f"{self.extra_parameters:,}" if self.extra_parameters else "-",
-            ", ".join(self.state) or "-",
-            ", ".join(self.presets) or "-",
-        )
+        extra = f"{self.extra_parameters:,}" if self.extra_parameters else "-"
+        return {
+            "method": self.name,
+            "what it is": self.summary,
+            "heads": heads,
+            "passes": " + ".join(self.passes),
+            "extra parameters": extra,
+            "state": ", ".join(self.state) or "-",
+            "presets": ", ".join(self.presets) or "-",
+        }
 
 
 def all_facts() -> list[Facts]:
@@ -67,17 +58,10 @@ def all_facts() -> list[Facts]:
     return [facts(name) for name in METHODS]
 
 
-def facts(name: str, keywords: Mapping[str, Any] | None = None) -> Facts:
-    """The facts of one method at its defaults, found by tracing a step's loss.
-
-    Nothing is computed: the small network is traced with shapes alone.
-
-    Args:
-      name: a key of `METHODS`.
-      keywords: of its ``make``, instead of the defaults.
-    """
+def facts(name: str) -> Facts:
+    """The facts of one method at its defaults; nothing is computed, only traced."""
     entry = METHODS[name]
-    method = entry.make(**(keywords or {}))
+    method = entry.make()
     passes: list[str] = []
     extra, state = jax.eval_shape(
         lambda *network: trace(method, network, passes),
@@ -89,7 +73,7 @@ def facts(name: str, keywords: Mapping[str, Any] | None = None) -> Facts:
         heads=method.heads,
         passes=tuple(passes),
         extra_parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(extra)),
-        state=parts(state),
+        state=state._fields if hasattr(state, "_fields") else tuple(state),
         presets=tuple(entry.presets),
     )
 
@@ -107,26 +91,18 @@ def _network_shapes(head: str) -> tuple[PyTree, PyTree]:
 def trace(
     method: Method, network: tuple[PyTree, PyTree], passes: list[str]
 ) -> tuple[PyTree, PyTree]:
-    """Build and run a method's loss once; returns its parameters and its state.
+    """Run a method's loss once on the small network; returns its parameters and state.
 
-    ``passes`` gets the name of what goes through the network at every call.
+    For every forward pass the domain of its images is appended to ``passes``.
     """
     model, (params, model_state) = _model(method.heads[0]), network
     spec = BatchSpec(NUM_CLASSES, model.feature_dim, SIZE, SIZE)
     extra, state = method.init(jax.random.key(0), params, model_state, spec)
-    batch = Batch(*(images(method, domain) for domain in ("source", "target")))
+    batch = Batch(*(images(method, domain) for domain in Batch._fields))
+    domains = {id(one.image): name for name, one in batch._asdict().items() if one}
 
     def forward(params, model_state, image, train):
-        passes.append(
-            next(
-                (
-                    name
-                    for name, domain in zip(batch._fields, batch, strict=True)
-                    if domain is not None and image is domain.image
-                ),
-                "other",
-            )
-        )
+        passes.append(domains.get(id(image), "other"))
         return model.forward(params, model_state, image, train, jax.random.key(0))
 
     context = Context(
@@ -144,21 +120,15 @@ def images(method: Method, domain: str) -> Images | None:
     """Two empty images of a domain, labelled if the method may read labels."""
     if domain not in method.domains:
         return None
-    labelled = method.gets_labels(domain)
-    label = jnp.zeros((2, *SIZE), jnp.int32) if labelled else None
+    label = jnp.zeros((2, *SIZE), jnp.int32) if method.gets_labels(domain) else None
     return Images(jnp.zeros((2, *SIZE, 3)), label)
-
-
-def parts(state: PyTree) -> tuple[str, ...]:
-    """Names of the top-level parts of a method's state."""
-    if hasattr(state, "_fields"):
-        return state._fields
-    return tuple(state)
 
 
 def markdown(rows: list[Facts]) -> str:
     """The rows as a Markdown table."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(row.cells() for row in rows)]
+    cells = [row.cells() for row in rows]
+    columns = list(cells[0])
+    lines = [columns, ["---"] * len(columns), *(row.values() for row in cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -166,8 +136,8 @@ def text(rows: list[Facts]) -> str:
     """The rows for a terminal: name and summary, then the facts, indented."""
     blocks = []
     for row in rows:
-        name, summary, *cells = row.cells()
-        pairs = zip(COLUMNS[2:], cells, strict=True)
-        facts = "; ".join(f"{title}: {cell}" for title, cell in pairs if cell != "-")
+        cells = row.cells()
+        name, summary = cells.pop("method"), cells.pop("what it is")
+        facts = "; ".join(f"{key}: {x}" for key, x in cells.items() if x != "-")
         blocks.append(f"{name:<18}{summary}\n{'':<18}{facts}")
     return "\n".join(blocks) + "\n"
