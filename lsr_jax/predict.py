@@ -203,7 +203,7 @@ def render(
     color = label_spaces.colorize(label, space)
     if kind == "color":
         return color
-    return (image // 2 + color // 2 + (image % 2 + color % 2) // 2).astype(np.uint8)
+    return ((image.astype(np.uint16) + color) // 2).astype(np.uint8)
 
 
 def class_ids(kind: str, space: LabelSpace) -> np.ndarray:

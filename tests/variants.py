@@ -62,6 +62,13 @@ def parameters(pairs):
 
 
 VARIANTS = parameters(PAIRS)
+# For tests that compile for minutes: the defaults, and with `-m long` the presets too.
+LONG_PRESETS = [
+    pytest.param(*one.values, id=one.id, marks=pytest.mark.long)
+    if one.values[1]
+    else one
+    for one in VARIANTS
+]
 # The defaults, and what else carries a state.
 CARRYING = parameters(pair for pair in PAIRS if not pair[1] or carries_state(*pair))
 

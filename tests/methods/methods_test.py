@@ -1,4 +1,4 @@
-"""What holds for every method; the list is `METHODS` itself."""
+"""Properties of every method in `METHODS`."""
 
 import chex
 import jax
@@ -42,7 +42,7 @@ def placed(method, key, folder, num_devices=1):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "preset"), variants.VARIANTS)
+@pytest.mark.parametrize(("name", "preset"), variants.LONG_PRESETS)
 def test_traces_once_keeps_its_tree_and_agrees_on_eight_devices(
     name, preset, key, tmp_path
 ):
