@@ -49,7 +49,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSR_JAX_DATA", str(folder))
-        patch.setitem(BACKBONES, "tiny", BACKBONES["mini"])  # restored at the end
+        patch.setitem(BACKBONES, "nano", BACKBONES["mini"])  # restored at the end
         one_of_two.add_tiny()
         yield folder
 
