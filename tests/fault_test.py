@@ -137,7 +137,9 @@ def test_a_run_survives_everything_one_after_the_other(runs):
     process = runs.start(workdir)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limit)
     assert process.wait(sandbox.TIMEOUT) == 1
-    told = r"\nerror: checkpoint in .*: cannot be written: .*; the previous one is intact"
+    told = (
+        r"\nerror: checkpoint in .*: cannot be written: .*; the previous one is intact"
+    )
     assert len(re.findall(told, runs.output(workdir))) == 1
     assert newest(workdir).name == before
 

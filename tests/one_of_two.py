@@ -50,7 +50,7 @@ def add_tiny():
     """A backbone for tests in which the network matters little."""
     from lsr_jax.models import BACKBONES, resnet
 
-    BACKBONES["tiny"] = resnet.Architecture(8, 4, (1, 1, 1, 1))
+    BACKBONES["nano"] = resnet.Architecture(8, 4, (1, 1, 1, 1))
 
 
 def preparing(name):
@@ -60,7 +60,7 @@ def preparing(name):
     stage, keywords = PREPARING[name]
     config = streets.get_config(f"{name},tiny")
     config.stages = (stage,)
-    config.model.update({"backbone": "tiny", "aspp_dilations": (2,)})
+    config.model.update({"backbone": "nano", "aspp_dilations": (2,)})
     config[stage].update({"init_from": "scratch", "pseudo_labeler": "start"})
     config[stage].update({"steps": 1, "log_every": 1, "batch_size": 8})
     config[stage].method.update(keywords)

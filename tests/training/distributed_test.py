@@ -33,7 +33,7 @@ OVERRIDES = {
     "adapt.log_every": 1,
     "adapt.batch_size": 8,
     "model.aspp_dilations": (2,),
-    "model.backbone": "tiny",  # as in one_of_two.py: the network matters little here
+    "model.backbone": "nano",  # as in one_of_two.py: the network matters little here
 }
 
 
@@ -49,7 +49,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSR_JAX_DATA", str(folder))
-        patch.setitem(BACKBONES, "tiny", BACKBONES["mini"])  # restored at the end
+        patch.setitem(BACKBONES, "nano", BACKBONES["mini"])  # restored at the end
         one_of_two.add_tiny()
         yield folder
 

@@ -44,7 +44,7 @@ def _standard_promotion():
 def _data(tmp_path_factory):
     """Data drawn once for all runs of this module; a network that compiles fast."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "tiny", Architecture(8, 4, (1, 1, 1, 1)))
+        patch.setitem(BACKBONES, "nano", Architecture(8, 4, (1, 1, 1, 1)))
         patch.setenv("LSR_JAX_DATA", str(tmp_path_factory.mktemp("data")))
         yield
 
@@ -53,7 +53,7 @@ def _data(tmp_path_factory):
 def config(load_config):
     config = load_config("streets", "lsr,tiny")
     config["num_devices"] = 1
-    config["model"] |= {"backbone": "tiny", "aspp_dilations": (2, 4)}
+    config["model"] |= {"backbone": "nano", "aspp_dilations": (2, 4)}
     for stage in config["stages"]:
         config[stage] |= {"steps": 4, "log_every": 1, "checkpoint_every": 2}
     return config

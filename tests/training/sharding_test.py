@@ -122,8 +122,8 @@ def test_eight_devices_give_what_one_gives_with_groups(group):
 def tiny(devices, images=12):
     with pytest.MonkeyPatch.context() as patch:
         architecture = resnet.Architecture(8, 4, (1, 1, 1, 1))
-        patch.setitem(BACKBONES, "tiny", architecture)
-        return after_one_step(devices, backbone="tiny", images=images)
+        patch.setitem(BACKBONES, "nano", architecture)
+        return after_one_step(devices, backbone="nano", images=images)
 
 
 @pytest.fixture(scope="module")
