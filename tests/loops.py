@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 import seeded
 import toy
 
@@ -145,7 +144,6 @@ def replay(golden, method, network, judges, **keywords):
     """
     with (
         jax.enable_x64(True),
-        quick.compilation(),
         pytest.MonkeyPatch.context() as patch,
     ):
         recorded, size = batches(golden)
