@@ -75,9 +75,9 @@ def classes(labels: jax.Array, *, num_classes: int) -> jax.Array:
 def prototypes(means: jax.Array, seen: jax.Array) -> dict[str, jax.Array]:
     """Norms of the class prototypes, and angles between them in degrees.
 
-    Minimum and mean of ``||p_c||_2`` over the classes seen, and of ``arccos(p_c p_k /
-    (||p_c|| ||p_k||))`` over their pairs ``c < k``; a pair with a zero vector is left
-    out. Collapsed prototypes have angles near 0, dead features norms of 0.
+    Minimum and mean of ``||p_c||_2`` over the classes seen, and of the angle between
+    ``p_c`` and ``p_k`` over their pairs ``c < k``; a pair with a zero vector is left out.
+    Collapsed prototypes have angles near 0, dead features norms of 0.
 
     Args:
       means: ``[C, D]``.
@@ -86,8 +86,11 @@ def prototypes(means: jax.Array, seen: jax.Array) -> dict[str, jax.Array]:
     means = jax.lax.stop_gradient(means).astype(jnp.float32)
     norms = jnp.linalg.norm(means, axis=-1)
     directions = means / jnp.where(norms > 0, norms, 1)[:, None]
-    cosines = jnp.matmul(directions, directions.T, precision=jax.lax.Precision.HIGHEST)
-    angles = jnp.degrees(jnp.arccos(jnp.clip(cosines, -1, 1)))
+    # For unit vectors ``tan(angle / 2) = ||u - v|| / ||u + v||``. The arccos of ``u v``
+    # would lose half of the digits of a small angle.
+    u, v = directions[:, None], directions
+    opposite, adjacent = (jnp.linalg.norm(x, axis=-1) for x in (u - v, u + v))
+    angles = jnp.degrees(2 * jnp.arctan2(opposite, adjacent))
     directed = seen & (norms > 0)
     pairs = jnp.triu(directed[:, None] & directed, k=1)
     found = (

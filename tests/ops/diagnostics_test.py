@@ -67,6 +67,14 @@ def test_prototypes_against_float64():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("degrees", [1e-3, 0.1, 179.9])
+def test_angles_near_0_and_180_keep_their_digits(degrees):
+    radians = np.radians(degrees)
+    means = jnp.array([[3.0, 0], [np.cos(radians), np.sin(radians)]], jnp.float32)
+    found = numbers(diagnostics.prototypes(means, jnp.array([True, True])))
+    assert found["prototype_angle_min"] == pytest.approx(degrees, rel=1e-5)
+
+
 ONE = {"prototype_classes": 1, "prototype_norm_min": 5, "prototype_norm_mean": 5}
 DEAD = {"prototype_classes": 2, "prototype_norm_min": 0, "prototype_norm_mean": 2.5}
 
