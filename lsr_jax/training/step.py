@@ -42,14 +42,14 @@ def make_step(
     """
 
     def step(state: TrainState, batch: Batch):
-        images_key, method_key = jax.random.split(
-            jax.random.fold_in(state.rng, state.step)
+        images_key, method_key, dropout_key = jax.random.split(
+            jax.random.fold_in(state.rng, state.step), 3
         )
         batch = preprocess(images_key, batch)
 
         def objective(params):
             context = Context(
-                with_dropout(forward, jax.random.fold_in(method_key, 0)),
+                with_dropout(forward, dropout_key),
                 state.model_state,
                 state.step,
                 method_key,

@@ -10,7 +10,7 @@ import toy
 from lsr_jax.methods import METHODS
 from lsr_jax.training import state
 from lsr_jax.training.step import make_step
-from lsr_jax.types import BatchSpec
+from lsr_jax.types import Aux, BatchSpec
 
 SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
 
@@ -74,3 +74,35 @@ def test_where_nothing_is_wrong_skipping_changes_nothing(built):
     b, metrics = jax.jit(plain)(start, batch)
     assert "skipped" not in metrics
     chex.assert_trees_all_close(comparable(a), comparable(b), rtol=1e-5, atol=1e-7)
+
+
+def test_no_key_of_a_method_is_that_of_dropout():
+    """A method may split its key or fold numbers into it."""
+    seen = {"dropout": []}
+
+    def forward(params, model_state, images, train, rng):
+        seen["dropout"].append(rng)
+        return toy.forward(params, model_state, images, train)
+
+    def loss(params, method_state, batch, ctx):
+        seen["method"] = ctx.rng
+        model = params["model"]
+        outputs, model_state = ctx.forward(
+            model, ctx.model_state, batch.source.image, True
+        )
+        return outputs.logits.sum(), Aux({}, method_state, model_state, {})
+
+    method = METHODS["lsr"].make()._replace(loss=loss)
+    key = jax.random.key(0)
+    params, model_state = toy.init(key)
+    optimizer = optax.sgd(0.01)
+    start = state.create({"model": params}, model_state, (), optimizer, key)
+    step = make_step(method, optimizer, forward, lambda key, batch: batch, toy.PIXELS)
+    step(start, toy.batch(key, 2, method))
+    derived = [
+        *jax.random.split(seen["method"]),
+        *(jax.random.fold_in(seen["method"], number) for number in range(3)),
+    ]
+    keys = [jax.random.key_data(jax.random.fold_in(base, 0)) for base in derived]
+    (dropout,) = map(jax.random.key_data, seen["dropout"])
+    assert not any(jnp.array_equal(found, dropout) for found in keys)
