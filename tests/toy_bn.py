@@ -48,13 +48,13 @@ def draw(number, label_size=(HEIGHT, WIDTH), seed=0):
     return image, labels
 
 
-def batched(image, label):
-    """Batches of BATCH; the last one is filled with a bright image and wrong labels."""
-    for start in range(0, len(image), BATCH):
-        valid = np.arange(start, start + BATCH) < len(image)
-        fill = ((0, BATCH - valid.sum()),)
+def batched(image, label, size=BATCH):
+    """Batches; the last one is filled with a bright image and wrong labels."""
+    for start in range(0, len(image), size):
+        valid = np.arange(start, start + size) < len(image)
+        fill = ((0, size - valid.sum()),)
         part = np.pad(
-            image[start : start + BATCH], fill + ((0, 0),) * 3, constant_values=255
+            image[start : start + size], fill + ((0, 0),) * 3, constant_values=255
         )
-        truth = np.pad(label[start : start + BATCH], fill + ((0, 0),) * 2)
-        yield Images(part, truth), valid, np.arange(start, start + BATCH)
+        truth = np.pad(label[start : start + size], fill + ((0, 0),) * 2)
+        yield Images(part, truth), valid, np.arange(start, start + size)

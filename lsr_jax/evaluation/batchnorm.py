@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from lsr_jax.evaluation.predictor import Batches
 from lsr_jax.training import sharding
 from lsr_jax.types import Forward, PyTree
 
+GROUP = 16  # images that are normalised together; no batch size or device changes it
+
 
 def estimator(
     forward: Forward,
@@ -24,16 +26,17 @@ def estimator(
 ) -> Callable[[PyTree, PyTree, Batches], PyTree]:
     """Build ``(params, model_state, batches) -> model_state`` with new statistics.
 
-    Each batch passes in train mode from running statistics of zero, which leaves
-    ``(1 - momentum) b`` of its mean and unbiased variance ``b``. The result is the mean
-    of ``b`` over all batches, weighted by their images: nothing of the old statistics
-    remains and the order of the batches does not matter. Places of images that are not
-    valid are filled with valid ones of the same batch.
+    Groups of `GROUP` images pass in train mode, the last one with what is left, from
+    running statistics of zero, which leaves ``(1 - momentum)`` of their mean ``m`` and
+    unbiased variance ``v``. Over images, the groups pool to mean ``E[m]`` and variance
+    ``E[v] + E[m^2] - E[m]^2``. Nothing of the old statistics remains, padding does not
+    count, and neither the batches nor the devices matter.
 
     Args:
-      forward: the network; its ``model_state`` is BatchNorm running statistics.
+      forward: the network; its ``model_state`` is BatchNorm running statistics, trees
+        of ``{"mean", "var"}``.
       preprocess: uint8 ``[B, H, W, 3]`` -> network input.
-      mesh: splits every batch over its axis ``data``.
+      mesh: the devices.
       momentum: weight of the old value in the running statistics.
 
     Raises:
@@ -42,36 +45,54 @@ def estimator(
     """
 
     @jax.jit
-    def update(params, zeros, average, image, share):
+    def update(params, zeros, pooled, image, share):
         _, state = forward(params, zeros, preprocess(image), True)
-        return jax.tree.map(
-            lambda old, new: old + share * (new / (1 - momentum) - old), average, state
-        )
+        group = jax.tree.map(lambda value: value / (1 - momentum), state)
+        return _pool(pooled, group, share)
 
     def estimate(params: PyTree, model_state: PyTree, batches: Batches) -> PyTree:
         params, model_state = sharding.replicate((params, model_state), mesh)
-        average = zeros = jax.tree.map(jnp.zeros_like, model_state)
+        pooled = zeros = jax.tree.map(jnp.zeros_like, model_state)
         seen = 0
-        for images, valid, _ in batches:
-            present = np.flatnonzero(valid)
-            if not present.size:
-                continue
-            seen += present.size
-            image = np.asarray(images.image)[np.resize(present, len(images.image))]
-            share = np.float32(present.size / seen)
-            image = sharding.shard_whole_batch(image, mesh)
-            average = update(params, zeros, average, image, share)
+        for image in _groups(batches):
+            seen += len(image)
+            share = np.float32(len(image) / seen)
+            divisible = len(image) % mesh.devices.size == 0
+            place = sharding.shard_whole_batch if divisible else sharding.replicate
+            pooled = update(params, zeros, pooled, place(image, mesh), share)
         if not seen:
             raise InputError(
                 "BatchNorm statistics: no target image found; check the split and the "
                 "data folder"
             )
-        leaves = jax.tree.leaves(average)
+        leaves = jax.tree.leaves(pooled)
         if leaves and not any(np.any(leaf) for leaf in leaves):
             raise InputError(
                 "BatchNorm statistics: the network does not update them in train mode; "
                 "evaluate it with running statistics"
             )
-        return average
+        return pooled
 
     return estimate
+
+
+def _pool(old, new, share):
+    """Statistics of two sets of images as one; ``share`` of them are ``new``."""
+    if isinstance(old, Mapping) and set(old) == {"mean", "var"}:
+        gap = new["mean"] - old["mean"]
+        within = old["var"] + share * (new["var"] - old["var"])
+        between = share * (1 - share) * jnp.square(gap)
+        return {"mean": old["mean"] + share * gap, "var": within + between}
+    return {name: _pool(old[name], new[name], share) for name in old}
+
+
+def _groups(batches: Batches) -> Iterator[np.ndarray]:
+    """The valid images of all batches, `GROUP` at a time."""
+    waiting = []
+    for images, valid, _ in batches:
+        waiting += list(np.asarray(images.image)[np.asarray(valid)])
+        while len(waiting) >= GROUP:
+            yield np.stack(waiting[:GROUP])
+            del waiting[:GROUP]
+    if waiting:
+        yield np.stack(waiting)
