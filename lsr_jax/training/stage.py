@@ -322,12 +322,11 @@ def build_stage(run: Run, name: str) -> Stage:
     key = jax.random.fold_in(jax.random.key(config["seed"]), generation)
     keys = tuple(jax.random.split(key, 3))
 
-    def fresh():
-        return run.model.init(keys[0], run.sizes["source"])
-
-    params = jax.eval_shape(lambda: _parameters(run, method, keys, fresh())[0])
+    # Traced once: it takes seconds for a large network.
+    network = jax.eval_shape(lambda: run.model.init(keys[0], run.sizes["source"]))
+    params, _ = jax.eval_shape(partial(_parameters, run, method, keys), network)
     optimizer = build_optimizer(params, run.model, c)
-    shapes = jax.eval_shape(lambda: _state(run, method, optimizer, keys, fresh()))
+    shapes = jax.eval_shape(partial(_state, run, method, optimizer, keys), network)
     parts = c["micro_batches"]
     step = steps.make_step(
         method,
