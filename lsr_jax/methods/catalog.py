@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -64,7 +65,7 @@ def facts(name: str) -> Facts:
     method = entry.make()
     passes: list[str] = []
     extra, state = jax.eval_shape(
-        lambda *network: trace(method, network, passes),
+        lambda *network: trace(method, _model(method.heads[0]), network, passes)[:2],
         *_network_shapes(method.heads[0]),
     )
     return Facts(
@@ -89,14 +90,17 @@ def _network_shapes(head: str) -> tuple[PyTree, PyTree]:
 
 
 def trace(
-    method: Method, network: tuple[PyTree, PyTree], passes: list[str]
-) -> tuple[PyTree, PyTree]:
-    """Run a method's loss once on the small network; returns its parameters and state.
+    method: Method,
+    model: models.Model,
+    network: tuple[PyTree, PyTree],
+    passes: list[str],
+) -> tuple[PyTree, PyTree, Mapping[str, jax.Array]]:
+    """Run a method's loss once; returns its parameters, its state and its metrics.
 
     For every forward pass the domain of its images is appended to ``passes``.
     """
-    model, (params, model_state) = _model(method.heads[0]), network
-    spec = BatchSpec(NUM_CLASSES, model.feature_dim, SIZE, SIZE)
+    params, model_state = network
+    spec = BatchSpec(model.num_classes, model.feature_dim, SIZE, SIZE)
     extra, state = method.init(jax.random.key(0), params, model_state, spec)
     batch = Batch(*(images(method, domain) for domain in Batch._fields))
     domains = {id(one.image): name for name, one in batch._asdict().items() if one}
@@ -112,8 +116,8 @@ def trace(
         jax.random.key(0),
         Pixels(lambda image: image, lambda image: image),
     )
-    method.loss({"model": params, **extra}, state, batch, context)
-    return extra, state
+    _, aux = method.loss({"model": params, **extra}, state, batch, context)
+    return extra, state, aux.metrics
 
 
 def images(method: Method, domain: str) -> Images | None:

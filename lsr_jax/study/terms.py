@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 
 from lsr_jax import models
 from lsr_jax.errors import InputError
 from lsr_jax.methods import catalog
 from lsr_jax.models import Model
 from lsr_jax.training import stage as training_stage
-from lsr_jax.types import Batch, BatchSpec, Context, Method, Pixels, PyTree
+from lsr_jax.types import Method, PyTree
 
 # Not terms that a method adds: the segmentation loss, and the discriminator's own loss.
 GIVEN = ("segmentation", "discriminator")
@@ -55,28 +54,8 @@ def weights(config: Mapping, stage: str) -> tuple[str, ...]:
 def reported(method: Method, model: Model) -> set[str]:
     """Names of the metrics that the loss of one step reports."""
 
-    def step(params: PyTree, model_state: PyTree) -> Mapping:
-        key = jax.random.key(0)
-        spec = BatchSpec(
-            model.num_classes, model.feature_dim, catalog.SIZE, catalog.SIZE
-        )
-        extra, state = method.init(key, params, model_state, spec)
-
-        def forward(params, model_state, images, train):
-            return model.forward(params, model_state, images, train, key)
-
-        context = Context(
-            forward,
-            model_state,
-            jnp.zeros((), jnp.int32),
-            key,
-            Pixels(lambda image: image, lambda image: image),
-        )
-        domains = (catalog.images(method, name) for name in Batch._fields)
-        _, aux = method.loss(
-            {"model": params, **extra}, state, Batch(*domains), context
-        )
-        return dict(aux.metrics)
+    def metrics(*network: PyTree) -> Mapping:
+        return dict(catalog.trace(method, model, network, passes=[])[2])
 
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), catalog.SIZE))
-    return set(jax.eval_shape(step, *shapes))
+    return set(jax.eval_shape(metrics, *shapes))
