@@ -33,7 +33,6 @@ from lsr_jax.ops import resample
 from lsr_jax.training import sharding
 from lsr_jax.types import Forward, Images, Outputs, PyTree
 
-AVERAGES = ("logits", "probabilities", "pixel_probabilities")
 Size = tuple[int, int]
 Protocol = Literal["native", "resized"]
 PROTOCOLS: tuple[Protocol, ...] = ("native", "resized")
@@ -47,7 +46,7 @@ class TestTimeAugmentation(NamedTuple):
     Attributes:
       flip: add the mirrored image to every view.
       scales: factors by which the network input is resized (bilinear, corners aligned).
-      average: one of `AVERAGES`.
+      average: "logits", "probabilities" or "pixel_probabilities", see above.
     """
 
     __test__ = False  # not a class of tests

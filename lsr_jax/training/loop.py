@@ -42,7 +42,7 @@ def train(
       folder: the workdir, new or of an interrupted run with the same config.
       stop: when to stop before the end.
       profile: a folder for a trace of a few steps of each stage.
-      show: one of `metrics.KINDS`.
+      show: see `metrics.Progress`.
       finish: called with the run after its last stage, while the folder is locked.
 
     Raises:

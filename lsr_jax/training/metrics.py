@@ -26,7 +26,6 @@ from lsr_jax.training.tensorboard import Events
 
 FILE = "metrics.jsonl"
 EMPTY = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
-KINDS = ("auto", "bar", "lines", "json", "none")
 SHOWN_IDS = 8  # of each domain in a message
 
 
