@@ -17,7 +17,7 @@ TORCHVISION = {
     "resnet101": "weights/resnet101-5d3b4d8f.pth",
     "vgg13": "weights/vgg13-c768596a.pth",
     "vgg16": "weights/vgg16-397923af.pth",
-    "mini": "scratch",  # of this project: nobody has trained it
+    "mini": "scratch",  # of this project: there are no pre-trained weights
 }
 INITIAL = {
     "torchvision": TORCHVISION,

@@ -115,7 +115,7 @@ PROBABILITY = {
     "motorcyclist": (0.26, 0.16),
     "parked_bicycle": (0.15, 0.35),
     "parked_motorcycle": (0.15, 0.12),
-    "building": (0.46, 0.52),  # what stands in one stretch of the roadside:
+    "building": (0.46, 0.52),  # one stretch of the roadside has one of
     "hedge": (0.14, 0.24),  # these four, nothing for the rest
     "wall": (0.12, 0.07),
     "fence": (0.12, 0.09),

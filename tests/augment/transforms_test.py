@@ -99,8 +99,8 @@ def test_scale_crop_agrees_with_pil(key, images, pictures, scale):
     scale_key, corner_key = jax.random.split(key)
     factor = jax.random.uniform(scale_key, (4,), minval=scale[0], maxval=scale[1])
     scaled = np.round(np.asarray(factor)[:, None] * np.float32([HEIGHT, WIDTH]))
-    room = jnp.asarray(scaled.astype(np.int32)) - jnp.array(size) + 1
-    corners = np.asarray(jax.random.randint(corner_key, (4, 2), 0, room))
+    slack = jnp.asarray(scaled.astype(np.int32)) - jnp.array(size) + 1
+    corners = np.asarray(jax.random.randint(corner_key, (4, 2), 0, slack))
     for i, (y, x) in enumerate(corners):
         height, width = (int(extent) for extent in scaled[i])
         box = (x, y, x + size[1], y + size[0])
