@@ -59,7 +59,6 @@ def train(options) -> None:
         if processes := cli.processes(options):
             distributed.initialize(**processes)
         compile.use_persistent_cache()
-        report.check_recorded(config)
 
         def finish(run: loop.Run) -> None:
             json = options.progress == "json"
@@ -67,7 +66,7 @@ def train(options) -> None:
                 report.write(run)
 
         shown = {"profile": options.profile, "show": options.progress}
-        loop.train(config, workdir, stop, **shown, finish=finish)
+        loop.train(config, workdir, stop, **shown, check=report.check, finish=finish)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lsr_jax.data.archives import Files, Folder, Zips, inside
 from lsr_jax.data.image_io import BadExample, Pair
-from lsr_jax.data.layouts import Layout, Part
+from lsr_jax.data.layouts import LAYOUTS, Layout, Part
 from lsr_jax.errors import InputError
 from lsr_jax.files import expanded
 
@@ -75,6 +75,25 @@ def list_part(files: Files, part: Part) -> Listing:
                 "remove the file",
             )
     return Listing(tuple(sorted(pairs)), problems)
+
+
+def is_labelled(layout: Layout, name: str, found: Listing) -> bool:
+    """Whether a part has labels.
+
+    A built-in data set may lie there without: a target is adapted to without them.
+
+    Raises:
+      InputError: a description gives a pattern of labels, and no file matches it.
+    """
+    labelled = any(pair.label for pair in found.pairs)
+    pattern = layout.parts[name].labels
+    if found.pairs and pattern and not labelled and layout.name not in LAYOUTS:
+        raise InputError(
+            f"{layout.title}: splits.{name}.labels: no file matches {pattern!r} for "
+            f"{len(found.pairs)} images; correct it, or leave it out for images without "
+            "labels"
+        )
+    return labelled
 
 
 def list_parts(files: Files, layout: Layout) -> dict[str, Listing]:

@@ -116,7 +116,7 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
       InputError: there are no records; while iterating: a record that cannot be used.
     """
     _check(source, "evaluation", batch_size)
-    labelled = "label" in source[0]
+    labelled = records.is_labelled(source)
     decode = functools.partial(records.decode, labelled=labelled, same_size=False)
     dataset = grain.MapDataset.source(_Padded(source, batch_size)).map(decode)
     return _in_order(dataset, batch_size, size=None)

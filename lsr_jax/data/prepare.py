@@ -147,7 +147,7 @@ class Split:
     ):
         self.name, self.layout, self.found, self._skip = name, layout, found, skip
         self.part = layout.parts[name]
-        self.labelled = any(pair.label for pair in found.pairs)
+        self.labelled = listing.is_labelled(layout, name, found)
         self.convert = partial(
             convert,
             reader=reader,

@@ -98,7 +98,7 @@ class Joined:
 
     def __init__(self, sources: Sequence[Source]):
         self.on_bad_example = getattr(sources[0], "on_bad_example", "stop")
-        self._sources = sources
+        self.parts = sources
         self._ends = np.cumsum([len(source) for source in sources])
 
     def __len__(self) -> int:
@@ -107,7 +107,23 @@ class Joined:
     def __getitem__(self, index: int) -> dict:
         place = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[place - 1]) if place else 0
-        return self._sources[place][index - first]
+        return self.parts[place][index - first]
+
+
+def is_labelled(source: Source) -> bool:
+    """Whether records have labels, by the first one of each part.
+
+    Raises:
+      InputError: some of the joined parts have labels and others have none.
+    """
+    parts = source.parts if isinstance(source, Joined) else [source]
+    found = {"label" in part[0] for part in parts}
+    if len(found) > 1:
+        raise InputError(
+            "data: expected labels in all of the joined splits or in none; name splits "
+            "of one kind"
+        )
+    return found.pop()
 
 
 def stack(

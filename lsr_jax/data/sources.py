@@ -51,14 +51,20 @@ class Domain(NamedTuple):
     space: LabelSpace
 
 
-def open_domains(data: Mapping, *, num_classes: int) -> dict[str, Domain]:
-    """Opens source and target of a config's ``data``.
+def open_domains(
+    data: Mapping,
+    *,
+    num_classes: int,
+    names: Sequence[str] = ("source", "target"),
+) -> dict[str, Domain]:
+    """Opens source and target of a config's ``data``, or those of them in ``names``.
 
     Raises:
       InputError: see `open_domain`; or the two and the network differ in their classes.
     """
-    domains = {name: open_domain(data[name]) for name in ("source", "target")}
-    source, target = (domain.space for domain in domains.values())
+    domains = {name: open_domain(data[name]) for name in names}
+    spaces = [domain.space for domain in domains.values()]
+    source, target = spaces[0], spaces[-1]
     if source.classes != target.classes:
         raise InputError(
             f"data.source.space and data.target.space: expected the same classes, found "
@@ -95,6 +101,15 @@ def open_domain(spec: Mapping) -> Domain:
             f"own data, FILE{custom.SUFFIX}, found {name!r}"
         )
     return DATASETS.get(name, _open_real)(spec)
+
+
+def is_present(spec: Mapping) -> bool:
+    """Whether the folder of a domain exists, and the description of one's own data."""
+    if spec["name"].startswith("streets_"):  # drawn where it is missing
+        return True
+    described = not spec["name"].endswith(custom.SUFFIX)
+    described = described or files.expanded(spec["name"]).is_file()
+    return described and files.expanded(spec["root"], key="data root").is_dir()
 
 
 def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
@@ -239,8 +254,8 @@ class Raw:
         pairs = [pair for pair in found.pairs if pair.image in chosen]
         others = set(images) - chosen
         problems = {k: v for k, v in found.problems.items() if k not in others}
-        # Without a single label it is an unlabelled split.
-        return pairs, problems if any(pair.label for pair in found.pairs) else {}
+        labelled = listing.is_labelled(self._layout, part, found)
+        return pairs, problems if labelled else {}
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Returns the sha256 of names and sizes of the files, which are not read."""

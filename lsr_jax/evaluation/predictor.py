@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -251,6 +252,12 @@ class Predictor:
         if alike:
             return {tuple(protocols): total[protocols[0]]}
         return {(protocol,): matrix for protocol, matrix in total.items()}
+
+    def trace(self, params, model_state, images: Images, valid, sizes) -> None:
+        """Trace `confusions` of one batch for labels or predictions of these sizes."""
+        maps = jax.eval_shape(self._maps, params, model_state, images.image)
+        count = partial(self._count, sizes=sizes)
+        jax.eval_shape(count, maps, images.label, np.asarray(valid))
 
     def predict(
         self, params: PyTree, model_state: PyTree, images: np.ndarray

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from lsr_jax.augment import preprocess
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import batchnorm, predictor
@@ -20,6 +23,7 @@ from lsr_jax.evaluation.predictor import (
     Scores,
     TestTimeAugmentation,
 )
+from lsr_jax.models import Model
 from lsr_jax.report import results
 from lsr_jax.training.stage import Run
 from lsr_jax.training.weights import Trained
@@ -71,6 +75,10 @@ class Evaluation:
       run: see `open_run`.
       protocols: see `Predictor.confusions`.
       augmentation: at test time.
+
+    Attributes:
+      unscored: domain -> why it has no rows: it was not opened, or has no labels.
+      scored: the other domains, whose validation split is labelled.
     """
 
     def __init__(
@@ -84,6 +92,14 @@ class Evaluation:
         self.protocols = protocols
         self.augmentation = augmentation
         self.space = run.domains["target"].space
+        self.unscored = {}
+        for domain in ("target", "source"):
+            if domain not in run.domains:
+                self.unscored[domain] = "its data folder is missing"
+            elif not records.is_labelled(run.open(domain, "val")):
+                self.unscored[domain] = "it has no labels"
+        self.scored = [name for name in run.domains if name not in self.unscored]
+        self.scored.sort(reverse=True)  # the target first
         self._networks: dict[str, Trained] = {}
         self._compiled: dict[str, Compiled] = {}
 
@@ -98,7 +114,7 @@ class Evaluation:
         return Entry(stage, (self.network(stage),))
 
     def rows(self, entry: Entry) -> Iterator[results.Row]:
-        """Rows of both domains, both kinds of BatchNorm statistics and every protocol.
+        """Rows of the scored domains, both kinds of BatchNorm statistics and every protocol.
 
         Raises:
           InputError: a network with another number of classes than the labels.
@@ -114,7 +130,7 @@ class Evaluation:
         facts = entry.facts()
         data = self.run.config["data"]
         for bn, model_state in self.statistics(entry).items():
-            for domain in ("target", "source"):
+            for domain in self.scored:
                 with self.batches(domain) as batches:
                     found = own.confusions(
                         params, model_state, batches, protocols=self.protocols
@@ -137,7 +153,7 @@ class Evaluation:
 
     def predictor(self, entry: Entry) -> tuple[Predictor, PyTree]:
         """The predictor of an entry, and its parameters."""
-        found = [self._compile(member) for member in entry.members]
+        found = [self._compile(m.model, m.preprocessing) for m in entry.members]
         if len(found) == 1:
             return found[0].predictor, entry.members[0].params
         scores = predictor.ensemble([one.scores for one in found], entry.weights)
@@ -155,14 +171,18 @@ class Evaluation:
 
     def target_statistics(self, network: Trained) -> PyTree:
         """BatchNorm statistics of the first unlabelled target training images."""
-        source = self.run.open("target", "train")
-        count = self.run.config["evaluation"]["batchnorm_images"]
-        first = First(source, min(count, len(source)))
+        first = self._statistics_images()
         size = self.run.evaluation_batch_size()
+        compiled = self._compile(network.model, network.preprocessing)
         with pipeline.eval_batches(first, batch_size=size) as batches:
-            return self._compile(network).estimate_statistics(
+            return compiled.estimate_statistics(
                 network.params, network.model_state, batches
             )
+
+    def _statistics_images(self) -> First:
+        source = self.run.open("target", "train")
+        count = self.run.config["evaluation"]["batchnorm_images"]
+        return First(source, min(count, len(source)))
 
     def batches(self, domain: str) -> pipeline.Batches:
         """Batches of a validation split that the devices divide."""
@@ -170,15 +190,54 @@ class Evaluation:
         source = self.run.open(domain, "val")
         return pipeline.eval_batches(source, batch_size=size)
 
+    def check(self) -> None:
+        """Trace each evaluation of the run's stages on its first batch, by shapes alone.
+
+        Raises:
+          InputError: what would stop the report after the training.
+        """
+        run, model = self.run, self.run.model
+        compiled = self._compile(model, run.config["data"]["preprocessing"])
+        network = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), run.sizes["target"])
+        )
+        for domain in self.scored:
+            with self.batches(domain) as batches:
+                images, valid, _ = next(batches)
+            sizes = tuple({images.image.shape[1:3], images.label.shape[1:]})
+            compiled.predictor.trace(*network, images, valid, sizes)
+        self.examples("target", run.config["evaluation"]["panel_images"])
+        if model.arguments.get("batch_norm") == "eval":
+            return
+        count = len(self._statistics_images())
+        for size in {min(count, batchnorm.GROUP), count % batchnorm.GROUP} - {0}:
+            image = jnp.zeros((size, *run.sizes["target"], 3), jnp.uint8)
+            try:
+                jax.eval_shape(
+                    lambda *network, image=image: model.forward(
+                        *network, run.normalise(image), True
+                    ),
+                    *network,
+                )
+            except InputError as error:
+                raise InputError(
+                    f"evaluation.batchnorm_images: {count} target images leave a group "
+                    f"of {size} to take statistics over ({error}); choose another number"
+                ) from error
+
     def examples(self, domain: str, count: int) -> tuple[list[int], np.ndarray, list]:
-        """Positions, images and labels of validation images spread over the split."""
+        """Positions, images and labels of validation images spread over the split.
+
+        Labels are None in a split without.
+        """
         source = self.run.open(domain, "val")
         count = min(count, len(source))
         positions = [i * len(source) // count for i in range(count)]
-        decode = partial(records.decode, labelled=True, same_size=False)
+        labelled = records.is_labelled(source)
+        decode = partial(records.decode, labelled=labelled, same_size=False)
         chosen = [decode(source[position]) for position in positions]
         images = np.stack([example["image"] for example in chosen])
-        return positions, images, [example["label"] for example in chosen]
+        return positions, images, [example.get("label") for example in chosen]
 
     def predictions(
         self, entries: Sequence[Entry], images: np.ndarray
@@ -191,19 +250,17 @@ class Evaluation:
             found[entry.name] = own.predict(params, state, images)
         return found
 
-    def _compile(self, network: Trained) -> Compiled:
-        model = network.model
-        key = f"{network.preprocessing} {sorted(model.arguments.items())}"
+    def _compile(self, model: Model, preprocessing: str) -> Compiled:
+        key = f"{preprocessing} {sorted(model.arguments.items())}"
         if key not in self._compiled:
+            normalise = partial(preprocess.normalise, preprocessing=preprocessing)
             scores = predictor.network(
                 model.forward,
-                network.normalise,
+                normalise,
                 prediction=model.prediction,
                 augmentation=self.augmentation,
             )
-            estimate = batchnorm.estimator(
-                model.forward, network.normalise, mesh=self.run.mesh
-            )
+            estimate = batchnorm.estimator(model.forward, normalise, mesh=self.run.mesh)
             own = self._predictor(scores, model.num_classes)
             self._compiled[key] = Compiled(scores, own, estimate)
         return self._compiled[key]

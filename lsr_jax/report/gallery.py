@@ -35,7 +35,8 @@ class Picture(NamedTuple):
 
 PANEL = Picture(
     "panel.png",
-    "Target validation images: image, ground truth and the prediction of every stage.",
+    "Target validation images: image, ground truth where there is one, and the prediction "
+    "of every stage.",
 )
 
 

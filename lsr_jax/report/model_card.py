@@ -30,6 +30,7 @@ def markdown(
     classes: Sequence[str],
     stages: Sequence[str],
     scores: Sequence[Table],
+    remarks: Sequence[str] = (),
 ) -> str:
     """The card as Markdown.
 
@@ -39,6 +40,7 @@ def markdown(
       classes: of the network's output.
       stages: those that were evaluated.
       scores: tables of the report.
+      remarks: on what has no score.
     """
     model = config["model"]
     parts = [
@@ -54,6 +56,7 @@ def markdown(
         *(_stage(name, config) for name in stages),
         f"Seed {config['seed']}. The whole config is in `config.json`.",
         "## Scores",
+        *remarks,
         results.markdown(scores).strip(),
         "## Limits",
         LIMITS,

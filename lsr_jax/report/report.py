@@ -53,7 +53,7 @@ def write(
     Raises:
       InputError: an unknown stage, one without checkpoint, or unusable data.
     """
-    config = run.config
+    config, data = run.config, run.config["data"]
     stages = tuple(stages or config["stages"])
     if unknown := sorted(set(stages) - set(config["stages"])):
         raise InputError(
@@ -61,6 +61,12 @@ def write(
             f"{', '.join(unknown)}"
         )
     evaluation = evaluation or Evaluation(run)
+    remarks = [
+        f"{domain} {data[domain]['val']} is not scored: {why}"
+        for domain, why in evaluation.unscored.items()
+    ]
+    if latent_figures and remarks:
+        raise InputError(f"--figures: expected labels of both domains; {remarks[0]}")
     chosen = entries or [evaluation.entry(stage) for stage in stages]
     rows = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
@@ -80,10 +86,15 @@ def write(
         folder = run.workdir / folder
         results.write(folder / "metrics.json", rows)
         files.text(folder / "metrics.csv", results.to_csv(rows))
-        files.text(folder / "table.md", results.markdown([*summary, *classes]))
+        tables = results.markdown([*summary, *classes])
+        files.text(folder / "table.md", "\n\n".join([*remarks, tables]))
         files.text(folder / "table.tex", results.latex([*summary, *classes]))
         print(results.terminal([*summary, *classes] if per_class else summary))
-        columns = {"image": images, "ground truth": truths, **predictions}
+        print(*remarks, sep="\n", end="\n" if remarks else "")
+        columns = {"image": images}
+        if "target" in evaluation.scored:
+            columns["ground truth"] = truths
+        columns |= predictions
         space = evaluation.space
         panel = figures.panel(columns, space.classes, space.colors)
         figures.save(panel, folder / "panel", ["png"])
@@ -94,7 +105,7 @@ def write(
             pictures = [gallery.PANEL, *gallery.curves(run, stages, folder)]
             if latent_figures:
                 pictures += gallery.write(evaluation, stages, folder)
-            write_page(evaluation, stages, folder, summary, classes, pictures)
+            write_page(evaluation, stages, folder, summary, classes, pictures, remarks)
             print(f"wrote {folder / 'index.html'} and model_card.md")
     return rows
 
@@ -118,12 +129,13 @@ def write_page(
     summary: Sequence[Table],
     classes: Sequence[Table],
     pictures: Sequence[gallery.Picture],
+    remarks: Sequence[str],
 ) -> None:
     """Write ``model_card.md`` and ``index.html``."""
     run = evaluation.run
     config, manifest = run.config, workdir.manifest(run.workdir)
     card = model_card.markdown(
-        config, manifest, evaluation.space.classes, stages, summary
+        config, manifest, evaluation.space.classes, stages, summary, remarks
     )
     files.text(folder / "model_card.md", card)
     facts = {
@@ -132,6 +144,7 @@ def write_page(
         "target": config["data"]["target"]["name"],
         "network": config["model"]["backbone"],
         "seed": str(config["seed"]),
+        **({"scores": "; ".join(remarks)} if remarks else {}),
         "command": manifest["command"],
         "machine": results.machine(manifest),
     }
@@ -144,8 +157,18 @@ def write_page(
     files.text(folder / "index.html", html.document(title, facts, sections))
 
 
+def check(run: Run) -> None:
+    """Find out before the training what would stop the report of a run after it.
+
+    Raises:
+      InputError: see `check_recorded` and `Evaluation.check`.
+    """
+    check_recorded(run.config)
+    Evaluation(run).check()
+
+
 def check_recorded(config: Mapping) -> None:
-    """Read the recorded rows of a config before anything is trained.
+    """Read the recorded rows of a config.
 
     Raises:
       InputError: a file in the config's ``recorded`` is missing or holds no rows.

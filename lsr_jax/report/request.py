@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lsr_jax.data import sources
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
 from lsr_jax.evaluation.predictor import PROTOCOLS
@@ -62,7 +63,10 @@ def evaluate(options) -> list[results.Row]:
     folder = output(options, found, augmentation.describe(), config["stages"])
     check_writable(folder)
 
-    run = open_run(config, Path(options.workdir or folder))
+    domains = ["source", "target"]
+    if not sources.is_present(data["source"]):
+        domains.remove("source")
+    run = open_run(config, Path(options.workdir or folder), domains)
     loaded = tuple(
         weights.load(source, mesh=run.mesh, config=config, split=split)
         for source in found

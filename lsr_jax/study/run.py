@@ -152,7 +152,8 @@ def attempt(run, errors: Mapping[Path, str], stop: Stop) -> str | None:
             print(f"{run.folder}: finished")
         else:
             print(f"{run.folder}:")
-            loop.train(run.config, run.folder, stop, finish=report.write)
+            steps = {"check": report.check, "finish": report.write}
+            loop.train(run.config, run.folder, stop, **steps)
     except (InputError, TrainingError) as error:
         return one_line(error)
     except Exception as error:  # one cell must not end a study of hours

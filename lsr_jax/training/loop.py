@@ -33,6 +33,7 @@ def train(
     stop: Stop | None = None,
     profile: Path | None = None,
     show: str = "auto",
+    check: Callable[[Run], object] | None = None,
     finish: Callable[[Run], object] | None = None,
 ) -> Run:
     """Train every stage of ``config`` in ``folder``; finished stages are skipped.
@@ -43,6 +44,7 @@ def train(
       stop: when to stop before the end.
       profile: a folder for a trace of a few steps of each stage.
       show: see `metrics.Progress`.
+      check: called with the run before anything is trained or written.
       finish: called with the run after its last stage, while the folder is locked.
 
     Raises:
@@ -59,6 +61,8 @@ def train(
         run = stage.open_run(config, folder)
         selector = Selector(run)
     stages = stage.build_stages(run)
+    if check:
+        check(run)
     with workdir.locked(folder, config, inputs(run, stages)):
         for one in stages:
             stop.check(distributed.any_process)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lsr_jax.data import pipeline
+from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import metrics, predictor
 from lsr_jax.training.stage import Run, Stage
@@ -48,11 +48,21 @@ class Selector:
     """Scores the states of all stages of a run."""
 
     def __init__(self, run: Run):
-        """Opens the split on which the rule scores; raises InputError without one."""
+        """Opens the split on which the rule scores.
+
+        Raises:
+          InputError: there is none, or it has no labels.
+        """
         self._run = run
         self.split = split_of(run.config)
         if self.split:
-            self._source = run.domains[self.split[0]].open(self.split[1])
+            domain, split = self.split
+            self._source = run.domains[domain].open(split)
+            if not records.is_labelled(self._source):
+                raise InputError(
+                    f"evaluation.selection: {run.config['evaluation']['selection']} "
+                    f"scores the {domain} split {split}, which has no labels; choose last"
+                )
         scores = predictor.network(
             run.model.forward, run.normalise, prediction=run.model.prediction
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +49,7 @@ class Run:
       workdir: the folder of the run.
       mesh: the devices.
       model: the network's functions.
-      domains: ``{"source": Domain, "target": Domain}``.
+      domains: ``{"source": Domain, "target": Domain}``; evaluation may open one alone.
       sizes: ``{"source": (H, W), "target": (H, W)}`` of the training images.
     """
 
@@ -91,12 +91,15 @@ class Run:
         return Source(self.folder(stage) / CHECKPOINTS, stage, self.config)
 
 
-def open_run(config: Mapping, workdir: Path) -> Run:
+def open_run(
+    config: Mapping, workdir: Path, domains: Sequence[str] = ("source", "target")
+) -> Run:
     """Open the data and build the network; nothing is written into ``workdir``.
 
     Args:
       config: resolved, as nested dicts.
       workdir: the folder of the run; need not exist.
+      domains: those to open; training needs both.
 
     Raises:
       InputError: unusable stages, devices, network or data.
@@ -105,14 +108,14 @@ def open_run(config: Mapping, workdir: Path) -> Run:
     schema.check(config)
     mesh = sharding.make_mesh(config["num_devices"])
     model = models.build(**config["model"])
-    domains = sources.open_domains(
-        config["data"], num_classes=config["model"]["num_classes"]
+    opened = sources.open_domains(
+        config["data"], num_classes=config["model"]["num_classes"], names=domains
     )
     sizes = {}
-    for name, domain in domains.items():
+    for name, domain in opened.items():
         domain.open(config["data"][name]["val"])
         sizes[name] = records.image_size(domain.open(config["data"][name]["train"]))
-    return Run(config, workdir, mesh, model, domains, sizes)
+    return Run(config, workdir, mesh, model, opened, sizes)
 
 
 class Snapshot(NamedTuple):

@@ -1,0 +1,158 @@
+"""Runs on one's own folders: targets without labels, and without the source data."""
+
+import json
+
+import numpy as np
+import pytest
+import quick
+from PIL import Image
+
+from lsr_jax import evaluate
+from lsr_jax.configs import gta2cs
+from lsr_jax.errors import InputError
+from lsr_jax.report import report
+from lsr_jax.training import loop
+from lsr_jax.training.checkpoint import Checkpointer
+
+CLASSES = 3
+SIZE = (32, 48)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    with quick.compilation(), quick.backbones(mini=quick.ThreeLayers()):
+        yield
+
+
+def draw(root, *, labels=None, images=4):
+    """A data set; ``labels`` makes one of its label maps, None leaves them out."""
+    rng = np.random.default_rng(0)
+    (root / "photos").mkdir(parents=True)
+    (root / "masks").mkdir()
+    for number in range(images):
+        image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        Image.fromarray(image).save(root / "photos" / f"{number}.png")
+        if labels:
+            Image.fromarray(labels()).save(root / "masks" / f"{number}.png")
+    split = {"images": "photos/*.png"} | ({"labels": "masks/*.png"} if labels else {})
+    description = {
+        "splits": {"train": split, "val": split},
+        "label_format": "grey",
+        "ids": {str(index): f"class {index}" for index in range(CLASSES)},
+        "palette": {f"class {index}": [0, 0, index] for index in range(CLASSES)},
+    }
+    path = root / "data.json"
+    path.write_text(json.dumps(description))
+    return path
+
+
+def noise(seed):
+    rng = np.random.default_rng(seed)
+    return lambda: rng.integers(0, CLASSES, SIZE, dtype=np.uint8)
+
+
+def config_of(source, target, argument="max_square"):
+    config = gta2cs.get_config(f"{argument},tiny").to_dict()
+    for domain, path in (("source", source), ("target", target)):
+        own = {"name": str(path), "root": str(path.parent), "space": "", "size": SIZE}
+        config["data"][domain] |= {**own, "train": "train", "val": "val"}
+    config |= {"num_devices": 1, "cpu_devices": 8}  # eight are in use by now
+    config["model"] |= {"num_classes": CLASSES, "aspp_dilations": (1,)}
+    config["evaluation"]["heldout"] = ""
+    stage = config["stages"][-1]
+    config["stages"] = (stage,)
+    config[stage] |= {"steps": 2, "checkpoint_every": 2, "init_from": "scratch"}
+    return config
+
+
+def weights(workdir):
+    with Checkpointer(workdir / "adapt" / "checkpoints", read_only=True) as found:
+        return found.facts(2)["arrays"]
+
+
+def rows(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_target_labels_do_not_reach_the_weights(tmp_path):
+    source = draw(tmp_path / "source", labels=noise(0))
+    found = []
+    for number in (1, 2):
+        target = draw(tmp_path / f"target_{number}", labels=noise(number))
+        loop.train(config_of(source, target), tmp_path / f"run_{number}")
+        found.append(weights(tmp_path / f"run_{number}"))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_a_target_without_labels_and_then_without_the_source(tmp_path, capsys):
+    source = draw(tmp_path / "source", labels=noise(0))
+    target = draw(tmp_path / "target")
+    workdir = tmp_path / "run"
+    steps = {"check": report.check, "finish": report.write}
+    loop.train(config_of(source, target), workdir, **steps)
+    folder = workdir / "report"
+    assert {row["domain"] for row in rows(folder)} == {"source"}
+    remark = "target val is not scored: it has no labels"
+    assert remark in capsys.readouterr().out
+    for name in ("table.md", "model_card.md", "index.html"):
+        assert remark in (folder / name).read_text()
+    assert (folder / "panel.png").is_file()
+
+    assert evaluate.main(["--workdir", str(workdir), "--out", str(tmp_path / "a")]) == 0
+    assert rows(tmp_path / "a") == rows(folder)
+    draw_again = ["--workdir", str(workdir), "--figures", "--out", str(tmp_path / "b")]
+    assert evaluate.main(draw_again) == 2
+    assert f"labels of both domains; {remark}" in capsys.readouterr().err
+
+    source.unlink()
+    assert evaluate.main(["--workdir", str(workdir), "--out", str(tmp_path / "c")]) == 0
+    assert rows(tmp_path / "c") == []
+    assert (
+        "source val is not scored: its data folder is missing"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.slow
+def test_the_target_is_scored_without_the_source(tmp_path):
+    source = draw(tmp_path / "source", labels=noise(0))
+    target = draw(tmp_path / "target", labels=noise(1))
+    workdir = tmp_path / "run"
+    loop.train(config_of(source, target), workdir, finish=report.write)
+    (tmp_path / "source").rename(tmp_path / "gone")
+    checkpoints = str(workdir / "adapt" / "checkpoints")
+    words = ["--checkpoint", checkpoints, "--out", str(tmp_path / "out")]
+    assert evaluate.main(words) == 0
+    both = [row for row in rows(workdir / "report") if row["domain"] == "target"]
+    assert [row["iou"] for row in rows(tmp_path / "out")] == [r["iou"] for r in both]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batchnorm_images": 17}, r"evaluation\.batchnorm_images: 17 .* group of 1 "),
+        (
+            {"selection": "oracle"},
+            "evaluation.selection: oracle scores the target split ",
+        ),
+    ],
+)
+def test_what_the_report_needs_is_checked_before_training(changes, message, tmp_path):
+    labels = None if "selection" in changes else noise(1)
+    source = draw(tmp_path / "source", labels=noise(0))
+    target = draw(tmp_path / "target", labels=labels, images=17)
+    config = config_of(source, target, "source_only,like=cag")
+    config["evaluation"] |= changes
+    with pytest.raises(InputError, match=message):
+        loop.train(config, tmp_path / "run", check=report.check)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pattern_of_labels_that_matches_nothing(tmp_path):
+    source = draw(tmp_path / "source", labels=noise(0))
+    for mask in (tmp_path / "source" / "masks").iterdir():
+        mask.unlink()
+    with pytest.raises(InputError, match=r"splits\.train\.labels: no file matches"):
+        loop.train(config_of(source, source), tmp_path / "run")
