@@ -30,6 +30,7 @@ from pathlib import Path
 import absl.flags
 import absl.logging
 from ml_collections import config_flags
+from tqdm import tqdm
 
 from lsr_jax import files
 from lsr_jax.errors import (
@@ -43,6 +44,7 @@ from lsr_jax.errors import (
 )
 
 INTERRUPTED = 130
+LINE_SECONDS = 5  # between two lines of progress
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -288,6 +290,29 @@ def processes(options: argparse.Namespace) -> dict | None:
     given = {name: getattr(options, name) for name in names}
     several = any(value is not None for value in given.values())
     return given if options.distributed or several else None
+
+
+def progress_bar(
+    total: int, name: str, unit: str, *, initial: int = 0, disable: bool = False
+) -> tqdm:
+    """A bar on a terminal; elsewhere a line every `LINE_SECONDS`, without ``\\r``."""
+    options = {"total": total, "desc": name, "unit": unit, "initial": initial}
+    if not sys.stderr.isatty():
+        text = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} {unit} "
+        text += "[{elapsed}<{remaining}{postfix}]"
+        options |= {"file": _Lines(), "bar_format": text, "mininterval": LINE_SECONDS}
+    return tqdm(**options, miniters=1, disable=disable)
+
+
+class _Lines:
+    """A stream for tqdm, which writes a carriage return before each state of a bar."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def command_line() -> str:

@@ -123,7 +123,7 @@ def read_json(path: str | os.PathLike, expected: str, remedy: str) -> dict:
       InputError: it cannot be read, is not JSON, or holds something else.
     """
     with reading(path, expected, remedy):
-        content = json.loads(expanded(path).read_text())
+        content = json.loads(expanded(path).read_text(encoding="utf-8-sig"))
         if not isinstance(content, dict):
             raise ValueError(f"{quoted(content)}, not an object")
         return content

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from lsr_jax import cli, streets
 from lsr_jax.data import custom, image_io, label_spaces, sources
@@ -29,7 +28,7 @@ from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import class_maps, predictor
 from lsr_jax.evaluation.predictor import Size, TestTimeAugmentation
-from lsr_jax.training import sharding, weights
+from lsr_jax.training import compile, sharding, weights
 from lsr_jax.training.weights import Source
 
 KINDS = ("color", "train_ids", "cityscapes_ids", "overlay")
@@ -90,28 +89,29 @@ def predict(options) -> list[Path]:
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error}") from error
 
-    sharding.share_cpu(config["cpu_devices"])
+    compile.configure(config["cpu_devices"])
     network = load(place, config, augmentation)
     batch_size = options.batch_size
     written = []
-    progress = tqdm(outputs, unit="image", desc="predict")
-    for paths in class_maps.batches(progress, batch_size):
-        images = [read_image(path) for path in paths]
-        if options.mode == "resize":
-            labels = class_maps.resize(
-                network, images, size=size, batch_size=batch_size
-            )
-        else:
-            keywords = {"overlap": options.overlap, "batch_size": batch_size}
-            labels = (
-                class_maps.slide(network, image, window=size, **keywords)
-                for image in images
-            )
-        for path, image, label in zip(paths, images, labels, strict=True):
-            for kind in kinds:
-                file = out / kind / outputs[path]
-                write_png(file, render(kind, label, image, space))
-                written.append(file)
+    with cli.progress_bar(len(outputs), "predict", "image") as bar:
+        for paths in class_maps.batches(outputs, batch_size):
+            images = [read_image(path) for path in paths]
+            if options.mode == "resize":
+                labels = class_maps.resize(
+                    network, images, size=size, batch_size=batch_size
+                )
+            else:
+                keywords = {"overlap": options.overlap, "batch_size": batch_size}
+                labels = (
+                    class_maps.slide(network, image, window=size, **keywords)
+                    for image in images
+                )
+            for path, image, label in zip(paths, images, labels, strict=True):
+                for kind in kinds:
+                    file = out / kind / outputs[path]
+                    write_png(file, render(kind, label, image, space))
+                    written.append(file)
+                bar.update()
     return written
 
 

@@ -53,12 +53,11 @@ def train(options) -> None:
     with training_stop.Stop(**limits) as stop:
         # Imported here: bad flags are answered without waiting for JAX.
         from lsr_jax.report import report
-        from lsr_jax.training import compile, distributed, loop, sharding
+        from lsr_jax.training import compile, distributed, loop
 
-        sharding.share_cpu(config["cpu_devices"])
+        compile.configure(config["cpu_devices"])
         if processes := cli.processes(options):
             distributed.initialize(**processes)
-        compile.use_persistent_cache()
 
         def finish(run: loop.Run) -> None:
             json = options.progress == "json"

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -269,3 +270,21 @@ print("c", file=sys.stderr)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert (done.stdout, done.stderr) == (b"ab\xe9\n", b"c\n")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "part"), [(Terminal, "\r"), (io.StringIO, "gta5: 100% 3/3 image [")]
+)
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(stream, part, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream())
+    with cli.progress_bar(3, "gta5", "image") as bar:
+        for _ in range(3):
+            bar.update()
+    shown = sys.stderr.getvalue()
+    assert part in shown
+    assert ("\r" in shown) == sys.stderr.isatty()

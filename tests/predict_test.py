@@ -38,7 +38,7 @@ def images(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _share_cpu(monkeypatch):
     # JAX is already in use here.
-    monkeypatch.setattr(predict.sharding, "share_cpu", lambda count: None)
+    monkeypatch.setattr(predict.compile, "configure", lambda cpu_devices: None)
 
 
 def read(path):

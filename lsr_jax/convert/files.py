@@ -216,7 +216,7 @@ def read_folder(directory: Path) -> Imported:
     writer = "`python -m lsr_jax.convert from-torch`"
     expected = f"{WEIGHTS} and {INFO} as written by {writer}"
     with files.reading(directory, expected, "convert the file again"):
-        info = json.loads((directory / INFO).read_text())
+        info = json.loads((directory / INFO).read_text(encoding="utf-8"))
         for key, kind in _KINDS.items():
             if not isinstance(info[key], kind):
                 raise ValueError(f"{files.quoted(info[key])} for {key!r}")

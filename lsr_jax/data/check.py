@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import tqdm
 from PIL import Image
 
 from lsr_jax import cli
@@ -129,7 +128,7 @@ def examine_all(
     total = sum(len(listings[name].pairs) for name in chosen)
     work = partial(examine, reader=reader, layout=layout)
     reports = []
-    bar = tqdm.tqdm(total=total, desc=layout.name, unit="image", disable=not progress)
+    bar = cli.progress_bar(total, layout.name, "image", disable=not progress)
     with bar, processes.make_pool(workers) as pool:
         for name in chosen:
             found, part = listings[name], layout.parts[name]

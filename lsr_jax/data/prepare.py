@@ -21,7 +21,7 @@ from functools import partial
 import cv2
 import numpy as np
 import PIL
-import tqdm
+from tqdm import tqdm
 
 from lsr_jax import cli, files
 from lsr_jax.data import custom, image_io, listing, prepared, processes
@@ -83,9 +83,7 @@ def prepare(
         target.parent.mkdir(parents=True, exist_ok=True)
         _check_space(work.values(), target.parent, tell=progress)
         with (
-            tqdm.tqdm(
-                total=sum(pairs), desc=title, unit="image", disable=not progress
-            ) as bar,
+            cli.progress_bar(sum(pairs), title, "image", disable=not progress) as bar,
             processes.make_pool(workers) as pool,
         ):
             prepared.write_once(
@@ -159,7 +157,7 @@ class Split:
         self.skipped: dict[str, str] = {}
         self.sizes: Counter = Counter()
 
-    def records(self, pool: Executor | None, bar: tqdm.tqdm) -> Iterator[Record]:
+    def records(self, pool: Executor | None, bar: tqdm) -> Iterator[Record]:
         """Yields all good records in order.
 
         Raises:

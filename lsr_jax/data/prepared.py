@@ -162,7 +162,7 @@ def read_manifest(folder: str | os.PathLike, *, command: str) -> dict:
     path = pathlib.Path(folder) / MANIFEST
     remedy = f"remove {folder} and run {command}"
     with files.reading(path, "the manifest of a prepared data set", remedy):
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         if _combined(manifest["splits"]) != manifest["sha256"]:
             raise ValueError("a sha256 that is not that of its splits")
         for name, split in manifest["splits"].items():

@@ -144,7 +144,9 @@ def read_curves(path: Path) -> pd.DataFrame:
       InputError: a line that is not a JSON object with a step.
     """
     # The last line of a run in progress may be incomplete.
-    text = path.read_text().rpartition("\n")[0] if path.is_file() else ""
+    text = (
+        path.read_text(encoding="utf-8").rpartition("\n")[0] if path.is_file() else ""
+    )
     if not text:
         return pd.DataFrame()
     try:

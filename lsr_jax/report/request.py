@@ -17,7 +17,7 @@ from lsr_jax.evaluation import predictor
 from lsr_jax.evaluation.predictor import PROTOCOLS
 from lsr_jax.report import report, results
 from lsr_jax.report.evaluate import Entry, Evaluation
-from lsr_jax.training import distributed, sharding, weights
+from lsr_jax.training import compile, distributed, weights
 from lsr_jax.training.stage import open_run
 from lsr_jax.training.weights import Source
 from lsr_jax.training.workdir import read_config
@@ -53,7 +53,7 @@ def evaluate(options) -> list[results.Row]:
     named = named_networks(options)
     found = [weights.resolve(name, step=options.step) for name, _ in named]
     config = data_config(options, found)
-    sharding.share_cpu(config["cpu_devices"])
+    compile.configure(config["cpu_devices"])
     if options.processes:
         distributed.initialize(**options.processes)
     data = config["data"]

@@ -14,9 +14,8 @@ from functools import partial
 
 import cv2
 import numpy as np
-import tqdm
 
-from lsr_jax import files, streets
+from lsr_jax import cli, files, streets
 from lsr_jax.data import image_io, label_spaces, prepared, processes
 from lsr_jax.data.prepared import MANIFEST, Record
 from lsr_jax.errors import InputError
@@ -78,9 +77,7 @@ def prepare(
     title, total = f"drawing {preset.name}", sum(preset.counts)
     try:
         with (
-            tqdm.tqdm(
-                total=total, desc=title, unit="image", disable=not progress
-            ) as bar,
+            cli.progress_bar(total, title, "image", disable=not progress) as bar,
             processes.make_pool(workers) as pool,
         ):
 

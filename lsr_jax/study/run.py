@@ -42,7 +42,7 @@ def study(options) -> int:
     # Imported here: bad flags are answered without waiting for JAX.
     from lsr_jax.methods import METHODS
     from lsr_jax.study import outcome, plan
-    from lsr_jax.training import sharding, workdir
+    from lsr_jax.training import compile, workdir
 
     if any(word.startswith("--config.seed=") for word in options.overrides):
         raise InputError("--config.seed: name seeds by --seeds=0,1,2")
@@ -56,7 +56,7 @@ def study(options) -> int:
         )
     load = loader(options.config, options.overrides, methods)
     folder = options.workdir or Path("studies", cli.run_name(options.config))
-    sharding.share_cpu(load(methods[0], seeds[0])["cpu_devices"])
+    compile.configure(load(methods[0], seeds[0])["cpu_devices"])
     lines = [plan.Line(name, name) for name in methods]
     if options.ablate:
         lines += ablation(options.ablate, load(options.ablate, seeds[0]))

@@ -1,4 +1,4 @@
-"""The compiled step with its memory and cost, and the cache of compiled programs."""
+"""JAX's settings, and the compiled step with its memory and cost."""
 
 from __future__ import annotations
 
@@ -13,8 +13,31 @@ import jax
 
 from lsr_jax import files
 from lsr_jax.errors import InputError
+from lsr_jax.training import sharding
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")
+# Settings that change the numbers of a run: environment variables must not.
+NUMERICS = {
+    "jax_default_matmul_precision": None,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_enable_x64": False,
+    "jax_threefry_partitionable": True,
+}
+
+
+def configure(cpu_devices: int) -> None:
+    """Set up JAX for a command; call it before JAX is used.
+
+    Args:
+      cpu_devices: see `sharding.share_cpu`.
+
+    Raises:
+      InputError: a count out of range.
+    """
+    sharding.share_cpu(cpu_devices)
+    for name, value in NUMERICS.items():
+        jax.config.update(name, value)
+    use_persistent_cache()
 
 
 def use_persistent_cache() -> None:

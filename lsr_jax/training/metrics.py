@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
-from lsr_jax import files
+from lsr_jax import cli, files
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.ops import diagnostics
 from lsr_jax.training.tensorboard import Events
@@ -154,13 +153,8 @@ class Progress:
         if kind == "auto":
             kind = "bar" if sys.stderr.isatty() else "lines"
         self._kind, self._stage, self._steps = kind, stage, steps
-        self._bar = tqdm(
-            total=steps,
-            initial=start,
-            desc=stage,
-            unit="step",
-            mininterval=1.0,
-            disable=kind != "bar",
+        self._bar = cli.progress_bar(
+            steps, stage, "step", initial=start, disable=kind != "bar"
         )
 
     def __enter__(self) -> Progress:
@@ -177,7 +171,7 @@ class Progress:
         """The metrics of ``step``, counted from 1, are logged."""
         terms = {k: f"{x:.3f}" for k, x in diagnostics.without(values).items()}
         if self._kind == "bar":
-            self._bar.set_postfix(terms)
+            self._bar.set_postfix(terms, refresh=False)
         elif self._kind == "lines":
             text = ", ".join(f"{name} {x}" for name, x in terms.items())
             print(f"{self._stage} {step}/{self._steps}: {text}", file=sys.stderr)

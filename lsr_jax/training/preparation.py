@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from lsr_jax import cli
 from lsr_jax.data import pipeline, pseudo_label_store
 from lsr_jax.errors import InputError
 from lsr_jax.training import distributed, sharding
@@ -76,12 +76,11 @@ def training_images(
     source = run.open(domain, "train")
     with (
         pipeline.ordered_batches(source, batch_size=size, labelled=labelled) as loaded,
-        tqdm(
-            total=len(source),
-            desc=f"{stage.name} prepares from {domain}",
-            unit="image",
+        cli.progress_bar(
+            len(source),
+            f"{stage.name} prepares from {domain}",
+            "image",
             disable=not distributed.is_main(),
-            mininterval=1.0,
         ) as bar,
     ):
         for images, valid, ids in loaded:

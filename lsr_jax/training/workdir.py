@@ -231,7 +231,7 @@ def manifest(workdir: Path) -> dict:
 
 
 def environment() -> dict:
-    """Command, versions, devices and machine."""
+    """Command, versions, devices, machine, and the variables that JAX and XLA read."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "command": cli.command_line(),
@@ -241,4 +241,5 @@ def environment() -> dict:
         "cpus": os.cpu_count(),
         "devices": [str(device) for device in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
+        "variables": {k: x for k, x in os.environ.items() if k[:4] in ("JAX_", "XLA_")},
     }

@@ -60,7 +60,7 @@ def _preset():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(streets.PRESETS, PRESET.name, PRESET)
         # JAX is already in use here.
-        patch.setattr(request.sharding, "share_cpu", lambda count: None)
+        patch.setattr(request.compile, "configure", lambda cpu_devices: None)
         yield
 
 

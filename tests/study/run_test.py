@@ -15,7 +15,7 @@ import pytest
 from lsr_jax.errors import TrainingError
 from lsr_jax.report import figures, report, results
 from lsr_jax.study import run as study_run
-from lsr_jax.training import loop, sharding, workdir
+from lsr_jax.training import compile, loop, workdir
 from lsr_jax.training.stop import Stopped
 
 # How ml_collections reads config files.
@@ -49,7 +49,7 @@ def fake(monkeypatch):
 
     fake = Fake()
 
-    def train(config, folder, stop, *, finish):
+    def train(config, folder, stop, *, check, finish):
         stage = config["stages"][-1]
         method = config[stage]["method"]["name"]
         fake.trained = (*fake.trained, folder.name)
@@ -107,7 +107,7 @@ def fake(monkeypatch):
         figures, "save", functools.partial(figures.save, formats=["png"])
     )
     monkeypatch.setattr(report, "write", write)
-    monkeypatch.setattr(sharding, "share_cpu", lambda count: None)
+    monkeypatch.setattr(compile, "configure", lambda cpu_devices: None)
     return fake
 
 

@@ -1,5 +1,9 @@
 """What is known of a step before it runs."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -61,3 +65,25 @@ def test_without_a_home_programs_are_not_kept(monkeypatch, capsys):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     assert kept_in(None) is None
     assert "JAX_COMPILATION_CACHE_DIR" in capsys.readouterr().err
+
+
+def test_variables_do_not_change_the_numbers(tmp_path):
+    code = """
+from lsr_jax.training import compile
+compile.configure(1)
+import os
+import subprocess
+import sys
+
+import jax
+print(jax.numpy.arange(2.0).dtype, jax.random.key(0).dtype)
+"""
+    changed = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **changed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "float32 key<fry>\n"
