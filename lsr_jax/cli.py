@@ -295,12 +295,16 @@ def processes(options: argparse.Namespace) -> dict | None:
 def progress_bar(
     total: int, name: str, unit: str, *, initial: int = 0, disable: bool = False
 ) -> tqdm:
-    """A bar on a terminal; elsewhere a line every `LINE_SECONDS`, without ``\\r``."""
+    """A bar on a terminal; elsewhere a line every `LINE_SECONDS`, without ``\\r``.
+
+    What takes less time prints no line.
+    """
     options = {"total": total, "desc": name, "unit": unit, "initial": initial}
     if not sys.stderr.isatty():
         text = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt} {unit} "
         text += "[{elapsed}<{remaining}{postfix}]"
-        options |= {"file": _Lines(), "bar_format": text, "mininterval": LINE_SECONDS}
+        options |= {"file": _Lines(), "bar_format": text}
+        options |= {"mininterval": LINE_SECONDS, "delay": LINE_SECONDS}
     return tqdm(**options, miniters=1, disable=disable)
 
 

@@ -282,6 +282,7 @@ class Terminal(io.StringIO):
 )
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(stream, part, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr(cli, "LINE_SECONDS", 0)
     with cli.progress_bar(3, "gta5", "image") as bar:
         for _ in range(3):
             bar.update()

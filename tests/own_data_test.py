@@ -129,6 +129,15 @@ def test_the_target_is_scored_without_the_source(tmp_path):
     assert [row["iou"] for row in rows(tmp_path / "out")] == [r["iou"] for r in both]
 
 
+def test_a_bad_validation_label_is_found_before_training(tmp_path):
+    source = draw(tmp_path / "source", labels=noise(0))
+    target = draw(tmp_path / "target", labels=lambda: np.full(SIZE, 7, np.uint8))
+    config = config_of(source, target)
+    with pytest.raises(InputError, match=r"masks/0\.png: id 7 is unknown"):
+        loop.train(config, tmp_path / "run", check=report.check)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

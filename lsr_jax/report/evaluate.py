@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsr_jax import cli
 from lsr_jax.augment import preprocess
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
@@ -25,6 +26,7 @@ from lsr_jax.evaluation.predictor import (
 )
 from lsr_jax.models import Model
 from lsr_jax.report import results
+from lsr_jax.training import distributed
 from lsr_jax.training.stage import Run
 from lsr_jax.training.weights import Trained
 from lsr_jax.types import PyTree
@@ -191,7 +193,7 @@ class Evaluation:
         return pipeline.eval_batches(source, batch_size=size)
 
     def check(self) -> None:
-        """Trace each evaluation of the run's stages on its first batch, by shapes alone.
+        """Read what is scored, and trace the evaluations with its shapes alone.
 
         Raises:
           InputError: what would stop the report after the training.
@@ -202,10 +204,20 @@ class Evaluation:
             lambda: model.init(jax.random.key(0), run.sizes["target"])
         )
         for domain in self.scored:
-            with self.batches(domain) as batches:
-                images, valid, _ = next(batches)
-            sizes = tuple({images.image.shape[1:3], images.label.shape[1:]})
-            compiled.predictor.trace(*network, images, valid, sizes)
+            name = f"check {domain} {run.config['data'][domain]['val']}"
+            count, traced = len(run.open(domain, "val")), set()
+            with (
+                self.batches(domain) as batches,
+                cli.progress_bar(
+                    count, name, "image", disable=not distributed.is_main()
+                ) as bar,
+            ):
+                for images, valid, _ in batches:
+                    bar.update(int(valid.sum()))
+                    sizes = images.image.shape[1:3], images.label.shape[1:]
+                    if sizes not in traced:
+                        compiled.predictor.trace(*network, images, valid, sizes)
+                        traced.add(sizes)
         self.examples("target", run.config["evaluation"]["panel_images"])
         if model.arguments.get("batch_norm") == "eval":
             return

@@ -15,6 +15,7 @@ from lsr_jax.report.evaluate import Entry, Evaluation
 from lsr_jax.report.results import Table
 from lsr_jax.training import distributed, tensorboard, workdir
 from lsr_jax.training.stage import Run
+from lsr_jax.training.weights import CHECKPOINTS
 
 
 def write(
@@ -158,13 +159,14 @@ def write_page(
 
 
 def check(run: Run) -> None:
-    """Find out before the training what would stop the report of a run after it.
+    """Find out before a run begins what would stop its report in the end.
 
     Raises:
       InputError: see `check_recorded` and `Evaluation.check`.
     """
     check_recorded(run.config)
-    Evaluation(run).check()
+    if not any(run.workdir.glob(f"*/{CHECKPOINTS}")):
+        Evaluation(run).check()
 
 
 def check_recorded(config: Mapping) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
+from lsr_jax import cli
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.training import metrics
 from lsr_jax.training.metrics import Goodput, MetricsLog, Monitor, format_ids
@@ -147,7 +148,8 @@ def test_none_is_silent(capsys):
 
 
 @pytest.mark.parametrize("part", ["adapt: 100%", "4/4", "total=0.500, entropy=0.250"])
-def test_a_bar_counts_and_names_the_terms(part, capsys):
+def test_a_bar_counts_and_names_the_terms(part, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "LINE_SECONDS", 0)
     train("bar")
     assert part in capsys.readouterr().err
 
