@@ -23,7 +23,7 @@ from lsr_jax.ops import resample
 
 def load(path):
     """``image -> class map`` for the network in a PyTorch checkpoint."""
-    imported = convert.running_branches(convert.load(path))
+    imported = convert.load(path)
     model = models.build(**imported.info["arguments"])
     preprocessing = imported.info["preprocessing"]
 

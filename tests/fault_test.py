@@ -3,7 +3,6 @@
 And what is left of a run that is killed, stopped, refused and short of disk: everything.
 """
 
-import importlib.util
 import json
 import os
 import random
@@ -233,11 +232,6 @@ def test_bad_inputs_are_one_line_and_the_page_lists_them(slow, tmp_path, monkeyp
     page = (ROOT / "docs" / "reliability.md").read_text()
     listed = page.split("<!-- bad inputs: begin -->")[1].split("<!--")[0].split("\n")
     table = bad_inputs.table(found).split("\n")
-    if importlib.util.find_spec("torch") is None:  # another answer to a .pth file
-        listed, table = (
-            [line for line in lines if "error page saved as" not in line]
-            for lines in (listed, table)
-        )
     listed = [line for line in listed if line]
     if not slow:
         listed = [

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsr_jax.convert import files as weight_files
+from lsr_jax.convert import weight_files
 from lsr_jax.data import image_io, listing, prepared, records
 from lsr_jax.data.archives import Folder, Zips
 from lsr_jax.data.layouts import LAYOUTS
@@ -239,7 +239,7 @@ def test_weight_files(data, suffix, weights, tmp_path):
     path.write_bytes(content)
     found = read(weight_files.read, path)
     if found is not None:
-        assert all(x.dtype.kind in "fiub" for x in found.arrays.values())
+        assert all(x.dtype.kind in "fiub" for x in found.values())
 
 
 MEMBERS = {"a/x.png": WHOLE["image"], "a/y.png": bytes(500), "b/z.txt": b"z" * 99}
@@ -361,5 +361,5 @@ def test_the_fuzz_itself_reads_what_is_whole(reader, weights, tmp_path):
     for suffix, content in weights.items():
         path = tmp_path / f"whole.{suffix}"
         path.write_bytes(content)
-        assert set(weight_files.read(path).arrays) == {"layer.weight", "layer.bias"}
+        assert set(weight_files.read(path)) == {"layer.weight", "layer.bias"}
     assert cv2.imdecode(np.frombuffer(WHOLE["label"], np.uint8), -1).ndim == 2

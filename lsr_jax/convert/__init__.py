@@ -1,22 +1,23 @@
 """PyTorch weight files in and out: ``python -m lsr_jax.convert --help``."""
 
-from lsr_jax.convert.exporting import export
-from lsr_jax.convert.files import INFO, Imported, fingerprint, save
-from lsr_jax.convert.importing import (
+from lsr_jax.convert.conversion import (
     check_preprocessing,
+    check_values,
+    export,
     load,
     overlay,
-    running_branches,
 )
+from lsr_jax.convert.weight_files import CONVERTER, INFO, Imported, fingerprint, save
 
 __all__ = [
+    "CONVERTER",
     "INFO",
     "Imported",
     "check_preprocessing",
+    "check_values",
     "export",
     "fingerprint",
     "load",
     "overlay",
-    "running_branches",
     "save",
 ]

@@ -4,7 +4,7 @@ python -m lsr_jax.convert from-torch FILE --model deeplabv2_resnet101 --out DIR
 python -m lsr_jax.convert to-torch DIR --layout lsr --out FILE
 python -m lsr_jax.convert anchors FILE --out FILE.npz        CAG's, for method.anchors
 
-PyTorch files are .pth (needs PyTorch) or .safetensors.
+Files of torch.save (needs PyTorch; .pth, .pkl, .ckpt, .pth.tar) or safetensors.
 """
 
 import collections
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from lsr_jax import cli
-from lsr_jax.convert import exporting, files, importing, layouts
+from lsr_jax.convert import conversion, layouts, weight_files
 from lsr_jax.errors import InputError
 
 MODELS = {
@@ -37,7 +37,14 @@ def define(flags: cli.Flags) -> None:
     )
     flags.integer("num_classes", 19, "from-torch: classes of the network.")
     flags.boolean("skip_head", False, "from-torch: leave the heads out.")
-    flags.boolean("all_branches", False, "from-torch: keep ASPP branches 18 and 24.")
+    flags.boolean("skip_aux_head", False, "from-torch: leave the second head out.")
+    flags.boolean("all_branches", False, "from-torch: keep every ASPP branch.")
+    flags.string(
+        "entry",
+        None,
+        "from-torch: key of the network in a training checkpoint, as ema_model; default: "
+        "the only network.",
+    )
     flags.boolean("verbose", False, "from-torch: print every name.")
 
 
@@ -52,17 +59,18 @@ def _from_torch(options, file: str) -> None:
     if options.model is None:
         raise InputError("--model: required by from-torch; see --help")
     architecture, backbone = MODELS[options.model]
-    imported = importing.load(
+    imported = conversion.load(
         file,
         layout=options.layout,
         architecture=architecture,
         backbone=backbone,
         num_classes=options.num_classes,
         skip_head=options.skip_head,
+        skip_aux_head=options.skip_aux_head,
+        all_branches=options.all_branches,
+        entry=options.entry,
     )
-    if not options.all_branches:
-        imported = importing.running_branches(imported)
-    files.save(options.out, imported)
+    weight_files.save(options.out, imported)
     info = imported.info
     print(f"{info['file']}: layout {info['layout']}, sha256 {info['sha256']}")
     print(f"loaded and renamed: {len(info['loaded'])} arrays")
@@ -82,13 +90,13 @@ def _from_torch(options, file: str) -> None:
 def _to_torch(options, directory: str) -> None:
     if options.layout is None:
         raise InputError("--layout: required by to-torch; see --help")
-    imported = importing.load(directory)
-    exporting.export(imported, options.out, layout=options.layout)
+    imported = conversion.load(directory)
+    conversion.export(imported, options.out, layout=options.layout)
     print(f"{directory}: written to {options.out} in the layout {options.layout}")
 
 
 def _anchors(options, file: str) -> None:
-    vectors, count = files.convert_anchors(file, options.out)
+    vectors, count = weight_files.convert_anchors(file, options.out)
     found = f"{(count > 0).sum()} of {len(count)} classes, {vectors.shape[1]} channels"
     print(f"{file}: anchors of {found}; written to {options.out}")
 

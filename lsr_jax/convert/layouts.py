@@ -100,7 +100,6 @@ LAYOUTS = {
     ),
 }
 COUNTERS = {r"num_batches_tracked$": "a counter that nothing reads"}
-PREFIXES = ("module.", "Scale.", "")
 CAG_BODY = "backbone."
 
 
@@ -118,9 +117,22 @@ class Facts:
 
 
 def strip(arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """Split the common prefix off: ``(prefix, arrays)``."""
-    prefix = next(p for p in PREFIXES if all(name.startswith(p) for name in arrays))
-    return prefix, _without(prefix, arrays)
+    """Split the common prefix off: ``(prefix, arrays)``; "" where no network is known.
+
+    DataParallel writes "module.", `torch.compile` "_orig_mod.", which is not reported.
+    """
+    first = min(arrays, default="")
+    for end in (0, *(dot.end() for dot in re.finditer(r"\.", first))):
+        prefix = first[:end]
+        rest = {name.removeprefix(prefix): value for name, value in arrays.items()}
+        if all(name.startswith(prefix) for name in arrays) and _backbone(rest):
+            return prefix.replace("_orig_mod.", ""), rest
+    return "", dict(arrays)
+
+
+def is_network(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the names are those of a network of this family, with any prefix."""
+    return _backbone(strip(arrays)[1]) is not None
 
 
 def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
@@ -129,14 +141,13 @@ def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
     Raises:
       InputError: not a network of this family.
     """
-    plus = any(name.startswith("decoder.") for name in arrays)
-    backbone = _backbone(_without(CAG_BODY, arrays) if plus else arrays)
+    backbone = _backbone(arrays)
     if backbone is None:
         raise InputError(
             f"{path}: expected a DeepLabV2, DeepLabV3+, ResNet or VGG state_dict; found "
             "names like " + ", ".join(sorted(arrays)[:3])
         )
-    if plus:
+    if _is_plus(arrays):
         classifier = f"{CAG_HEAD['head']}.weight"
         if classifier not in arrays:
             raise InputError(f"{path}: a DeepLabV3+ without {classifier}")
@@ -164,7 +175,8 @@ def fits(name: str, facts: Facts) -> bool:
         return facts.has_classifier and name == f"torchvision_{kind}"
     if is_vgg(facts.backbone):
         return "vgg" in layout.backbones and facts.heads == VGG_HEAD
-    return bool(facts.heads) and layout.heads.get(facts.head) == facts.heads
+    known = bool(facts.heads) and layout.heads.get(facts.head) == facts.heads
+    return known and (not facts.branches or facts.branches >= len(layout.dilations))
 
 
 def candidates(facts: Facts) -> list[str]:
@@ -174,9 +186,8 @@ def candidates(facts: Facts) -> list[str]:
     return exact or fitting
 
 
-def _without(prefix, arrays):
-    owned = [name for name in arrays if name.startswith(prefix)]
-    return {name.removeprefix(prefix): arrays[name] for name in owned}
+def _is_plus(arrays):
+    return any(name.startswith("decoder.") for name in arrays)
 
 
 def is_vgg(backbone: object) -> bool:
@@ -185,6 +196,10 @@ def is_vgg(backbone: object) -> bool:
 
 
 def _backbone(arrays):
+    """The body; None for names of another network."""
+    if _is_plus(arrays):
+        body = [name for name in arrays if name.startswith(CAG_BODY)]
+        arrays = {name.removeprefix(CAG_BODY): arrays[name] for name in body}
     if "features.0.weight" in arrays:
         weights = [n for n in arrays if re.match(r"features\..*\.weight$", n)]
         for name, backbone in BACKBONES.items():

@@ -24,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from lsr_jax import convert
 from lsr_jax.errors import DISK_FULL, InputError, TrainingError
 from lsr_jax.training import distributed
 from lsr_jax.training.state import TrainState
@@ -31,6 +32,7 @@ from lsr_jax.types import PyTree
 
 FORMAT = 2
 RELEASES = {1: "0.1", 2: "0.2"}  # format: the lsr_jax that writes it
+NETWORK = ("params/model/", "model_state/")  # paths in a state
 QUARANTINE = "damaged"  # beside the folder of checkpoints
 KEEP_NEWEST = 2
 
@@ -248,7 +250,10 @@ class Checkpointer:
             args = ocp.args.Composite(state=args)
             found = self._manager.restore(step, args=args).state
             check_leaves(typed_leaves(template), typed_leaves(found))
-            check_arrays(facts["arrays"], digests(host_copy(found)), whole=whole)
+            arrays = host_copy(found)
+            check_arrays(facts["arrays"], digests(arrays), whole=whole)
+        network = {name: x for name, x in arrays.items() if name.startswith(NETWORK)}
+        convert.check_values(f"checkpoint {self.folder / str(step)}", network)
         return found
 
 
@@ -389,7 +394,7 @@ def network_leaves(tree: PyTree) -> dict[str, str]:
     return {
         name: f"{list(leaf.shape)}"
         for name, leaf in leaves_by_path(tree).items()
-        if name.startswith(("params/model/", "model_state/"))
+        if name.startswith(NETWORK)
     }
 
 
@@ -451,8 +456,8 @@ def writing(folder: Path) -> Iterator[None]:
         full = any(os.strerror(number) in str(error) for number in DISK_FULL)
         raise TrainingError(
             f"checkpoint in {folder}: cannot be written: {reason(error)}; the previous "
-            f"one is intact; {'make room' if full else 'correct that'}, then repeat the "
-            "command"
+            f"one is intact; {'free disk space' if full else 'correct that'}, then "
+            "repeat the command"
         ) from error
 
 

@@ -290,8 +290,8 @@ class Stage:
         return weights.import_file(
             self.origin.path,
             network,
+            model=self.run.config["model"],
             preprocessing=self.run.config["data"]["preprocessing"],
-            architecture=self.run.config["model"]["architecture"],
             **self.config["weights"],
         )
 

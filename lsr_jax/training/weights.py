@@ -196,7 +196,11 @@ def load(
     if source.is_file:
         network = model.init(jax.random.key(0), ANY_SIZE)
         network = import_file(
-            source.path, network, preprocessing=preprocessing, whole=True
+            source.path,
+            network,
+            model=known["model"],
+            preprocessing=preprocessing,
+            whole=True,
         )
         network = sharding.replicate(network, mesh)
         step, selection = None, "file"
@@ -245,8 +249,8 @@ def import_file(
     path: Path,
     network: Network,
     *,
+    model: Mapping,
     preprocessing: str,
-    architecture: str | None = None,
     skip_head: bool = False,
     allow_other_preprocessing: bool = False,
     whole: bool = False,
@@ -256,8 +260,8 @@ def import_file(
     Args:
       path: of the file or folder.
       network: freshly initialised.
+      model: of the config, which describes the network.
       preprocessing: of the config.
-      architecture: of the config; None: as the file says.
       skip_head: keep the fresh heads.
       allow_other_preprocessing: accept weights that were trained on other input.
       whole: require all weights of a network.
@@ -265,15 +269,33 @@ def import_file(
     Raises:
       InputError: a damaged file, or weights that do not fit.
     """
-    imported = convert.load(path, architecture=architecture, skip_head=skip_head)
+    imported = convert.load(
+        path, architecture=model["architecture"], skip_head=skip_head
+    )
     convert.check_preprocessing(
         imported.info, preprocessing, allow=allow_other_preprocessing
     )
-    if whole and (imported.info["fresh"] or "head" not in imported.params):
+    has_head = "head" in imported.params
+    if whole and (imported.info["fresh"] or not has_head):
         raise InputError(
             f"{path}: weights without a head cannot be evaluated; train the network first"
         )
-    return convert.overlay(*network, imported, skip_head=skip_head)
+    if has_head:
+        described = imported.info["arguments"]
+        differing = [
+            f"{key} {described[key]} instead of {expected}"
+            for key, expected in (
+                ("head", model["head"]),
+                ("aspp_dilations", tuple(model["aspp_dilations"])),
+            )
+            if described[key] != expected
+        ]
+        if differing:
+            raise InputError(
+                f"{path}: has {' and '.join(differing)}; set them below config.model, or "
+                f"leave parts of the file out with {convert.CONVERTER}"
+            )
+    return convert.overlay(*network, imported)
 
 
 def fingerprint(source: Source) -> str:

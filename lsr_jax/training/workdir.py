@@ -145,7 +145,7 @@ def acquire(lock: TextIO, workdir: Path) -> None:
         ) from error
     except OSError as error:
         raise InputError(
-            f"workdir {workdir}: cannot be locked: {error}; make room, or choose a "
+            f"workdir {workdir}: cannot be locked: {error}; free disk space, or choose a "
             "--workdir on a file system with flock"
         ) from error
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lsr_jax.convert import __main__ as command
-from lsr_jax.convert import files
+from lsr_jax.convert import weight_files
 
 RESNET101 = {"stem": 64, "width": 64, "blocks": (3, 4, 23, 3)}
 
@@ -30,7 +30,7 @@ def test_resnet101_there_and_back(resnet_state, tmp_path, capsys, suffix):
         pytest.importorskip("torch")
     state = resnet_state(**RESNET101) | _rows()
     path, back = tmp_path / f"resnet101{suffix}", tmp_path / f"back{suffix}"
-    files.write(path, state)
+    weight_files.write(path, state)
     assert _convert(path, tmp_path / "folder") == 0
     printed = capsys.readouterr().out
     assert "layout torchvision_resnet" in printed
@@ -39,10 +39,10 @@ def test_resnet101_there_and_back(resnet_state, tmp_path, capsys, suffix):
     assert "expects imagenet input" in printed
     info = json.loads((tmp_path / "folder" / "weights.json").read_text())
     assert info["arguments"]["backbone"] == "resnet101"
-    assert info["sha256"] == files.read(path).sha256
+    assert info["sha256"] == weight_files.fingerprint(path)
     arguments = ["to-torch", str(tmp_path / "folder"), "--out", str(back)]
     assert command.main([*arguments, "--layout", "torchvision_resnet"]) == 0
-    arrays = files.read(back).arrays
+    arrays = weight_files.read(back)
     assert arrays.keys() == state.keys() - {"fc.weight"}
     for name in info["loaded"]:
         assert arrays[name].tobytes() == state[name].tobytes()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lsr_jax import convert, errors, models
-from lsr_jax.convert import files
+from lsr_jax.convert import weight_files
 from lsr_jax.training import optimizer
 
 WIDTHS = {"stem": 8, "width": 8, "blocks": (1, 1, 1, 3)}
@@ -44,7 +44,7 @@ def twin(tmp_path_factory):
             tensor.uniform_(0.5, 1.5)
     path = tmp_path_factory.mktemp("twin") / "cag.pth"
     arrays = {name: x.numpy().copy() for name, x in network.state_dict().items()}
-    files.write(path, arrays, wrapped=("DeepLab", "model_state"))
+    weight_files.write(path, arrays, wrapped=("DeepLab", "model_state"))
     return network.double(), convert.load(path)
 
 

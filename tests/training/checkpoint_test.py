@@ -249,11 +249,11 @@ def test_reading_leaves_a_save_of_another_process_alone(folder):
     [
         (
             OSError(28, "No space left on device"),
-            "device; the previous .*; make room, then",
+            "device; the previous .*; free disk space, then",
         ),
         (
             ValueError("UNKNOWN: No space left on device"),
-            "the previous .*; make room, then",
+            "the previous .*; free disk space, then",
         ),
         (
             OSError(13, "Permission denied"),

@@ -193,3 +193,27 @@ def test_a_checkpoint_of_the_first_edition_is_refused(config, run, tmp_path):
             weights.load(
                 source._replace(step=step), mesh=sharding.make_mesh(1), config=config
             )
+
+
+def test_a_file_of_another_network_is_refused(config, weight_folder, mesh):
+    other = {"head": "two_heads", "aspp_dilations": (6, 12)}
+    other = {**config, "model": {**config["model"], **other}}
+    message = (
+        r"has head single instead of two_heads and aspp_dilations \(2, 4, 6, 8\) instead "
+        r"of \(6, 12\); set them below config.model"
+    )
+    with pytest.raises(InputError, match=message):
+        weights.load(weights.resolve(str(weight_folder)), mesh=mesh, config=other)
+
+
+def test_a_checkpoint_of_values_that_are_not_finite_is_refused(
+    config, mesh, tmp_path, monkeypatch
+):
+    params, model_state = saved.network(config, 0)
+    model_state["backbone"]["bn1"]["var"] = -model_state["backbone"]["bn1"]["var"]
+    monkeypatch.setattr(saved, "network", lambda *_: (params, model_state))
+    saved.run(tmp_path, config, {"source": (1,)})
+    message = r"checkpoints/1: damaged weights; variances below 0 1: model_state/backbone"
+    for step in (None, 1):
+        with pytest.raises(InputError, match=message):
+            weights.load(weights.resolve(f"{tmp_path}:source", step=step), mesh=mesh)

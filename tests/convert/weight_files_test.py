@@ -10,7 +10,7 @@ import pytest
 
 from lsr_jax import errors
 from lsr_jax.convert import __main__ as command
-from lsr_jax.convert import files
+from lsr_jax.convert import weight_files
 from lsr_jax.methods import cag
 
 
@@ -21,14 +21,13 @@ def state(layout_state):
 
 def _refused(path, message):
     with pytest.raises(errors.InputError, match=message) as caught:
-        files.read(path)
+        weight_files.read(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
 
 
-def test_missing_and_unknown_files(tmp_path):
+def test_missing_file(tmp_path):
     _refused(tmp_path / "none.pth", "no such file")
-    _refused(tmp_path / "weights.h5", "expected a file ending in .pth")
 
 
 def test_truncated_safetensors(write, state):
@@ -40,17 +39,23 @@ def test_truncated_safetensors(write, state):
 def test_truncated_torch_file(tmp_path, state):
     pytest.importorskip("torch")
     path = tmp_path / "weights.pth"
-    files.write(path, state)
+    weight_files.write(path, state)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     _refused(path, "expected a PyTorch file")
 
 
-@pytest.mark.parametrize("content", [b"", b"a page that says 404"])
-def test_no_checkpoint(tmp_path, content):
-    pytest.importorskip("torch")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "expected a PyTorch or safetensors file, found an empty file"),
+        (b"a page that says 404", "found one that begins with b'a page that says"),
+        (b"\x89HDF\r\n", "found one that begins with b'.x89HDF"),
+    ],
+)
+def test_no_checkpoint(tmp_path, content, reason):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    _refused(path, "expected a PyTorch file|not a checkpoint")
+    _refused(path, reason)
 
 
 def test_checkpoint_without_weights(tmp_path):
@@ -68,7 +73,7 @@ def test_pickle_that_wants_to_run_code(tmp_path):
 
     torch.save({"state_dict": Malicious()}, tmp_path / "zip.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious()))
-    _refused(tmp_path / "zip.pth", "refused")
+    _refused(tmp_path / "zip.pth", "refused, a pickle that asks for posix.mkdir")
     _refused(tmp_path / "plain.pth", "refused")
     assert not (tmp_path / "owned").exists()
 
@@ -111,12 +116,12 @@ def test_a_folder_of_weights_with_another_description(change, tmp_path):
     info = {**text, "arguments": arguments, "loaded": {}, "ignored": {}, "fresh": []}
     params = {"head": {"bias": np.ones(2, np.float32)}}
     path = tmp_path / "weights"
-    files.save(path, files.Imported(params, {}, info))
-    assert files.read_folder(path).info == info
+    weight_files.save(path, weight_files.Imported(params, {}, info))
+    assert weight_files.read_folder(path).info == info
     wrong = {**info, **change} if change else change
-    (path / files.INFO).write_text(json.dumps(wrong))
+    (path / weight_files.INFO).write_text(json.dumps(wrong))
     with pytest.raises(errors.InputError, match=f"^{path}: expected weights") as caught:
-        files.read_folder(path)
+        weight_files.read_folder(path)
     assert "\n" not in str(caught.value)
 
 
@@ -125,15 +130,14 @@ def test_training_checkpoint_with_a_numpy_best_score(tmp_path, state):
     tensors = {name: torch.from_numpy(value) for name, value in state.items()}
     content = {"epoch": 3, "best_MIou": np.float64(0.4), "state_dict": tensors}
     torch.save(content, tmp_path / "weights.pth")
-    raw = files.read(tmp_path / "weights.pth")
-    assert raw.wrapped == ("state_dict",)
-    assert raw.arrays.keys() == state.keys()
+    arrays = weight_files.read(tmp_path / "weights.pth")
+    assert arrays.keys() == state.keys()
     name = "module.layer4.0.conv2.weight"
-    np.testing.assert_array_equal(raw.arrays[name], state[name])
+    np.testing.assert_array_equal(arrays[name], state[name])
 
 
 def test_torch_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    (tmp_path / "weights.pth").write_bytes(b"anything")
+    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04")
     load = builtins.__import__
 
     def without_torch(name, *arguments, **options):
@@ -143,6 +147,69 @@ def test_torch_is_named_where_it_is_missing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
     _refused(tmp_path / "weights.pth", "need PyTorch")
+
+
+ENDINGS = ("a.pkl", "a.pth.tar", "a.ckpt", "a.PTH", "a")
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_files_are_known_by_their_content(kind, state, tmp_path):
+    if kind == "pth":
+        pytest.importorskip("torch")
+    whole = tmp_path / f"whole.{kind}"
+    weight_files.write(whole, state)
+    for name in ENDINGS:
+        (tmp_path / name).write_bytes(whole.read_bytes())
+        found = weight_files.read(tmp_path / name)
+        np.testing.assert_equal(found, state)
+
+
+WRAPPINGS = {
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model": lambda state: {"model": state, "optimizer": {"state": {0: state}}},
+    "model_state_dict": lambda state: {"model_state_dict": state, "best": 0.4},
+    "cag": lambda state: {"DeepLab": {"model_state": state}, "iter": 3},
+    "beside": lambda state: {"model": state, "D": {"conv.weight": state["a"]}},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPINGS)
+def test_the_network_in_a_training_checkpoint(kind, resnet_state, tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {name: torch.from_numpy(x) for name, x in resnet_state().items()}
+    wrapped = WRAPPINGS[kind]({**state, "a": torch.ones(2)})
+    torch.save(wrapped, tmp_path / "w.pth")
+    assert weight_files.read(tmp_path / "w.pth").keys() == {*state, "a"}
+
+
+def test_one_of_several_networks_is_named(resnet_state, tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {name: torch.from_numpy(x) for name, x in resnet_state().items()}
+    other = {name: value + 1 for name, value in state.items()}
+    torch.save({"model": state, "ema_model": other}, tmp_path / "w.pth")
+    _refused(tmp_path / "w.pth", "several networks, model, ema_model; choose one with")
+    found = weight_files.read(tmp_path / "w.pth", entry="ema_model")
+    np.testing.assert_array_equal(found["conv1.weight"], other["conv1.weight"])
+    with pytest.raises(
+        errors.InputError, match="no network 'ema'; found model, ema_mo"
+    ):
+        weight_files.read(tmp_path / "w.pth", entry="ema")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_other_precisions_are_the_same_in_both_kinds(dtype, tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    tensors = {
+        "a": torch.linspace(-2, 2, 6, dtype=getattr(torch, dtype)).reshape(2, 3),
+        "counter": torch.tensor(7),
+    }
+    torch.save(tensors, tmp_path / "w.pth")
+    save_file(tensors, tmp_path / "w.safetensors")
+    found = [weight_files.read(tmp_path / f"w.{k}") for k in ("pth", "safetensors")]
+    np.testing.assert_equal(*found)
+    np.testing.assert_array_equal(found[0]["a"], tensors["a"].float())
 
 
 VECTORS = np.random.default_rng(0).uniform(size=(19, 8))

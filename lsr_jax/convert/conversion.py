@@ -1,18 +1,21 @@
-"""PyTorch files to our trees, strictly by name, and laid over a fresh model."""
+"""PyTorch files to our trees and back, strictly by name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lsr_jax import types
-from lsr_jax.convert import files, layouts, names
-from lsr_jax.convert.files import Imported
+from lsr_jax.convert import layouts, names, weight_files
+from lsr_jax.convert.weight_files import CONVERTER, Imported
 from lsr_jax.errors import InputError
 
 SHOWN = 8  # names that an error lists
+SKIPPED = "a head, skipped on purpose"
 
 
 def load(
@@ -23,10 +26,13 @@ def load(
     backbone: str | None = None,
     num_classes: int | None = None,
     skip_head: bool = False,
+    skip_aux_head: bool = False,
+    all_branches: bool = False,
+    entry: str | None = None,
 ) -> Imported:
-    """Read a folder written by ``save``, or a ``.pth`` or ``.safetensors`` file.
+    """Read a folder written by ``save``, or a PyTorch or safetensors file.
 
-    Every ASPP branch of a file is loaded; ``overlay`` takes those that the model runs.
+    ASPP branches that the original repository never runs are left out.
 
     Args:
       path: the folder or file.
@@ -36,17 +42,36 @@ def load(
       backbone: what the file must hold; None takes what it holds.
       num_classes: likewise.
       skip_head: leave the heads of the file out.
+      skip_aux_head: leave the second head of the file out.
+      all_branches: keep every ASPP branch.
+      entry: see ``weight_files.read``.
 
     Raises:
-      InputError: an unreadable file, an unknown layout, another architecture, backbone
-        or number of classes, or names that do not match one to one (missing, unexpected
-        and wrong-shape names are listed).
+      InputError: an unreadable file, an unknown layout, repositories that share the
+        layout but not the branches that run, another architecture, backbone or number of
+        classes, names that do not match one to one (missing, unexpected and wrong-shape
+        names are listed), values that are not finite, or BatchNorm variances below 0.
     """
     path = Path(path)
     if path.is_dir():
-        return files.read_folder(path)
-    raw = files.read(path)
-    prefix, arrays = layouts.strip(raw.arrays)
+        imported = weight_files.read_folder(path)
+        if skip_head:
+            imported = _leave_out(imported, names.in_head, SKIPPED)
+    else:
+        model = architecture, backbone, num_classes
+        imported = _read(path, layout, *model, skip_head, entry)
+        if not (all_branches or skip_head):
+            imported = _running_branches(path, imported)
+    if skip_aux_head:
+        imported = _leave_out(imported, lambda p: "/aux_head/" in p, SKIPPED)
+        imported.info["arguments"]["head"] = "single"
+    check_values(path, names.flatten(imported.params, imported.model_state))
+    return imported
+
+
+def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
+    """All of the network in a file."""
+    prefix, arrays = layouts.strip(weight_files.read(path, entry=entry))
     facts = layouts.facts(prefix, arrays, path)
     vgg = layouts.is_vgg(facts.backbone)
     if backbone not in (None, facts.backbone) and (vgg or layouts.is_vgg(backbone)):
@@ -82,7 +107,7 @@ def load(
     flat, match = _match(path, arrays, arguments, fitting[0], skip_head)
     info = {
         "file": path.name,
-        "sha256": raw.sha256,
+        "sha256": weight_files.fingerprint(path),
         "layout": "|".join(fitting),
         "preprocessing": chosen.preprocessing,
         "arguments": arguments,
@@ -91,33 +116,61 @@ def load(
     return Imported(*names.unflatten(flat), info)
 
 
-def running_branches(imported: Imported) -> Imported:
-    """Leave out the ASPP branches that the original repository never runs.
-
-    Raises:
-      InputError: repositories that share this layout differ in what they run.
-    """
+def _running_branches(path, imported):
+    """Leave out the ASPP branches that the original repository never runs."""
     info = imported.info
-    fitting = info["layout"].split("|")
-    dilations = {name: layouts.LAYOUTS[name].dilations for name in fitting}
+    dilations = {
+        name: layouts.LAYOUTS[name].dilations for name in info["layout"].split("|")
+    }
     if len(set(dilations.values())) > 1:
         choices = [f"{name} runs {found}" for name, found in dilations.items()]
         raise InputError(
-            f"{info['file']}: fits several layouts ({'; '.join(choices)}); name one with "
-            "--layout, or keep every branch with --all_branches"
+            f"{path}: fits several layouts with different ASPP branches "
+            f"({'; '.join(choices)}); convert it with {CONVERTER} and --layout, or keep "
+            "every branch with --all_branches"
         )
-    running = dilations[fitting[0]]
-    flat = names.flatten(imported.params, imported.model_state)
-    dead = {path for path in flat if names.branch(path) >= len(running)}
-    loaded = {n: path for n, path in info["loaded"].items() if path not in dead}
-    ignored = {n: "a branch that never runs" for n in info["loaded"] if n not in loaded}
+    running = next(iter(dilations.values()))
+    if layouts.LAYOUTS[info["layout"].split("|")[0]].initialisation:
+        return imported
+    info["arguments"]["aspp_dilations"] = running
+    return _leave_out(
+        imported,
+        lambda path: names.branch(path) >= len(running),
+        "a branch that never runs",
+    )
+
+
+def _leave_out(imported: Imported, chosen: Callable[[str], bool], reason: str):
+    """The weights without those whose path is chosen."""
+    info, flat = imported.info, names.flatten(imported.params, imported.model_state)
+    gone = {name for name, path in info["loaded"].items() if chosen(path)}
     info = info | {
-        "arguments": info["arguments"] | {"aspp_dilations": running},
-        "loaded": loaded,
-        "ignored": info["ignored"] | ignored,
+        "loaded": {n: p for n, p in info["loaded"].items() if n not in gone},
+        "ignored": info["ignored"] | dict.fromkeys(sorted(gone), reason),
     }
-    rest = {path: leaf for path, leaf in flat.items() if path not in dead}
+    rest = {path: leaf for path, leaf in flat.items() if not chosen(path)}
     return Imported(*names.unflatten(rest), info)
+
+
+def check_values(origin: object, weights: Mapping[str, np.ndarray]) -> None:
+    """Check that weights can be those of a trained network.
+
+    Raises:
+      InputError: a value that is not finite, or a BatchNorm variance below 0. Both would
+        be scored without an error, as one class everywhere.
+    """
+    broken = {
+        "not finite": [p for p, leaf in weights.items() if not np.isfinite(leaf).all()],
+        "variances below 0": [
+            path
+            for path, leaf in weights.items()
+            if path.endswith("/var") and (np.asarray(leaf) < 0).any()
+        ],
+    }
+    if any(broken.values()):
+        raise InputError(
+            f"{origin}: damaged weights; {_listed(broken)}; use another checkpoint"
+        )
 
 
 def check_preprocessing(
@@ -138,22 +191,17 @@ def check_preprocessing(
 
 
 def overlay(
-    params: types.PyTree,
-    model_state: types.PyTree,
-    imported: Imported,
-    *,
-    skip_head: bool = False,
+    params: types.PyTree, model_state: types.PyTree, imported: Imported
 ) -> tuple[types.PyTree, types.PyTree]:
     """Lay imported weights over a freshly initialised model, by name.
 
-    What such a file never has stays fresh (heads beside an ImageNet body), and what the
-    model does not run is left out (further ASPP branches, a second head).
+    What such a file never has stays fresh: heads beside an ImageNet body, and heads that
+    were skipped.
 
     Args:
       params: of ``Model.init``.
       model_state: of ``Model.init``.
       imported: of ``load``.
-      skip_head: keep the fresh heads.
 
     Returns:
       ``(params, model_state)``; arrays of ``imported`` where it has them.
@@ -164,17 +212,14 @@ def overlay(
     """
     fresh = names.flatten(params, model_state)
     given = names.flatten(imported.params, imported.model_state)
-    if skip_head:
-        given = {path: leaf for path, leaf in given.items() if not names.in_head(path)}
     origin = imported.info["file"]
-    keeps_head = skip_head or "head" not in imported.params
+    headless = "head" not in imported.params
     absent = set(imported.info["fresh"]) | given.keys()
     missing = [
         path
         for path in fresh
-        if path not in absent and not (keeps_head and names.in_head(path))
+        if path not in absent and not (headless and names.in_head(path))
     ]
-    unexpected = [p for p in given if p not in fresh and not names.in_head(p)]
     shared = sorted(fresh.keys() & given.keys())
     for path in shared:
         if re.search(r"head/(conv2d_list_\d|classifier)/bias$", path):
@@ -184,7 +229,7 @@ def overlay(
         for path in shared
         if given[path].shape != fresh[path].shape
     }
-    _check_match(origin, missing, unexpected, wrong)
+    _check_match(origin, missing, sorted(given.keys() - fresh.keys()), wrong)
     return names.unflatten(fresh | {path: given[path] for path in shared})
 
 
@@ -204,7 +249,7 @@ def _match(path, arrays, arguments, layout, skip_head):
                 wrong[name] = (value.shape, shape)
     patterns = {**layouts.LAYOUTS[layout].ignored, **layouts.COUNTERS}
     if skip_head:
-        patterns[r"conv2d_list\.|^(aspp|decoder)\."] = "a head, skipped on purpose"
+        patterns[r"conv2d_list\.|^(aspp|decoder)\."] = SKIPPED
     ignored, unexpected = {}, []
     for name in sorted(arrays.keys() - loaded.keys()):
         reasons = [why for rule, why in patterns.items() if re.search(rule, name)]
@@ -256,11 +301,62 @@ def _check_match(
         f"{name} {found} instead of {due}" for name, (found, due) in wrong.items()
     ]
     lists = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
-    parts = [
+    if any(lists.values()):
+        raise InputError(f"{origin}: does not match the model; {_listed(lists)}")
+
+
+def _listed(lists: Mapping[str, Collection[str]]) -> str:
+    """``label count: name, name, ...`` of the lists that are not empty."""
+    return "; ".join(
         f"{label} {len(items)}: {', '.join([*items][:SHOWN])}"
         + (", ..." if len(items) > SHOWN else "")
         for label, items in lists.items()
         if items
-    ]
-    if parts:
-        raise InputError(f"{origin}: does not match the model; {'; '.join(parts)}")
+    )
+
+
+def export(imported: weight_files.Imported, path: str | Path, *, layout: str) -> None:
+    """Write weights for PyTorch, with the names and the order of axes of ``layout``.
+
+    ``load`` of the result gives the same arrays, bit for bit. ASPP branches that our
+    model does not run, and counters, are written as zeros, because the original modules
+    have them.
+
+    Raises:
+      InputError: ``layout`` cannot hold this network, or ``path`` exists.
+    """
+    arguments = imported.info["arguments"]
+    if layout not in layouts.LAYOUTS:
+        raise InputError(
+            f"--layout: expected one of {', '.join(layouts.LAYOUTS)}; found {layout!r}"
+        )
+    chosen = layouts.LAYOUTS[layout]
+    _check_layout(layout, chosen, arguments)
+    state = {}
+    for place, leaf in names.flatten(imported.params, imported.model_state).items():
+        name = names.torch_name(place, arguments, layout)
+        if name is None:
+            continue
+        state[name] = names.to_torch(leaf)
+        if name.endswith("running_var") and layout != "deeplab_init":
+            counter = name.replace("running_var", "num_batches_tracked")
+            state[counter] = np.zeros((), np.int64)
+    for name in [n for n in state if ".conv2d_list.0." in n]:
+        for branch in range(4):
+            dead = name.replace(".conv2d_list.0.", f".conv2d_list.{branch}.")
+            state.setdefault(dead, np.zeros_like(state[name]))
+    named = {chosen.prefix + name: value for name, value in state.items()}
+    weight_files.write(path, named, wrapped=chosen.wrapped)
+
+
+def _check_layout(name: str, layout: layouts.Layout, arguments: dict) -> None:
+    kind = "vgg" if layouts.is_vgg(arguments["backbone"]) else "resnet"
+    head = arguments["head"]
+    headed = layout.initialisation or (kind == "vgg" and head == "single")
+    network = arguments.get("architecture", "deeplabv2")
+    fits = layout.initialisation or network == layout.architecture
+    if kind not in layout.backbones or not (headed or head in layout.heads) or not fits:
+        raise InputError(
+            f"--layout {name}: cannot hold a {network} on {arguments['backbone']} with "
+            f"head {head!r}"
+        )

@@ -1,7 +1,8 @@
-"""Read and write weights: ``.pth``, ``.safetensors``, weight folders, CAG's anchors.
+"""Read and write weights: PyTorch and safetensors files, weight folders, CAG's anchors.
 
-Reading never runs code from the file: ``.pth`` goes through PyTorch's restricted
-unpickler, ``.safetensors`` holds no code. Only ``.pth`` needs PyTorch.
+A file is known by its content: `torch.save` writes zip archives or pickles, whatever their
+names end in. Reading never runs code from the file: pickles go through PyTorch's restricted
+unpickler, safetensors hold no code. Only `torch.save`'s files need PyTorch.
 """
 
 from __future__ import annotations
@@ -10,25 +11,31 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import re
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
 from lsr_jax import files, types
-from lsr_jax.convert import names
+from lsr_jax.convert import layouts, names
 from lsr_jax.errors import InputError
 from lsr_jax.methods import cag
 from lsr_jax.models import resnet
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
+Arrays = Mapping[str, np.ndarray]
+SUFFIXES = (".pth", ".pt", ".safetensors")  # of files to write
 AGAIN = "download or save it again"
-# Entries of a training checkpoint in which the originals put the arrays.
-WRAPPERS = ("state_dict", "DeepLab", "model_state")
+CONVERTER = "python -m lsr_jax.convert from-torch"
+# First bytes of what `torch.save` writes, now and before PyTorch 1.6.
+TORCH = (b"PK\x03\x04", b"\x80")
+# dtypes of safetensors that numpy has not; the others are a letter and bits, as F32.
+DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 # The files of a weight folder, and the kinds of the facts in the second.
 WEIGHTS = "weights.safetensors"
 INFO = "weights.json"
@@ -41,20 +48,6 @@ _KINDS = {
     "ignored": dict,
     "fresh": list,
 }
-
-
-class Raw(NamedTuple):
-    """A weight file as it is.
-
-    Attributes:
-      arrays: ``{name: array}``, names and axes of the file.
-      wrapped: the entries of a training checkpoint that contained the arrays.
-      sha256: of the bytes of the file.
-    """
-
-    arrays: dict[str, np.ndarray]
-    wrapped: tuple[str, ...]
-    sha256: str
 
 
 class Imported(NamedTuple):
@@ -74,37 +67,87 @@ class Imported(NamedTuple):
     info: dict[str, Any]
 
 
-def read(path: str | Path) -> Raw:
-    """Read a ``.pth``, ``.pt`` or ``.safetensors`` file.
+def read(path: str | Path, *, entry: str | None = None) -> dict[str, np.ndarray]:
+    """The network in a PyTorch or safetensors file: ``{name: array}`` as in the file.
+
+    A training checkpoint has it under a key, such as "state_dict" or "model".
+    Floating-point numbers become float32.
+
+    Args:
+      path: the file.
+      entry: the key, such as "ema_model" or "DeepLab/model_state"; needed where there are
+        several networks.
 
     Raises:
-      InputError: no such file, another suffix, PyTorch is missing, the file is truncated,
-        is not a checkpoint, or is a pickle of more than arrays and plain containers.
+      InputError: no such file, another kind of file, PyTorch is missing, the file is
+        truncated, is a pickle of more than arrays and plain containers, or has none or
+        several networks.
     """
     path = Path(path)
-    _check_suffix(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        with files.reading(path, "a safetensors file", AGAIN):
-            state = safetensors.numpy.load_file(path)
+    with path.open("rb") as data:
+        first = data.read(16)
+    if first[8:9] == b"{":
+        content = _read_safetensors(path)
+    elif first.startswith(TORCH):
+        content = read_torch(path)
     else:
-        state = read_torch(path)
-    wrapped = []
-    for name in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
-            wrapped.append(name)
-    arrays = {}
-    if isinstance(state, Mapping):
-        arrays = {
-            str(name): to_numpy(value, f"{path}: {name}")
-            for name, value in state.items()
-            if hasattr(value, "shape")
-        }
-    if not arrays:
+        raise InputError(
+            f"{path}: expected a PyTorch or safetensors file, found "
+            f"{f'one that begins with {first!r}' if first else 'an empty file'}; {AGAIN}"
+        )
+    with files.reading(path, "named arrays", AGAIN):
+        found = dict(_named_arrays(content))
+    # Beside the network may be a discriminator, or a counter.
+    found = {k: v for k, v in found.items() if layouts.is_network(v)} or found
+    if entry is not None and entry not in found:
+        raise InputError(
+            f"{path}: has no network {entry!r}; found {', '.join(found) or 'none'}"
+        )
+    if not found:
         raise InputError(f"{path}: holds no weights; expected named arrays")
-    return Raw(arrays, tuple(wrapped), fingerprint(path))
+    if entry is None and len(found) > 1:
+        raise InputError(
+            f"{path}: holds several networks, {', '.join(found)}; choose one with --entry "
+            f"of {CONVERTER}"
+        )
+    arrays = found[entry] if entry is not None else next(iter(found.values()))
+    found = {name: to_numpy(x, f"{path}: {name}") for name, x in arrays.items()}
+    with np.errstate(over="ignore"):  # infinite values are refused later
+        return {
+            name: x.astype(np.float32) if x.dtype.kind == "f" else x
+            for name, x in found.items()
+        }
+
+
+def _named_arrays(content: Any, key: str = "") -> Iterator[tuple[str, dict]]:
+    """``(keys joined by /, {name: array})`` of all mappings that hold arrays."""
+    if not isinstance(content, Mapping):
+        return
+    named = {name: value for name, value in content.items() if isinstance(name, str)}
+    arrays = {name: value for name, value in named.items() if hasattr(value, "shape")}
+    if arrays:
+        yield key, arrays
+    for name, value in named.items():
+        yield from _named_arrays(value, f"{key}/{name}" if key else name)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    def array(stored):
+        kind = stored["dtype"]
+        if kind not in DTYPES:
+            bits = re.sub(r"\D", "", kind)
+            kind = f"{kind[0].lower()}{int(bits) // 8}" if bits else "?"
+        shape = stored["shape"]
+        return np.frombuffer(stored["data"], jnp.dtype(DTYPES.get(kind, kind))).reshape(
+            shape
+        )
+
+    # safetensors.numpy has no bfloat16.
+    with files.reading(path, "a safetensors file", AGAIN):
+        stored = safetensors.deserialize(path.read_bytes())
+        return {name: array(value) for name, value in stored}
 
 
 def write(
@@ -112,7 +155,11 @@ def write(
 ) -> None:
     """Write arrays to a new file, in a .pth inside of the entries ``wrapped``."""
     path = Path(path)
-    _check_suffix(path)
+    if path.suffix not in SUFFIXES:
+        raise InputError(
+            f"{path}: expected a name ending in {', '.join(SUFFIXES)}; "
+            f"found {path.suffix or 'no ending'}"
+        )
     if path.exists():
         raise InputError(f"{path}: already exists; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,14 +201,19 @@ def read_torch(path: Path) -> Any:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
+            asked = re.search(r"GLOBAL (\S+)", str(error))
+            why = (
+                f"a pickle that asks for {asked[1]}"
+                if asked
+                else "torch.save did not write it"
+            )
             raise InputError(
-                f"{path}: refused, not a checkpoint or a pickle that asks for more than "
-                "arrays and plain containers; save its state_dict alone"
+                f"{path}: refused, {why}; save the state_dict alone with torch.save"
             ) from error
 
 
 def to_numpy(value: Any, where: str) -> np.ndarray:
-    """A tensor or array as an array, bfloat16 as float32.
+    """A tensor or array of real numbers as an array.
 
     Raises:
       InputError: it is sparse, quantized, on the meta device, or not of real numbers; the
@@ -171,7 +223,10 @@ def to_numpy(value: Any, where: str) -> np.ndarray:
         if not isinstance(value, np.ndarray):
             value = value.detach()
             # numpy has no bfloat16.
-            value = (value.float() if value.is_floating_point() else value).numpy()
+            short = value.is_floating_point() and value.element_size() < 4
+            value = (value.float() if short else value).numpy()
+        elif value.dtype.name in DTYPES.values():
+            value = value.astype(np.float32)
         if value.dtype.kind not in "fiub":
             raise ValueError(value.dtype)
         return value
@@ -213,8 +268,7 @@ def read_folder(directory: Path) -> Imported:
     Raises:
       InputError: no such folder, or a damaged one.
     """
-    writer = "`python -m lsr_jax.convert from-torch`"
-    expected = f"{WEIGHTS} and {INFO} as written by {writer}"
+    expected = f"{WEIGHTS} and {INFO} as written by {CONVERTER}"
     with files.reading(directory, expected, "convert the file again"):
         info = json.loads((directory / INFO).read_text(encoding="utf-8"))
         for key, kind in _KINDS.items():
@@ -266,21 +320,13 @@ def convert_anchors(path: str | Path, out: str | Path) -> tuple[np.ndarray, np.n
     return vectors, count
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in SUFFIXES:
-        raise InputError(
-            f"{path}: expected a file ending in {', '.join(SUFFIXES)}; "
-            f"found {path.suffix or 'no ending'}"
-        )
-
-
 def _torch(path: Path):
     try:
         import torch
     except ImportError:
         raise InputError(
-            f"{path}: .pth files need PyTorch (pip install torch), or convert the file "
-            "to .safetensors elsewhere"
+            f"{path}: files of torch.save need PyTorch (pip install torch), or convert the "
+            "file to .safetensors elsewhere"
         ) from None
     return torch
 
