@@ -11,7 +11,7 @@ from lsr_jax.augment import preprocess
 from lsr_jax.configs.overlays import Overlay, at, merge, origins
 from lsr_jax.methods import METHODS
 from lsr_jax.report import results
-from lsr_jax.study import run
+from lsr_jax.study import __main__ as study
 from lsr_jax.training import stage as training_stage
 from lsr_jax.training import state, step
 from lsr_jax.types import Batch, BatchSpec, Images
@@ -257,7 +257,7 @@ def test_recorded_rows_exist_and_say_where_they_come_from(name, load_config):
 
 def test_a_study_of_a_method_and_its_control():
     methods = ("source_only", "batchnorm_only", "clan")
-    load = run.loader("configs/gta2cs.py:like=clan", (), methods)
+    load = study.loader("configs/gta2cs.py:like=clan", (), methods)
     configs = [load(method, 0) for method in methods]
     assert [c["stages"] for c in configs] == [("source",), ("adapt",), ("adapt",)]
     assert all(c["model"] == configs[0]["model"] for c in configs)

@@ -16,7 +16,7 @@ from functools import partial
 import jax
 
 from lsr_jax import losses
-from lsr_jax.keywords import Count, CountOrZero, Exponent, Weight
+from lsr_jax.keywords import Count, CountOrZero, Exponent, NonNegative, Weight
 from lsr_jax.methods import adversarial as adversarial_terms
 from lsr_jax.methods import common
 from lsr_jax.ops import resample
@@ -34,8 +34,8 @@ def make(
     adversarial: Weight = 0.001,
     discriminator: Weight = 1.0,
     weight_discrepancy: Weight = 0.01,
-    strength: Weight = 40.0,
-    epsilon: Weight = 0.4,
+    strength: NonNegative = 40.0,
+    epsilon: NonNegative = 0.4,
     gamma: Exponent = 0.0,
     warmup_steps: CountOrZero = 5000,
     discriminator_warmup_steps: CountOrZero = 5000,

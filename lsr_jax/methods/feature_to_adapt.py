@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lsr_jax.keywords import Count, CountOrZero, Exponent, Weight
+from lsr_jax.keywords import Count, CountOrZero, Exponent, NonNegative, Weight
 from lsr_jax.methods import clan, feature_norm
 from lsr_jax.types import Method
 
@@ -42,8 +42,8 @@ def make(
     adversarial: Weight = 0.001,
     discriminator: Weight = 1.0,
     weight_discrepancy: Weight = 0.018,
-    strength: Weight = 40.0,
-    epsilon: Weight = 0.4,
+    strength: NonNegative = 40.0,
+    epsilon: NonNegative = 0.4,
     gamma: Exponent = 2.0,
     warmup_steps: CountOrZero = 0,
     discriminator_warmup_steps: CountOrZero = 7500,

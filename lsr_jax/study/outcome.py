@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import pandas as pd
 
 from lsr_jax import files
 from lsr_jax.data import label_spaces
@@ -44,7 +42,7 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     Raises:
       InputError: the report of a finished cell is missing or damaged.
     """
-    everything, compared, stepwise = collect(outcome)
+    everything, compared, stages = collect(outcome)
     table = results.with_facts(compared)
     controls = compare.select_controls(list(table["line"].unique()), ablated)
     scores = {
@@ -57,7 +55,7 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     split = outcome[0].cell.run.config["data"]["target"]["val"]
     methods = compare.means(table, scores, split)
     methods += compare.difference_tables(table, controls)
-    stages = compare.means(results.with_facts(stepwise), {}, split)
+    stepwise = compare.means(results.with_facts(stages), {}, split)
     classes = compare.class_tables(table)
     pictures = {}
     for name, drawing in compare.draw(table, controls, ablated).items():
@@ -65,46 +63,10 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
         pictures[f"{name}.png"] = drawing.caption
 
     facts = workdir.environment()
-    numbers = {**facts, **summarize(outcome, table, controls, scores)}
-    results.write(folder / "metrics.json", everything)
-    files.text(folder / "study.json", workdir.to_json(results.nan_to_none(numbers)))
-    files.text(folder / "study.csv", results.to_csv(everything))
-    latex = results.latex([*methods, *stages, *classes])
-    files.text(folder / "study.tex", latex)
-    parts = [
-        f"Command: `{facts['command']}`",
-        f"Machine: {results.machine(facts)}. Cells: {counts(outcome)}.",
-        *(f"{cell}: {error}" for cell, error in failures(outcome).items()),
-        results.markdown(methods),
-        *(f"![{text}]({name})\n\n{text}" for name, text in pictures.items()),
-        results.markdown([*stages, *classes]),
-    ]
-    text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
-    files.text(folder / "study.md", text)
-    sections = (
-        pages.Section("Methods", methods),
-        pages.Section(
-            "Figures", (), [(folder / name, text) for name, text in pictures.items()]
-        ),
-        pages.Section("Stages", stages),
-        pages.Section("By class", classes),
-    )
-    title = f"lsr_jax study: {folder.resolve().name}"
-    page = pages.document(title, headline(outcome, facts), sections)
-    files.text(folder / "index.html", page)
-    return results.terminal(methods)
-
-
-def summarize(
-    outcome: Sequence[Result],
-    table: pd.DataFrame,
-    controls: Sequence[str],
-    scores: Mapping[str, Sequence[published.Score]],
-) -> dict[str, Any]:
-    """The numbers of a study, for JSON."""
     values = compare.measurements(table)
     gaps = [compare.differences(values, name).assign(control=name) for name in controls]
-    return {
+    numbers = {
+        **facts,
         "cells": [describe_cell(result) for result in outcome],
         "summary": compare.spread(values).reset_index().to_dict("records"),
         "differences": [
@@ -116,25 +78,60 @@ def summarize(
             for score in found
         ],
     }
+    results.write(folder / "metrics.json", everything)
+    files.text(folder / "study.json", workdir.to_json(results.nan_to_none(numbers)))
+    files.text(folder / "study.csv", results.to_csv(everything))
+    latex = results.latex([*methods, *stepwise, *classes])
+    files.text(folder / "study.tex", latex)
+    count = Counter(result.status for result in outcome)
+    cells = ", ".join(f"{number} {status}" for status, number in count.items())
+    failures = {
+        f"{cell.line.label}, seed {cell.seed}": f"failed: {error}"
+        for cell, error in outcome
+        if error
+    }
+    parts = [
+        f"Command: `{facts['command']}`",
+        f"Machine: {results.machine(facts)}. Cells: {cells}.",
+        *(f"{cell}: {error}" for cell, error in failures.items()),
+        results.markdown(methods),
+        *(f"![{text}]({name})\n\n{text}" for name, text in pictures.items()),
+        results.markdown([*stepwise, *classes]),
+    ]
+    text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+    files.text(folder / "study.md", text)
+    sections = (
+        pages.Section("Methods", methods),
+        pages.Section(
+            "Figures", (), [(folder / name, text) for name, text in pictures.items()]
+        ),
+        pages.Section("Stages", stepwise),
+        pages.Section("By class", classes),
+    )
+    config = outcome[0].cell.run.config
+    headline = {
+        "command": facts["command"],
+        "source": config["data"]["source"]["name"],
+        "target": config["data"]["target"]["name"],
+        "network": config["model"]["backbone"],
+        "machine": results.machine(facts),
+        "cells": cells,
+        **failures,
+    }
+    title = f"lsr_jax study: {folder.resolve().name}"
+    page = pages.document(title, headline, sections)
+    files.text(folder / "index.html", page)
+    return results.terminal(methods)
 
 
-class Collected(NamedTuple):
-    """Rows of the finished cells with ``line``.
+def collect(outcome: Sequence[Result]) -> tuple[list[Row], list[Row], list[Row]]:
+    """Read the reports of the finished cells.
 
-    Attributes:
-      everything: in the order of the cells.
-      compared: measured by the cell's run, of its last stage, in the order of the lines.
-        Ratios to an oracle are to that of the same seed, if the study has one.
-      stages: the same of every stage of lines with several, as ``LINE, STAGE``.
+    Returns:
+      All rows, with ``line``; those that the cell's run measured of its last stage, in
+      the order of the lines, with ratios to the oracle of the same seed; and those of
+      every stage of lines with several, as ``LINE, STAGE``.
     """
-
-    everything: list[Row]
-    compared: list[Row]
-    stages: list[Row]
-
-
-def collect(outcome: Sequence[Result]) -> Collected:
-    """Read the reports of the finished cells."""
     lines = list(dict.fromkeys(result.cell.line.label for result in outcome))
     everything, compared, stepwise = [], [], []
     for cell in (result.cell for result in outcome if result.error is None):
@@ -153,7 +150,7 @@ def collect(outcome: Sequence[Result]) -> Collected:
             ]
     compared = with_oracles(compared)
     compared.sort(key=lambda row: lines.index(row["line"]))
-    return Collected(everything, compared, stepwise)
+    return everything, compared, stepwise
 
 
 def with_oracles(rows: Sequence[Row]) -> list[Row]:
@@ -202,33 +199,4 @@ def describe_cell(result: Result) -> dict[str, Any]:
         "pretraining": run.needs and run.needs.folder.name,
         "status": result.status,
         "error": result.error,
-    }
-
-
-def counts(outcome: Sequence[Result]) -> str:
-    """``14 finished, 1 failed``."""
-    found = Counter(result.status for result in outcome)
-    return ", ".join(f"{count} {status}" for status, count in found.items())
-
-
-def failures(outcome: Sequence[Result]) -> dict[str, str]:
-    """``LINE, seed SEED`` -> error."""
-    return {
-        f"{cell.line.label}, seed {cell.seed}": f"failed: {error}"
-        for cell, error in outcome
-        if error
-    }
-
-
-def headline(outcome: Sequence[Result], facts: Mapping) -> dict[str, str]:
-    """The facts at the top of the page."""
-    config = outcome[0].cell.run.config
-    return {
-        "command": facts["command"],
-        "source": config["data"]["source"]["name"],
-        "target": config["data"]["target"]["name"],
-        "network": config["model"]["backbone"],
-        "machine": results.machine(facts),
-        "cells": counts(outcome),
-        **failures(outcome),
     }

@@ -62,10 +62,12 @@ def test_rows_of_the_network_of_a_cell(run):
     ]
     results.write(run.folder / "report" / "metrics.json", [SOURCE, *ours, *others])
     cell = Cell(Line("lsr", "lsr"), 0, run)
-    found = outcome.collect([outcome.Result(cell), outcome.Result(cell, "error")])
-    assert len(found.everything) == 5
-    assert found.compared == [{**one, "line": "lsr"} for one in ours]
-    assert {one["line"] for one in found.stages} == {"lsr, source", "lsr, adapt"}
+    everything, compared, stages = outcome.collect(
+        [outcome.Result(cell), outcome.Result(cell, "error")]
+    )
+    assert len(everything) == 5
+    assert compared == [{**one, "line": "lsr"} for one in ours]
+    assert {one["line"] for one in stages} == {"lsr, source", "lsr, adapt"}
 
 
 def test_ratios_to_a_recorded_oracle_keep_its_name():

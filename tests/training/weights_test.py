@@ -213,7 +213,9 @@ def test_a_checkpoint_of_values_that_are_not_finite_is_refused(
     model_state["backbone"]["bn1"]["var"] = -model_state["backbone"]["bn1"]["var"]
     monkeypatch.setattr(saved, "network", lambda *_: (params, model_state))
     saved.run(tmp_path, config, {"source": (1,)})
-    message = r"checkpoints/1: damaged weights; variances below 0 1: model_state/backbone"
+    message = (
+        r"checkpoints/1: damaged weights; variances below 0 1: model_state/backbone"
+    )
     for step in (None, 1):
         with pytest.raises(InputError, match=message):
             weights.load(weights.resolve(f"{tmp_path}:source", step=step), mesh=mesh)

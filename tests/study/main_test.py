@@ -12,9 +12,10 @@ import signal
 
 import pytest
 
+from lsr_jax import cli
 from lsr_jax.errors import TrainingError
 from lsr_jax.report import figures, report, results
-from lsr_jax.study import run as study_run
+from lsr_jax.study import __main__ as study_run
 from lsr_jax.training import compile, loop, workdir
 from lsr_jax.training.stop import Stopped
 
@@ -306,3 +307,34 @@ def test_a_workdir_that_is_a_file_is_one_line(fake, tmp_path, capsys):
     assert error.startswith(f"error: workdir {tmp_path / 'study'}: cannot be written: ")
     assert error.count("\n") == 1
     assert fake.trained == ()
+
+
+def config(method, *overrides):
+    return cli.read_config(f"configs/streets.py:{method},tiny", overrides)
+
+
+@pytest.mark.parametrize(
+    ("method", "stage", "weights"),
+    [
+        ("max_square", "adapt", ["entropy"]),
+        ("min_ent", "adapt", ["auxiliary_entropy", "entropy"]),
+        ("clan", "adapt", ["adversarial", "weight_discrepancy"]),
+        ("bdl", "adversarial", ["adversarial"]),
+        ("bdl", "round_1", ["adversarial", "self_training"]),
+        (
+            "oce",
+            "adapt",
+            [
+                *("clustering", "contraction_source", "contraction_target", "entropy"),
+                *("orthogonality", "spacing", "sparsity"),
+            ],
+        ),
+    ],
+)
+def test_the_weights_of_a_method_s_own_terms(method, stage, weights):
+    assert study_run.term_weights(config(method)[stage]["method"]) == weights
+
+
+def test_a_weight_of_zero_has_no_term_to_remove():
+    found = config("max_square", "--config.adapt.method.entropy=0.0")
+    assert study_run.term_weights(found["adapt"]["method"]) == []
