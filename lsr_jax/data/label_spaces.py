@@ -89,6 +89,11 @@ class LabelSpace:
         """``C``."""
         return len(self.classes)
 
+    @property
+    def declared(self) -> tuple[int, ...]:
+        """Indices of the classes that some id maps to; a data set may lack others."""
+        return tuple(np.unique(self.lut[self.lut != IGNORE]).tolist())
+
     def encode(self, ids: np.ndarray) -> np.ndarray:
         """Maps raw uint8 ids of any shape to indices of the classes, 255 = ignore."""
         return self.lut[ids]

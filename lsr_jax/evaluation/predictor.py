@@ -196,6 +196,7 @@ class Predictor:
         whole = sharding.replicated(mesh)
         self._count = jax.jit(self._count, static_argnames="sizes", out_shardings=whole)
         self._label = jax.jit(self._label, static_argnames="size", out_shardings=whole)
+        self._finite = jax.jit(_all_finite, out_shardings=whole)
         self._score = jax.jit(scores.merge, static_argnums=1, out_shardings=whole)
 
     def confusion(
@@ -227,6 +228,9 @@ class Predictor:
           int64 ``[C, C]``, rows = truth, for each protocol: ``{(name,): matrix}``. Where
           all labels have the size of the images the protocols are the same, and are
           counted once: ``{("native", "resized"): matrix}``.
+
+        Raises:
+          InputError: scores that are not finite.
         """
         params, model_state = sharding.replicate((params, model_state), self._mesh)
         shape = self.num_classes, self.num_classes
@@ -242,11 +246,11 @@ class Predictor:
                 (images.image, images.label, np.asarray(valid)), self._mesh
             )
             maps = self._maps(params, model_state, image)
-            counts = self._count(maps, label, valid, sizes=sizes)
+            counts, finite = self._count(maps, label, valid, sizes=sizes)
             # Read one batch late: the device works while the host loads the next.
             if pending is not None:
                 _add(total, *pending)
-            pending = wanted, dict(zip(sizes, counts, strict=True))
+            pending = wanted, dict(zip(sizes, counts, strict=True)), finite
         if pending is not None:
             _add(total, *pending)
         if alike:
@@ -270,12 +274,17 @@ class Predictor:
         """The first half of the scores, ``[B or more, h, w, C]``.
 
         Images are repeated until the devices divide their number.
+
+        Raises:
+          InputError: scores that are not finite.
         """
         number, devices = len(images), self._mesh.shape["data"]
         padded = np.asarray(images)[np.arange(-(-number // devices) * devices) % number]
         params, model_state = sharding.replicate((params, model_state), self._mesh)
         padded = sharding.shard_whole_batch(padded, self._mesh)
-        return self._maps(params, model_state, padded)
+        maps = self._maps(params, model_state, padded)
+        _check_finite(self._finite(maps))
+        return maps
 
     def labels(self, maps: PyTree, size: Size) -> np.ndarray:
         """The class with the largest score: uint8 ``[B, *size]``."""
@@ -296,7 +305,7 @@ class Predictor:
             predictions = self._label(maps, size=size)
             return metrics.confusion_matrix(truth, predictions, self.num_classes, valid)
 
-        return [count(size) for size in sizes]
+        return [count(size) for size in sizes], _all_finite(maps)
 
 
 def _scaled(size: Size, scale: float) -> Size:
@@ -309,6 +318,20 @@ def _scaled(size: Size, scale: float) -> Size:
     return max(1, round(scale * height)), max(1, round(scale * width))
 
 
-def _add(total, wanted, counts):
+def _all_finite(maps):
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(maps)]).all()
+
+
+def _check_finite(finite):
+    # The largest of scores that are not numbers is the first: class 0 everywhere.
+    if not finite:
+        raise InputError(
+            "the scores of the network are not finite; its weights or BatchNorm "
+            "statistics are damaged, or too large for this precision"
+        )
+
+
+def _add(total, wanted, counts, finite):
+    _check_finite(finite)
     for protocol, size in wanted.items():
         total[protocol] += np.asarray(counts[size])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 
 from lsr_jax import cli
 from lsr_jax.augment import preprocess
-from lsr_jax.data import pipeline, records
+from lsr_jax.data import custom, pipeline, records
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import batchnorm, predictor
 from lsr_jax.evaluation.predictor import (
@@ -142,16 +143,27 @@ class Evaluation:
                         matrix,
                         classes=self.space.classes,
                         subsets=self.space.subsets(),
+                        declared=self.run.domains[domain].space.declared,
                         stage=entry.name,
                         domain=domain,
                         split=data[domain]["val"],
                         bn=bn,
                         protocol=protocol,
                         averaging=self.augmentation.describe(),
+                        dataset=self.dataset(domain),
                         data=self.run.domains[domain].fingerprint,
                         **({"same_as": same[0]} if same else {}),
                         **facts,
                     )
+
+    def dataset(self, domain: str) -> str:
+        """Name of a domain's data set; of one's own data with the first digits of a hash."""
+        spec = self.run.config["data"][domain]
+        name = [spec["name"], spec["preset"]]
+        if spec["name"].endswith(custom.SUFFIX) and domain in self.run.domains:
+            fingerprint = self.run.domains[domain].fingerprint
+            name = [Path(spec["name"]).stem, fingerprint[: results.DIGITS]]
+        return " ".join(filter(None, name))
 
     def predictor(self, entry: Entry) -> tuple[Predictor, PyTree]:
         """The predictor of an entry, and its parameters."""

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
+# The backend of the environment is not needed here, and may not exist.
+os.environ["MPLBACKEND"] = "agg"
+
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -55,8 +58,9 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
-# Decorates every function that draws: settings are read when an artist is made.
-styled = matplotlib.rc_context(STYLE)
+# Decorates every function that draws: settings are read when an artist is made. Those of
+# the user's matplotlibrc are not used.
+styled = matplotlib.style.context(["default", STYLE])
 CHANCE = 90.0  # degrees: the largest angle between non-negative vectors
 SMALLEST_SHARE = 0.005  # below, a cell of the confusion matrix stays empty
 SMALLEST_GAP = 0.05  # points; below, a cell of IoU differences stays empty
@@ -461,7 +465,14 @@ def _bars(table: pd.DataFrame) -> tuple[Figure, Axes]:
     """One group of bars a row, one bar a column in each; NaN leaves a gap."""
     figure = _new(1.2 + 0.5 * len(table), 3.4)
     axes = figure.subplots()
-    table.plot.bar(ax=axes, width=0.8, color=COLORS[: len(table.columns)], legend=False)
+    width = 0.8 / len(table.columns)
+    for number, name in enumerate(table):
+        left = np.arange(len(table)) - 0.4 + number * width
+        color = COLORS[number % len(COLORS)]
+        axes.bar(
+            left, table[name].fillna(0), width, align="edge", color=color, label=name
+        )
+    axes.set_xlim(-0.6, len(table) - 0.4)
     axes.set_xticks(range(len(table)), table.index, rotation=45, ha="right")
     axes.yaxis.grid(True)
     figure.legend(loc="outside upper left", ncols=3)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from lsr_jax.errors import InputError
 from lsr_jax.ops import numerics, pseudo_labels, resample
@@ -261,6 +260,6 @@ def _tsne(sample: Sample) -> np.ndarray:
     return features.tsne(np.nan_to_num(numerics.unit_rows(sample.vectors)))
 
 
-def _save(figure: Figure, folder: Path, name: str, caption: str) -> Picture:
+def _save(figure: figures.Figure, folder: Path, name: str, caption: str) -> Picture:
     figures.save(figure, folder / name)
     return Picture(f"{name}.png", caption)

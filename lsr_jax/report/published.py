@@ -18,8 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from lsr_jax import files
+from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import metrics
+from lsr_jax.evaluation.predictor import PROTOCOLS
 from lsr_jax.report import results
 from lsr_jax.report.results import Row
 
@@ -89,8 +91,8 @@ def attach_ratios(
     """Add the ratio to an oracle's IoU to the rows of the target domain.
 
     ``asr`` is the IoU over the oracle's IoU of the same class, ``masr`` its mean (LSR,
-    section 5). The oracle's row is the one with running statistics on the same split
-    under the same protocol; rows without one stay as they are.
+    section 5). The oracle's row is the one with running statistics on the same data set,
+    split and classes under the same protocol; rows without one stay as they are.
 
     Args:
       rows: measured and recorded.
@@ -101,22 +103,28 @@ def attach_ratios(
     Raises:
       InputError: ``oracle`` has no such network, or not for these rows.
     """
-    paper = oracle == PUBLISHED
-    known = {} if paper else _oracles(_read(oracle) if oracle else rows)
+    if oracle == PUBLISHED:
+        known = _published_oracle()
+    else:
+        known = _oracles(_read(oracle) if oracle else rows)
     attached, matched = [], False
     for row in rows:
         if row["domain"] == "target":
-            kinds = [(row["split"], protocol) for protocol in _protocols(row)]
-            found = next((known[kind] for kind in kinds if kind in known), None)
-            found = _published_oracle() if paper else found
+            found = next((known[kind] for kind in _kinds(row) if kind in known), None)
             if found:
                 row, matched = _with_ratios(row, *found, subsets), True
         attached.append(row)
     if oracle is not None and not matched:
-        kinds = ", ".join(sorted({f"{split} {protocol}" for split, protocol in known}))
+        found, wanted = (
+            ", ".join(sorted({" ".join(map(str, kind[:3])) for kind in kinds}))
+            for kinds in (
+                known,
+                [k for row in rows if row["domain"] == "target" for k in _kinds(row)],
+            )
+        )
         raise InputError(
-            f"--oracle {oracle}: was evaluated on other splits and protocols ({kinds}); "
-            "evaluate the oracle in the same way first"
+            f"--oracle {oracle}: is of other data, splits, classes or protocols (found "
+            f"{found}; expected {wanted}); evaluate the oracle in the same way first"
         )
     return attached
 
@@ -124,7 +132,7 @@ def attach_ratios(
 def _with_ratios(row, oracle_iou, oracle, subsets):
     supervised = np.array([oracle_iou.get(name, math.nan) for name in row["iou"]])
     ratios = metrics.asr(np.array(list(row["iou"].values())), supervised)
-    counted = {name: s for name, s in subsets.items() if name.isdecimal()}
+    counted = {n: s for n, s in subsets.items() if n.isdecimal() and f"miou_{n}" in row}
     return {
         **row,
         "masr": metrics.mean(ratios),
@@ -135,9 +143,18 @@ def _with_ratios(row, oracle_iou, oracle, subsets):
 
 
 def _published_oracle():
-    """IoU by class on Cityscapes val, DeepLabV2 with ResNet-101, and its source."""
+    """`_oracles` of DeepLabV2 with ResNet-101, for the classes of each benchmark."""
     score = next(s for s in scores() if (s.pair, s.method) == ("gta2cs", ORACLE))
-    return {name: percent / 100 for name, percent in score.iou.items()}, PAPER
+    iou = {name: percent / 100 for name, percent in score.iou.items()}
+    return {
+        ("cityscapes", "val", protocol, classes): (iou, PAPER)
+        for protocol in PROTOCOLS
+        for classes in (
+            label_spaces.NAMES,
+            label_spaces.NAMES_16,
+            label_spaces.NAMES_13,
+        )
+    }
 
 
 def _read(oracle):
@@ -150,16 +167,19 @@ def _read(oracle):
 
 
 def _oracles(rows):
-    """``{(split, protocol): (IoU by class, description)}``."""
+    """``{(data set, split, protocol, classes): (IoU by class, description)}``."""
     known = {}
     for row in rows:
         if (row["method"], row["domain"], row["bn"]) == (ORACLE, "target", "running"):
             words = f"{ORACLE}, seed {row['seed']}, step {row['step']}"
             words += " (recorded)" if "recorded" in row else ""
-            for protocol in _protocols(row):
-                known.setdefault((row["split"], protocol), (row["iou"], words))
+            for kind in _kinds(row):
+                known.setdefault(kind, (row["iou"], words))
     return known
 
 
-def _protocols(row):
-    return row["protocol"], *row.get("same_as", "").split()
+def _kinds(row):
+    """What a row and its oracle have in common, for each protocol that it stands for."""
+    protocols = row["protocol"], *row.get("same_as", "").split()
+    classes = tuple(row["iou"])
+    return [(row.get("dataset", "-"), row["split"], p, classes) for p in protocols]

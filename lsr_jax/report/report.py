@@ -71,7 +71,12 @@ def write(
     chosen = entries or [evaluation.entry(stage) for stage in stages]
     rows = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
-        rows += results.read(files.of_project(path))
+        rows += [
+            row
+            for row in results.read(files.of_project(path))
+            if row.get("dataset") == evaluation.dataset(row["domain"])
+            and list(row["iou"]) == list(evaluation.space.classes)
+        ]
     _, images, truths = evaluation.examples(
         "target", config["evaluation"]["panel_images"]
     )

@@ -3,13 +3,13 @@
 A row is a plain dict of one evaluation. Its identity: ``stage, method, seed, step,
 domain, split`` (which images), ``bn`` ("running", or "target": statistics re-estimated
 on unlabelled target images), ``protocol`` ("native" or "resized") and ``selection`` (how
-the checkpoint was chosen). Its measures are fractions in 0..1: ``miou``, ``iou`` by class
-name (likewise ``accuracy`` and ``precision``), and ``miou_NAME`` for subsets of the
+the checkpoint was chosen). Its measures are fractions in 0..1: ``miou``, the mean over
+the ``num_classes`` classes that the data set has, ``iou`` by class name (likewise ``accuracy`` and ``precision``), and ``miou_NAME`` for subsets of the
 classes. With an oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent
 class) is null in the file.
 
-Metadata of a row: ``averaging`` (test-time augmentation), ``data`` (fingerprint of the
-domain), ``weights`` (sha256 of the network), ``same_as`` (the other protocol, where
+Metadata of a row: ``averaging`` (test-time augmentation), ``dataset`` (its name), ``data``
+(fingerprint of the domain), ``weights`` (sha256 of the network), ``same_as`` (the other protocol, where
 labels have the size of the images), ``oracle`` (what ``asr`` compares with), ``members``
 (of an ensemble), ``newest`` (where a rule chose the checkpoint: the last step that its
 stage had been trained), ``recorded`` (of a row that an earlier run measured: the command
@@ -64,6 +64,7 @@ def make(
     *,
     classes: Sequence[str],
     subsets: Mapping[str, Sequence[int]],
+    declared: Sequence[int] | None = None,
     **facts: Any,
 ) -> Row:
     """Build the row of a confusion matrix.
@@ -73,25 +74,45 @@ def make(
       classes: the ``C`` names.
       subsets: name -> class indices, each a further mean IoU ``miou_NAME``, as
         ``{"large": space.indices(LARGE), "small": space.indices(SMALL)}``.
+      declared: indices of the classes that the data set has, by default all. Others have
+        no score and count in no mean, but predicting them is an error.
       **facts: the `IDENTITY` of the row, and metadata that JSON can hold.
+
+    Raises:
+      InputError: no pixel has a class.
     """
-    iou = metrics.iou(matrix)
+    declared = range(len(classes)) if declared is None else declared
+    absent = np.setdiff1d(range(len(classes)), declared)
+    iou, precision = metrics.iou(matrix), metrics.precision(matrix)
+    iou[absent] = precision[absent] = np.nan
+    if np.isnan(iou).all():
+        raise InputError(
+            f"{facts['domain']} {facts['split']}: no pixel has one of the classes, so "
+            "there is no score; check the labels of the split"
+        )
+    # "13" is the mean of 13 classes only where the data set has them all.
+    subsets = {
+        name: chosen
+        for name, chosen in subsets.items()
+        if not name.isdecimal() or set(chosen) <= set(declared)
+    }
 
     def by_class(values):
         return dict(zip(classes, values.tolist(), strict=True))
 
     return {
         **{name: facts.pop(name) for name in IDENTITY},
+        "num_classes": len(declared),
         "miou": metrics.mean_iou(iou),
         "iou": by_class(iou),
         **{f"miou_{name}": metrics.mean_iou(iou, s) for name, s in subsets.items()},
         "pixel_accuracy": metrics.pixel_accuracy(matrix),
         "mean_accuracy": metrics.mean(metrics.class_accuracy(matrix)),
-        "mean_precision": metrics.mean(metrics.precision(matrix)),
+        "mean_precision": metrics.mean(precision),
         "frequency_weighted_iou": metrics.frequency_weighted_iou(matrix),
         "iou_std": metrics.population_std(iou),
         "accuracy": by_class(metrics.class_accuracy(matrix)),
-        "precision": by_class(metrics.precision(matrix)),
+        "precision": by_class(precision),
         **facts,
     }
 
@@ -219,14 +240,17 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
                 if (measure, "target", bn) not in lines:
                     continue
                 values = lines[measure, "target", bn]
+                if measure == "miou":
+                    heading = mean_heading(part, "target")
                 cells[*group, heading] = percent(values)
                 if measure == "miou" and control is not None:
                     cells[*group, "diff"] = _difference(values, control)
         for bn in STATISTICS:
             if ("miou", "source", bn) in lines:
                 values = lines["miou", "source", bn]
-                cells[f"source {source}", f"{bn} BN", "mIoU"] = percent(values)
-        caption = f"mIoU in percent, {describe(part, shared)}"
+                heading = f"source {source}", f"{bn} BN", mean_heading(part, "source")
+                cells[heading] = percent(values)
+        caption = f"mIoU in percent, {describe_mean(part)}{describe(part, shared)}"
         if any(heading == "diff" for *_, heading in cells):
             caption += f"; diff: points above {control}"
         caption += describe_oracle(part)
@@ -262,7 +286,8 @@ def per_class(rows: Sequence[Row], key: str = "iou") -> list[Table]:
         wanted += [name for name in means if key == "iou" or name.startswith("masr")]
         for name in wanted:
             if part[name].notna().any() or "/" in name:
-                cells[_title(name)] = percent(lines[name])
+                title = mean_heading(part, domain) if name == "miou" else _title(name)
+                cells[title] = percent(lines[name])
         caption = f"{_title(key)} in percent on {domain} {split}, {bn} BN, "
         caption += describe(part, shared) + describe_oracle(part)
         labels = [_label(line) for line in lines.index]
@@ -272,6 +297,34 @@ def per_class(rows: Sequence[Row], key: str = "iou") -> list[Table]:
         whole.columns.name = "class"
         tables.append(Table(caption, whole, _notes(part)))
     return tables
+
+
+def mean_heading(part: pd.DataFrame, domain: str) -> str:
+    """``mIoU``, or ``mIoU of 11`` where the data set has fewer classes than the network."""
+    found = part.loc[part["domain"] == domain, "num_classes"].unique()
+    if list(found) in ([], [_total_classes(part)]):
+        return "mIoU"
+    return f"mIoU of {'/'.join(map(str, found))}"
+
+
+def describe_mean(part: pd.DataFrame) -> str:
+    """How many classes the means are over, and which where they are not all."""
+    names = [name for name in part if name.startswith("iou/")]
+    counts = part.groupby("domain", sort=False)["num_classes"].unique()
+    if all(list(found) == [len(names)] for found in counts):
+        return f"mean over {len(names)} classes, "
+    words = []
+    for domain in counts.index:
+        scores = part.loc[part["domain"] == domain, names].dropna(
+            axis="columns", how="all"
+        )
+        found = ", ".join(map(_title, scores))
+        words.append(f"{'/'.join(map(str, counts[domain]))} on the {domain} ({found})")
+    return f"mean over the classes of the data: {'; '.join(words)}, "
+
+
+def _total_classes(part):
+    return sum(name.startswith("iou/") for name in part)
 
 
 def target_measures(part: pd.DataFrame) -> dict[str, str]:
@@ -308,8 +361,11 @@ def percent(values: Iterable[float], sign: str = "") -> list[str]:
 def with_facts(rows: Sequence[Row]) -> pd.DataFrame:
     """`frame` with a text for every fact of `LINE`."""
     table = frame(rows)
-    wanted = [*table, *IDENTITY, *LINE, *METADATA]
+    wanted = [*table, *IDENTITY, *LINE, *METADATA, "num_classes"]
     table = table.reindex(columns=list(dict.fromkeys(wanted)))
+    # Rows from before data sets could lack classes do not count them.
+    counts = table["num_classes"]
+    table["num_classes"] = counts.where(counts.notna(), _total_classes(table))
     for fact in LINE:
         # Rows from before there was test-time augmentation do not name it.
         default = {"averaging": "one view", "recorded": ""}.get(fact, ABSENT)

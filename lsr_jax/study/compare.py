@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy import special
 
 from lsr_jax.report import figures, results
@@ -171,7 +170,7 @@ def class_tables(table: pd.DataFrame) -> list[Table]:
 class Drawing(NamedTuple):
     """A figure of a study and its caption."""
 
-    figure: Figure
+    figure: figures.Figure
     caption: str
 
 

@@ -86,7 +86,8 @@ class Selector:
             matrix = self._predictor.confusion(
                 state.params["model"], state.model_state, batches
             )
-        score = float(metrics.mean_iou(metrics.iou(matrix)))
+        declared = self._run.domains[domain].space.declared
+        score = float(metrics.mean_iou(matrix, declared))
         if best is not None and not score > best["miou"]:
             return dict(best)
         return {"step": step, "miou": score, "domain": domain, "split": split}

@@ -104,6 +104,15 @@ def test_one_protocol_alone_is_that_of_both():
     np.testing.assert_array_equal(native, both["native",])
 
 
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_scores_that_are_not_finite_are_no_class(value):
+    own = says(logits_of(CLASSES).at[0, 1, 2, 0].set(value))
+    with pytest.raises(InputError, match="scores of the network are not finite"):
+        own.confusion({}, {}, one_batch(LABEL, (2, 4)))
+    with pytest.raises(InputError, match="scores of the network are not finite"):
+        own.predict({}, {}, np.zeros((1, 2, 4, 3), np.uint8))
+
+
 def test_views_are_merged_at_any_size():
     own = says(logits_of(CLASSES))
     maps = own.maps({}, {}, np.zeros((2, 2, 4, 3), np.uint8))

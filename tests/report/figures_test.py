@@ -1,3 +1,8 @@
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -165,3 +170,22 @@ def test_ablation_has_a_bar_for_every_line():
     assert [bar.get_height() for bar in axes.patches] == [30.5, 29.7]
     labels = [text.get_text() for text in axes.get_xticklabels()]
     assert labels == ["lsr", "lsr\nwithout\nnorm"]
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "tkagg"])
+def test_the_backend_of_the_environment_does_not_matter(backend, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    program = (
+        "from lsr_jax.report import figures, gallery\n"
+        "figure = figures.shares({'a': [0.5, 0.5]}, ['road'])\n"
+        "figures.save(figure, 'a', ['png'])"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    variables = {"MPLBACKEND": backend, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, **variables},
+        check=True,
+    )
+    assert (tmp_path / "a.png").is_file()

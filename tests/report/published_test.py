@@ -69,7 +69,9 @@ def make(method, iou, **changes):
         "bn": "running",
         "protocol": "native",
         "selection": "last",
+        "dataset": "cityscapes",
         "miou": 0.5,
+        "miou_13": 0.5,
         "iou": dict(zip(("road", "car", "pole"), iou, strict=True)),
     }
     return row | changes
@@ -94,9 +96,16 @@ def test_the_oracle_among_the_rows_is_taken():
 
 def test_without_an_oracle_rows_stay_as_they_are():
     other = ORACLE | {"split": "test"}
+    others_data = ORACLE | {"dataset": "camvid"}
+    unknown_data = {k: value for k, value in ORACLE.items() if k != "dataset"}
+    other_classes = ORACLE | {"iou": {**ORACLE["iou"], "sky": 0.5}}
     resized = ORACLE | {"protocol": "resized"}
     adapted_statistics = ORACLE | {"bn": "target"}
-    for found in ([ADAPTED], [ADAPTED, other], [ADAPTED, resized, adapted_statistics]):
+    for oracle in (
+        *(other, others_data, unknown_data, other_classes),
+        *(resized, adapted_statistics),
+    ):
+        found = [ADAPTED, oracle]
         assert published.attach_ratios(found, subsets=SUBSETS)[0] == ADAPTED
 
 
@@ -124,9 +133,13 @@ def test_the_published_oracle_has_the_printed_means():
 
 
 def test_the_published_oracle_is_lsr_table_1():
-    found = published.attach_ratios([ADAPTED], subsets=SUBSETS, oracle="published")
+    row = ADAPTED | {"iou": dict.fromkeys(label_spaces.NAMES_13, 0.4)}
+    found = published.attach_ratios([row], subsets=SUBSETS, oracle="published")
     assert found[0]["asr"]["road"] == pytest.approx(0.4 / 0.965)
     assert found[0]["oracle"].startswith("LSR, Table 1")
+    for other in (row | {"dataset": "camvid"}, row | {"split": "test"}, ADAPTED):
+        with pytest.raises(InputError, match="published: is of other data, splits, cl"):
+            published.attach_ratios([other], subsets=SUBSETS, oracle="published")
 
 
 def test_the_oracle_of_another_run(tmp_path):
@@ -147,5 +160,5 @@ def test_a_wrong_oracle_is_named(tmp_path):
     with pytest.raises(InputError, match="has no target_only network"):
         published.attach_ratios([ADAPTED], subsets=SUBSETS, oracle=str(path))
     results.write(path, [ORACLE | {"split": "test"}])
-    with pytest.raises(InputError, match=r"\(test native\)"):
+    with pytest.raises(InputError, match=r"\(found cityscapes test native; exp"):
         published.attach_ratios([ADAPTED], subsets=SUBSETS, oracle=str(path))

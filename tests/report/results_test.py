@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import math
 import re
@@ -44,9 +45,52 @@ def test_row_has_its_identity_and_its_measures(row):
     assert row["pixel_accuracy"] == 9 / 12
     assert row["iou_std"] == pytest.approx(1 / 12)
     assert row["weights"] == "ab12"
-    measures = set(row) - set(results.IDENTITY) - {*results.BY_CLASS, "weights"}
+    metadata = {*results.BY_CLASS, "weights", "num_classes"}
+    measures = set(row) - set(results.IDENTITY) - metadata
     assert all(map(results.is_measure, measures))
     assert not any(map(results.is_measure, (*results.IDENTITY, "iou", "weights")))
+
+
+FACTS = {
+    "stage": "adapt",
+    "method": "lsr",
+    "seed": 0,
+    "step": 1,
+    "domain": "target",
+    "split": "val",
+    "bn": "running",
+    "protocol": "native",
+    "selection": "last",
+}
+
+
+def test_means_are_over_the_classes_of_the_data_set():
+    """A class that labels cannot have is wrong where predicted, but has no score."""
+    matrix = np.array([[6, 1, 1], [1, 3, 0], [0, 0, 0]])
+    subsets = {"small": (1, 2), "13": (0, 2)}
+    make = functools.partial(results.make, matrix, classes=CLASSES, subsets=subsets)
+    every, own = make(**FACTS), make(declared=(0, 1), **FACTS)
+    assert every["miou"] == pytest.approx((6 / 9 + 3 / 5 + 0) / 3)
+    assert own["miou"] == pytest.approx((6 / 9 + 3 / 5) / 2)
+    assert (every["num_classes"], own["num_classes"]) == (3, 2)
+    assert own["miou_small"] == own["iou"]["car"] == 3 / 5
+    assert "miou_13" in every
+    assert "miou_13" not in own
+    assert math.isnan(own["iou"]["pole"])
+    assert own["mean_precision"] == pytest.approx((6 / 7 + 3 / 4) / 2)
+    assert own["mean_accuracy"] == every["mean_accuracy"]
+    (table,) = results.summary([own, {**every, "domain": "source"}])
+    assert "2 on the target (road, car); 3 on the source" in table.caption
+    assert table.cells["target val", "running BN", "mIoU of 2"].tolist() == ["63.3"]
+    assert table.cells["source val", "running BN", "mIoU"].tolist() == ["42.2"]
+    (by_class,) = results.per_class([own])
+    assert by_class.cells["adapt (lsr)"]["mIoU of 2"] == "63.3"
+    assert by_class.cells["adapt (lsr)"]["pole"] == "-"
+
+
+def test_a_split_without_a_labelled_pixel_has_no_score():
+    with pytest.raises(InputError, match=r"^target val: no pixel has"):
+        results.make(np.zeros((3, 3)), classes=CLASSES, subsets={}, **FACTS)
 
 
 def test_json_round_trip_keeps_nan_and_none(row, tmp_path):
