@@ -123,10 +123,20 @@ def read_json(path: str | os.PathLike, expected: str, remedy: str) -> dict:
       InputError: it cannot be read, is not JSON, or holds something else.
     """
     with reading(path, expected, remedy):
-        content = json.loads(expanded(path).read_text(encoding="utf-8-sig"))
+        text = expanded(path).read_text(encoding="utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_unique)
         if not isinstance(content, dict):
             raise ValueError(f"{quoted(content)}, not an object")
         return content
+
+
+def _unique(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {quoted(twice)} twice")
+    return content
 
 
 def reason(error: Exception) -> str:

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lsr_jax import cli, streets
@@ -109,7 +108,9 @@ def predict(options) -> list[Path]:
             for path, image, label in zip(paths, images, labels, strict=True):
                 for kind in kinds:
                     file = out / kind / outputs[path]
-                    write_png(file, render(kind, label, image, space))
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    picture = render(kind, label, image, space)
+                    image_io.write_png(file, picture, remedy="choose another --out")
                     written.append(file)
                 bar.update()
     return written
@@ -264,18 +265,6 @@ def read_image(path: Path) -> np.ndarray:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     return image_io.decode_image(data, str(path))
-
-
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write a PNG.
-
-    Raises:
-      InputError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stored = picture[..., ::-1] if picture.ndim == 3 else picture
-    if not cv2.imwrite(os.fspath(path), stored):
-        raise InputError(f"{path}: cannot be written; choose another --out")
 
 
 def command(options) -> None:

@@ -14,6 +14,7 @@ import pathlib
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 from lsr_jax import files
 from lsr_jax.errors import InputError
@@ -28,8 +29,8 @@ Stars = tuple[str, ...]
 class Folder:
     """Files below a folder; picklable.
 
-    `read` and `ends` raise InputError for a file that is missing, damaged or larger than
-    `LARGEST`.
+    `read`, `ends` and `version` raise InputError for a file that is missing, damaged or,
+    when it is read, larger than `LARGEST`.
     """
 
     def __init__(self, root: str | os.PathLike):
@@ -38,21 +39,40 @@ class Folder:
     def match(self, pattern: str) -> dict[Stars, str]:
         """Finds all files that fit a pattern.
 
-        A star stands for a part of one name, ``{a,b}`` for a or b.
+        A star stands for a part of one name that does not begin with a dot, ``{a,b}`` for
+        a or b. The ending of the file may be in capitals.
+
+        Raises:
+          InputError: two files differ in nothing that a star stands for, or one has a
+            name that would break a message or a list.
         """
-        fits = expression(pattern)
-        found = {}
-        for option in options(pattern):
-            for path in self._root.glob(option):
+        return _by_stars(pattern, self.names(pattern), self.where)
+
+    def names(self, pattern: str) -> list[str]:
+        """Finds the names of all files that fit a pattern."""
+        found = []
+        for folder in {os.path.dirname(option) for option in options(pattern)}:
+            # Stars are the only special characters of a pattern.
+            literal = re.sub(r"[?\[]", r"[\g<0>]", folder)
+            for path in self._root.glob(os.path.join(literal, "*")):
                 name = path.relative_to(self._root).as_posix()
-                fit = fits.fullmatch(name)
-                if fit and path.is_file():
-                    found[fit.groups()] = name
-        return found
+                if expression(pattern).fullmatch(name) and path.is_file():
+                    found.append(name)
+        return sorted(found)
+
+    def exists(self, name: str) -> bool:
+        """Tells whether there is such a file below the root."""
+        return is_inside(name) and (self._root / name).is_file()
+
+    def version(self, name: str) -> str:
+        """Returns what changes with the content: size and modification time."""
+        with _reading(self.where(name)):
+            stat = (self._root / inside(name)).stat()
+            return f"{stat.st_size} {stat.st_mtime_ns}"
 
     def read(self, name: str) -> bytes:
         """Reads a whole file."""
-        with self._open(name) as file:
+        with self.open(name) as file:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise _too_large(self.where(name))
@@ -60,7 +80,7 @@ class Folder:
 
     def ends(self, name: str) -> tuple[bytes, bytes, int]:
         """Reads the first `HEAD` and last `TAIL` bytes; returns them and the size."""
-        with self._open(name) as file:
+        with self.open(name) as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(HEAD)
             file.seek(max(0, size - TAIL))
@@ -71,7 +91,8 @@ class Folder:
         return os.fspath(self._root / name)
 
     @contextlib.contextmanager
-    def _open(self, name):
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Opens a file; whatever is raised while it is open becomes an InputError."""
         path = self._root / inside(name)
         with _reading(self.where(name)), path.open("rb") as file:
             yield file
@@ -81,20 +102,34 @@ class Zips:
     """Members of zip archives, as if all were unpacked into one folder; see `Folder`."""
 
     def __init__(self, paths: Sequence[str | os.PathLike]):
+        """Reads the directories of the archives.
+
+        Raises:
+          InputError: one is damaged, or has a member that would leave the root.
+        """
         self._paths = tuple(map(os.fspath, paths))
         for path in self._paths:
-            _archive(path)  # raises for a damaged one
+            for name in _archive(path).namelist():
+                inside(name, f"{path}: member ")
 
     def match(self, pattern: str) -> dict[Stars, str]:
         """See `Folder.match`."""
-        fits = expression(pattern)
-        found = {}
-        for path in self._paths:
-            for name in _archive(path).NameToInfo:
-                fit = fits.fullmatch(name)
-                if fit and is_inside(name):
-                    found[fit.groups()] = name
-        return found
+        return _by_stars(pattern, self.names(pattern), self.where)
+
+    def names(self, pattern: str) -> list[str]:
+        """See `Folder.names`."""
+        members = itertools.chain(*(_archive(path).namelist() for path in self._paths))
+        return sorted(filter(expression(pattern).fullmatch, members))
+
+    def exists(self, name: str) -> bool:
+        """See `Folder.exists`."""
+        return any(name in _archive(path).NameToInfo for path in self._paths)
+
+    def version(self, name: str) -> str:
+        """See `Folder.version`: size and CRC."""
+        with _reading(self.where(name)):
+            info = _archive(self._holder(name)).getinfo(name)
+            return f"{info.file_size} {info.CRC:08x}"
 
     def read(self, name: str) -> bytes:
         """See `Folder.read`."""
@@ -106,10 +141,16 @@ class Zips:
 
     def ends(self, name: str) -> tuple[bytes, bytes, int]:
         """See `Folder.ends`; the tail would have to be inflated and is empty."""
-        with _reading(self.where(name)):
-            archive = _archive(self._holder(name))
-            with archive.open(name) as file:
-                return file.read(HEAD), b"", archive.getinfo(name).file_size
+        with self.open(name) as file:
+            size = _archive(self._holder(name)).getinfo(name).file_size
+            return file.read(HEAD), b"", size
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """See `Folder.open`."""
+        where = self.where(name)
+        with _reading(where), _archive(self._holder(name)).open(name) as file:
+            yield file
 
     def where(self, name: str) -> str:
         """See `Folder.where`."""
@@ -125,35 +166,69 @@ Files = Folder | Zips
 
 def is_inside(name: str) -> bool:
     """Tells whether a relative name with slashes stays below its root."""
-    # Control characters would break a message, a list or a path.
-    odd = name.startswith("/") or "\\" in name or min(name, default=" ") < " "
-    return not odd and ".." not in name.split("/")
+    return not _objection(name)
 
 
-def inside(name: str) -> str:
+def inside(name: str, where: str = "") -> str:
     """Returns the name.
 
     Raises:
-      InputError: it would leave the root.
+      InputError: it would leave the root, or break a message, a list or a path.
     """
-    if not is_inside(name):
-        raise InputError(f"{name!r}: not below the data folder; correct the list")
+    if objection := _objection(name):
+        raise InputError(f"{where}{name!r}: {objection}; rename it or correct the list")
     return name
+
+
+def _objection(name):
+    if name.startswith("/") or ".." in name.split("/"):
+        return "not below the data folder"
+    if "\\" in name:
+        return "has a backslash, expected slashes"
+    if min(name, default=" ") < " ":
+        return "has a control character in its name"
+    return ""
+
+
+def _by_stars(pattern, names, where):
+    found = {}
+    for name in names:
+        inside(name)
+        stars = expression(pattern).fullmatch(name).groups()
+        if stars in found:
+            raise InputError(
+                f"{where(name)}: {found[stars]} is a second file for one place of "
+                f"{pattern}; remove one of them"
+            )
+        found[stars] = name
+    return found
 
 
 @functools.lru_cache
 def expression(pattern: str) -> re.Pattern:
     """Translates a pattern into a regular expression with a group for every star."""
-    parts = []
+    # The ending after the last dot, unless that dot is in a folder or before a star.
+    rest, dot, ending = re.fullmatch(r"(.*?)(?:(\.)([^.*/]*))?", pattern, re.S).groups()
+    if ending is not None and ending.count("{") != ending.count("}"):
+        rest, dot = pattern, None
+    return re.compile(
+        _translated(rest) + (rf"\.(?i:{_translated(ending)})" if dot else ""), re.S
+    )
+
+
+def _translated(pattern):
+    parts = [""]
     for part in re.split(r"(\*|\{[^}]*\})", pattern):
         if part == "*":
-            parts.append("([^/]*)")
+            # ._0001.png is no file of a data set: a Mac writes it beside 0001.png.
+            begins = parts[-1][-1:] in ("", "/")
+            parts.append(r"((?!\.)[^/]*)" if begins else "([^/]*)")
         elif part.startswith("{"):
             choices = part.strip("{}").split(",")
             parts.append(f"(?:{'|'.join(map(re.escape, choices))})")
-        else:
+        elif part:
             parts.append(re.escape(part))
-    return re.compile("".join(parts))
+    return "".join(parts)
 
 
 def options(pattern: str) -> Iterator[str]:

@@ -61,6 +61,7 @@ class Report:
     official: int | None
     images: int
     problems: list[BadExample]
+    warnings: list[str]
     sizes: Counter = field(default_factory=Counter)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     other_palettes: int = 0
@@ -136,7 +137,8 @@ def examine_all(
             if not found.pairs:
                 message = f"{root}: has no {part.images}"
                 problems.append(BadExample("missing pair", message))
-            report = Report(name, part.count, len(found.pairs), problems)
+            warnings = listing.warnings(reader.files, layout, name, found)
+            report = Report(name, part.count, len(found.pairs), problems, warnings)
             for result in processes.ordered(pool, work, found.pairs):
                 bar.update()
                 report.add(result)
@@ -226,8 +228,7 @@ def write(path: str | os.PathLike, sheet: np.ndarray) -> None:
         raise InputError(
             f"{path}: expected a .png file in a folder that exists; choose another path"
         )
-    if not cv2.imwrite(os.fspath(path), sheet[..., ::-1]):
-        raise InputError(f"{path}: cannot be written; choose another path")
+    image_io.write_png(path, sheet, remedy="choose another path")
 
 
 def _legend(width, classes, colors):
@@ -262,11 +263,7 @@ def check(options, name: str) -> int:
     )
     print(render(layout, reports))
     problems = [str(problem) for r in reports for problem in r.problems]
-    warnings = [
-        f"{r.name}: expected {r.official} images, as are published, found {r.images}"
-        for r in reports
-        if r.official not in (None, r.images)
-    ]
+    warnings = [line for r in reports for line in r.warnings]
     print(*(["", *problems[:SHOWN]] if problems else []), sep="\n", end="\n")
     if len(problems) > SHOWN:
         print(f"... and {len(problems) - SHOWN} more")

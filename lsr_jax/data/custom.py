@@ -19,6 +19,8 @@ _KEYS = {
     "ignored": list,
     "classes": list,
     "palette": dict,
+    "size": str,
+    "root": str,
 }
 _SPLIT_KEYS = {"images": str, "labels": str, "native_labels": bool}
 
@@ -55,20 +57,27 @@ def read(path: str | os.PathLike) -> Layout:
         for key in ("splits", "label_format", "ids"):
             _require(text.get(key), key, "a value", text.get(key))
         kind = text["label_format"]
+        size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.get("size", "1x1"))
+        _require(size, "size", "WIDTHxHEIGHT such as 1280x720", text.get("size"))
         _require(
             kind in LABEL_FORMATS, "label_format", " or ".join(LABEL_FORMATS), kind
         )
         ids = {_id("ids", raw): _name("ids", name) for raw, name in text["ids"].items()}
         classes = _classes(text.get("classes"), ids)
+        ignored = frozenset(_id("ignored", raw) for raw in text.get("ignored", ()))
+        both = sorted(ignored & ids.keys())
+        _require(not both, "ignored", "no id of a class", *both[:1] or [None])
         return Layout(
             name=re.sub(r"\W+", "_", path.stem).lower(),
             title=path.name,
             parts={name: _part(name, split) for name, split in text["splits"].items()},
             label_format=kind,
             ids=ids,
-            ignored=frozenset(_id("ignored", raw) for raw in text.get("ignored", ())),
+            ignored=ignored,
             classes=classes,
-            colors=_colors(classes, text.get("palette", {})),
+            colors=_colors(classes, ids, text.get("palette", {})),
+            size=(int(size[2]), int(size[1])) if "size" in text else None,
+            root=os.fspath(path.parent / text.get("root", "")),
         )
     except ValueError as error:
         raise InputError(one_line(f"{path}: {error}; see docs/your_data.md")) from error
@@ -102,10 +111,10 @@ def _part(name, split):
     images, labels = split.get("images"), split.get("labels")
     star = images and "*" in images
     _require(star, f"{key}.images", "a pattern with a star", images)
-    same = not labels or labels.count("*") == images.count("*")
+    same = labels is None or labels.count("*") == images.count("*")
     _require(same, f"{key}.labels", f"the stars of {images!r}", labels)
     _check_pattern(f"{key}.images", images)
-    if labels:
+    if labels is not None:
         _check_pattern(f"{key}.labels", labels)
     return Part(images, labels, native_labels=split.get("native_labels", False))
 
@@ -119,6 +128,7 @@ def _check_pattern(key, pattern):
 
 
 def _classes(given, ids):
+    _require(given is None or given, "classes", "a name", given)
     names = tuple(_name("classes", name) for name in given or ())
     names = names or tuple(dict.fromkeys(ids.values()))
     for number, name in enumerate(names):
@@ -131,9 +141,13 @@ def _classes(given, ids):
     return names
 
 
-def _colors(classes, palette):
+def _colors(classes, ids, palette):
     """Returns one colour a class; the 19 keep theirs unless the palette has another."""
-    known = {row.name: row.color for row in label_spaces.CLASSES} | palette
+    known = {row.name: row.color for row in label_spaces.CLASSES}
+    for name, color in palette.items():
+        found = _name("palette", name)
+        _require(found in ids.values(), "palette", "names that occur in ids", name)
+        known[found] = color
     colors = []
     for name in classes:
         color = known.get(name)
@@ -151,5 +165,5 @@ def _id(key, raw):
 
 
 def _name(key, name):
-    _require(isinstance(name, str) and name, key, "names of classes", name)
-    return name
+    _require(isinstance(name, str) and name.strip(), key, "names of classes", name)
+    return label_spaces.known_name(name)

@@ -1,7 +1,11 @@
 """Decode, check, resize and encode images and label files.
 
-The header of a PNG is checked before anything is decoded, so that no file can make a
-decoder allocate memory for more than `LARGEST_IMAGE` pixels.
+The only reader of image files. What a file carries beside its pixels is decided here,
+and documented in docs/your_data.md: an orientation (EXIF) is applied, a transparency and
+a colour profile are ignored, and what would be read in two ways is an error.
+
+The header is checked before anything is decoded, so that no file can make a decoder
+allocate memory for more than `LARGEST_IMAGE` pixels.
 """
 
 from __future__ import annotations
@@ -9,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
+import pathlib
 import struct
 import zlib
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,20 +33,61 @@ PNG = b"\x89PNG\r\n\x1a\n"
 END = struct.pack(">I4s", 0, b"IEND") + b"\xae\x42\x60\x82"
 # What Pillow decodes by itself; it would hand EPS to another program.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM", "WEBP")
+LOSSY = ("JPEG", "MPO", "WEBP")  # they change ids
 KINDS = ("missing pair", "unreadable", "wrong mode", "wrong size", "unknown id")
 """Kinds of a `BadExample`, as `lsr_jax.data.check` counts them."""
 
 Size = tuple[int, int] | None
 """``(H, W)`` of the result of a resize, or None for the size of the file."""
 
-_GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # PNG colour types
-_TYPE_NAMES = {_GREY: "grey", _RGB: "RGB", _PALETTE: "palette", _RGBA: "RGB + alpha"}
-_FORMATS = {  # colour types and bit depths
-    "image": ((_RGB, _RGBA), (8,)),
-    "palette": ((_PALETTE,), (1, 2, 4, 8)),
-    "grey": ((_GREY,), (8,)),
-    "red16": ((_RGB,), (16,)),
+_GREY, _RGB, _PALETTE = ("grey", "grey + alpha"), ("RGB", "RGB + alpha"), ("palette",)
+_PNG_MODES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey + alpha", 6: "RGB + alpha"}
+_PIL_MODES = {  # mode and bits
+    "1": ("grey", 1),
+    "L": ("grey", 8),
+    "LA": ("grey + alpha", 8),
+    "P": ("palette", 8),
+    "PA": ("palette", 8),
+    "RGB": ("RGB", 8),
+    "RGBA": ("RGB + alpha", 8),
+    "I": ("grey", 16),  # of a PGM
+    "I;16": ("grey", 16),
+    "I;16B": ("grey", 16),
 }
+_TAKEN = {  # modes and bits of a channel
+    "image": ((*_GREY, *_RGB, *_PALETTE), (1, 2, 4, 8)),
+    "palette": (_PALETTE, (1, 2, 4, 8)),
+    "grey": ((*_GREY, *_RGB), (8, 16)),
+    "red16": (_RGB, (16,)),
+}
+_ORIENTATION = 274  # EXIF tag
+_TURNED = {  # its value -> the upright picture
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+class Header(NamedTuple):
+    """What a file says of its pixels.
+
+    Attributes:
+      format: "PNG", or as Pillow calls it.
+      size: ``(H, W)`` of the upright picture.
+      mode: such as "grey" or "RGB + alpha".
+      bits: of a channel.
+      orientation: EXIF value, 1 is upright.
+    """
+
+    format: str
+    size: tuple[int, int]
+    mode: str
+    bits: int
+    orientation: int = 1
 
 
 class BadExample(InputError):
@@ -117,49 +164,54 @@ class Reader:
     def _check_headers(self, pair):
         sizes = []
         for name in filter(None, pair):
+            where = self.files.where(name)
             try:
                 head, tail, _ = self.files.ends(name)
             except InputError as error:
                 raise BadExample("unreadable", str(error)) from error
-            where = self.files.where(name)
-            if head and not head.startswith(PNG) and not name.endswith(".png"):
-                continue  # other formats are checked when they are decoded
             file_format = self._format if name == pair.label else "image"
-            sizes.append(check_header(head, where, file_format))
-            if tail:
+            with self.files.open(name) as file:
+                sizes.append(check_header(head, where, file_format, file).size)
+            if tail and head.startswith(PNG):
                 _check_end(tail, where)
-        if len(sizes) == 2:
+        if len(set(sizes)) == 2:
+            # An orientation stands behind the first bytes.
+            sizes = [read_header(self.data(n), self.files.where(n)).size for n in pair]
             self._check_sizes(pair, *sizes)
 
     def _check_sizes(self, pair, image_size, label_size):
         if image_size != label_size:
             raise BadExample(
                 "wrong size",
-                f"{self.files.where(pair.label)}: expected the image's size "
-                f"{by(image_size)}, found {by(label_size)}; remove the "
+                f"{self.files.where(pair.label)}: expected the size of the upright image "
+                f"{by(image_size)}, found {by(label_size)}; correct the label, remove the "
                 "pair or skip it with on_bad_example=skip",
             )
 
 
 def decode_image(data: bytes, where: str) -> np.ndarray:
-    """Decodes an image file to RGB uint8 ``[H, W, 3]``.
+    """Decodes an image file to upright RGB, uint8 ``[H, W, 3]``.
+
+    Grey is repeated, colours of a palette are looked up, a transparency is dropped.
 
     Args:
       data: the file.
       where: its name in error messages.
 
     Raises:
-      BadExample: the file is damaged, truncated, too large or not 8-bit RGB.
+      BadExample: the file is damaged, truncated, too large, has more than one picture, or
+        has other channels, or more than 8 bits of one.
     """
-    if not data.startswith(PNG):
-        return _decode_by_pil(data, where, "RGB")
-    check_header(data, where, "image")
+    header = check_header(data, where, "image")
+    if header.format != "PNG":
+        return _decode_by_pil(data, where, header, "RGB")
     # cv2 is a third faster than PIL and gives the same pixels.
-    return _decode_by_cv2(data, where, cv2.IMREAD_COLOR_RGB)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return _upright(_decode_by_cv2(data, where, flags), header)
 
 
 def decode_label(data: bytes, where: str, label_format: str) -> np.ndarray:
-    """Decodes a label file to ids, uint8 ``[H, W]``.
+    """Decodes a label file to upright ids, uint8 ``[H, W]``.
 
     Args:
       data: the file.
@@ -167,55 +219,98 @@ def decode_label(data: bytes, where: str, label_format: str) -> np.ndarray:
       label_format: key of `layouts.LABEL_FORMATS`.
 
     Raises:
-      BadExample: the file is damaged, truncated, too large or of another format, or an
-        id needs more than 8 bits.
+      BadExample: the file is damaged, truncated, too large, lossy, has more than one
+        picture or another format, or an id needs more than 8 bits.
     """
-    check_header(data, where, label_format)
-    if label_format == "palette":
-        # cv2 would return colours.
-        _check_end(data, where)
-        _check_sums(data, where)
-        return _decode_by_pil(data, where, None)
-    # PIL would return the high byte of 16 bits.
-    label = _decode_by_cv2(data, where, cv2.IMREAD_UNCHANGED)
-    if label_format == "red16":
+    header = check_header(data, where, label_format)
+    if label_format == "palette" or header.format != "PNG":
+        if header.format == "PNG":  # cv2 would return colours
+            _check_end(data, where)
+            _check_sums(data, where)
+        label = _decode_by_pil(data, where, header, None)
+    else:  # PIL would return the high byte of 16 bits
+        label = _upright(_decode_by_cv2(data, where, cv2.IMREAD_UNCHANGED), header)
+    if label.ndim == 3 and label_format == "red16":
         label = label[..., 2]  # cv2 returns blue, green, red
-        if label.max() > 255:
+    elif label.ndim == 3:
+        channels, label = label[..., :3], label[..., 0]
+        if header.mode in _RGB and (channels != label[..., None]).any():
             raise BadExample(
-                "unknown id",
-                f"{where}: expected ids up to 255, found {label.max()}; take the label "
-                "file as it was downloaded",
+                "wrong mode",
+                f"{where}: expected ids, found colours: red, green and blue differ; "
+                "store the ids in a grey file",
             )
-    return label.astype(np.uint8)
+    if label.max() > 255:
+        raise BadExample(
+            "unknown id",
+            f"{where}: expected ids up to 255, found {label.max()}; correct the id or "
+            "take the label file as it was downloaded",
+        )
+    return np.ascontiguousarray(label, np.uint8)
 
 
-def check_header(data: bytes, where: str, file_format: str) -> tuple[int, int]:
-    """Returns ``(H, W)`` of a PNG, of which the first bytes are enough.
+def read_header(data: bytes, where: str, file: BinaryIO | None = None) -> Header:
+    """Reads what a file says of its pixels.
 
     Args:
-      data: the file.
+      data: the file, or its first bytes; of a PNG they are enough, but for its
+        orientation.
       where: its name in error messages.
-      file_format: "image", or key of `layouts.LABEL_FORMATS`.
+      file: the file, where `data` are its first bytes.
 
     Raises:
-      BadExample: it is no PNG, has another colour type or bit depth, or is too large.
+      BadExample: it is no image, too large, or has more than one picture.
     """
     if not data.startswith(PNG):
-        raise broken(where, f"{len(data)} bytes that are no PNG")
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        raise broken(where, "a PNG without header")
-    width, height, depth, kind = struct.unpack(">IIBB", data[16:26])
-    _check_pixels(width, height, where)
-    kinds, depths = _FORMATS[file_format]
-    if kind not in kinds or depth not in depths:
-        expected = LABEL_FORMATS.get(file_format, "an 8-bit RGB image")
+        with _opened(file or io.BytesIO(data), where) as image:
+            header = _pil_header(image)
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    else:
+        if len(data) < 33 or data[12:16] != b"IHDR":
+            raise broken(where, "a PNG without header")
+        width, height, bits, kind = struct.unpack(">IIBB", data[16:26])
+        _check_pixels(width, height, where)
+        header = Header("PNG", (height, width), _PNG_MODES.get(kind, "?"), bits)
+        frames = 1
+        if any(word in data for word in (b"eXIf", b"acTL", b"exif")):
+            with _opened(io.BytesIO(data), where) as image:
+                header = _turned_header(header, image)
+                frames = getattr(image, "n_frames", 1)
+    if frames != 1:
         raise BadExample(
             "wrong mode",
-            f"{where}: expected {expected}, found {depth}-bit "
-            f"{_TYPE_NAMES.get(kind, 'grey + alpha')}; convert it, or take the file as it "
-            "was downloaded",
+            f"{where}: expected one picture, found {frames}; store them in a file each",
         )
-    return height, width
+    return header
+
+
+def check_header(
+    data: bytes, where: str, file_format: str, file: BinaryIO | None = None
+) -> Header:
+    """Returns `read_header` of a file that can be used.
+
+    Args:
+      data: see `read_header`, as `where` and `file`.
+      where: its name in error messages.
+      file_format: "image", or key of `layouts.LABEL_FORMATS`.
+      file: the file, where `data` are its first bytes.
+
+    Raises:
+      BadExample: see `read_header`; or it has another mode or bit depth.
+    """
+    header = read_header(data, where, file)
+    modes, bits = _TAKEN[file_format]
+    lossy = file_format != "image" and header.format in LOSSY
+    if header.mode not in modes or header.bits not in bits or lossy:
+        expected = LABEL_FORMATS.get(file_format, "an 8-bit RGB, grey or palette image")
+        found = f"{header.format}, which changes ids" if lossy else ""
+        raise BadExample(
+            "wrong mode",
+            f"{where}: expected {expected}, found "
+            f"{found or f'{header.bits}-bit {header.mode}'}; convert it, or take the file "
+            "as it was downloaded",
+        )
+    return header
 
 
 def broken(where: str, found: str) -> BadExample:
@@ -235,6 +330,20 @@ def png(pixels: np.ndarray) -> bytes:
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1, *run_lengths]
     _, encoded = cv2.imencode(".png", pixels, options)
     return encoded.tobytes()
+
+
+def write_png(path: str | os.PathLike, pixels: np.ndarray, *, remedy: str) -> None:
+    """Writes uint8 grey ``[H, W]`` or RGB ``[H, W, 3]``.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    try:
+        pathlib.Path(path).write_bytes(png(pixels))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written: {error.strerror}; {remedy}"
+        ) from error
 
 
 def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
@@ -292,15 +401,45 @@ def _decode_by_cv2(data, where, mode):
     return pixels
 
 
-def _decode_by_pil(data, where, mode):
+def _decode_by_pil(data, where, header, mode):
+    with _opened(io.BytesIO(data), where) as image:
+        pixels = np.array(image.convert(mode) if mode else image)
+    return _upright(pixels, header)
+
+
+@contextlib.contextmanager
+def _opened(file, where):
     with _decoding(where):
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
         except Image.UnidentifiedImageError:
             raise ValueError(f"none of {', '.join(FORMATS)}") from None
+        _check_pixels(*image.size, where)
         with image:
-            _check_pixels(*image.size, where)
-            return np.array(image.convert(mode) if mode else image)
+            yield image
+
+
+def _pil_header(image):
+    mode, bits = _PIL_MODES.get(image.mode, (image.mode, 8))
+    if image.format == "TIFF":
+        bits = max(image.tag_v2.get(258, (bits,)))
+        mode = "JPEG in a TIFF" if "jpeg" in image.info.get("compression", "") else mode
+    elif image.format == "PPM" and isinstance(image.tile[0].args[-1], int):
+        mode = f"{mode} of 0 to {image.tile[0].args[-1]}"  # Pillow would scale it
+    header = Header(image.format, image.size[::-1], mode, bits)
+    # Pillow applies the orientation of a TIFF by itself.
+    return header if image.format == "TIFF" else _turned_header(header, image)
+
+
+def _turned_header(header, image):
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    size = header.size[::-1] if orientation in (5, 6, 7, 8) else header.size
+    return header._replace(size=size, orientation=orientation)
+
+
+def _upright(pixels, header):
+    turn = _TURNED.get(header.orientation)
+    return np.ascontiguousarray(turn(pixels)) if turn else pixels
 
 
 def _decoding(where) -> contextlib.AbstractContextManager[None]:

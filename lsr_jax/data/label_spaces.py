@@ -6,6 +6,7 @@ a network is trained with, ``0 .. C-1``, and everything else to 255.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -50,6 +51,13 @@ CLASSES = (
     ClassRow("bicycle", 33, 18, (119, 11, 32)),
 )
 NAMES = tuple(row.name for row in CLASSES)
+# Cityscapes' own names of classes that it does not evaluate.
+VOID_NAMES = (
+    *("unlabeled", "ego vehicle", "rectification border", "out of roi", "static"),
+    *("dynamic", "ground", "parking", "rail track", "guard rail", "bridge", "tunnel"),
+    *("polegroup", "caravan", "trailer", "license plate"),
+)
+_SYNONYMS = {"traffic light": "light", "traffic sign": "sign"}
 TRAIN_ID = {row.name: row.train_id for row in CLASSES}
 _COLOR = {row.name: row.color for row in CLASSES}
 
@@ -101,6 +109,16 @@ class LabelSpace:
     def subsets(self) -> dict[str, tuple[int, ...]]:
         """Returns `subsets` of its classes."""
         return subsets(self.classes)
+
+
+def known_name(name: str) -> str:
+    """Returns the name that one of Cityscapes' classes has here, or `name` itself.
+
+    Small and capital letters, spaces, ``_`` and ``-`` make no difference.
+    """
+    plain = re.sub(r"[\s_-]+", " ", name.strip().lower())
+    plain = _SYNONYMS.get(plain, plain)
+    return plain if plain in (*NAMES, *VOID_NAMES) else name
 
 
 def indices(classes: Sequence[str], names: Iterable[str]) -> tuple[int, ...]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from lsr_jax.data import label_spaces
 
 LABEL_FORMATS = {
-    "palette": "an 8-bit palette PNG whose indices are ids",
-    "grey": "an 8-bit grey PNG of ids",
+    "palette": "a palette PNG, TIFF or BMP whose indices are ids",
+    "grey": "a grey PNG, TIFF, BMP or PGM of 8 or 16 bits whose values are ids",
     "red16": "a 16-bit RGB PNG with ids in the red channel",
 }
 
@@ -72,6 +72,8 @@ class Layout:
       palette: id -> colour in the palettes of the published files, if they have palettes.
       classes: the classes of a data set with a space of its own.
       colors: their colours.
+      size: ``(H, W)`` that its description proposes for the network's input.
+      root: the folder with its files, according to its description.
     """
 
     name: str
@@ -87,11 +89,26 @@ class Layout:
     palette: Mapping[int, label_spaces.Color] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     colors: tuple[label_spaces.Color, ...] = ()
+    size: tuple[int, int] | None = None
+    root: str = ""
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of all splits."""
         return (*self.parts, *self.subsets)
+
+    def meaning(self) -> dict:
+        """Returns what decides which files are read and what their ids mean, for JSON."""
+        return {
+            "dataset": self.name,
+            "label_format": self.label_format,
+            "ids": {str(raw): name for raw, name in self.ids.items()},
+            "ignored": sorted(self.ignored),
+            "patterns": {
+                name: [part.images, part.labels, part.native_labels]
+                for name, part in self.parts.items()
+            },
+        }
 
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")
@@ -172,7 +189,7 @@ LAYOUTS = {
             title="Cross-City (NTHU)",
             parts={
                 f"{city.lower()}_{split}": Part(
-                    f"{city}/{{Images,Image}}/{split.title()}/*.png",
+                    f"{city}/{{Images,Image}}/{split.title()}/*.{{jpg,png}}",
                     f"{city}/{{Labels,Label}}/Test/*_eval.png"
                     if split == "test"
                     else None,

@@ -107,6 +107,8 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     """Returns every record once and in order; the last one is repeated to fill a batch.
 
     Labels may be larger than the images: benchmarks are reported on labels as they came.
+    A record that cannot be used is not valid where the source says "skip"; another one
+    stands in its place.
 
     Returns:
       An iterator over ``(Images, valid, ids)``: numpy uint8, label None if the records
@@ -117,9 +119,8 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     """
     _check(source, "evaluation", batch_size)
     labelled = records.is_labelled(source)
-    decode = functools.partial(records.decode, labelled=labelled, same_size=False)
-    dataset = grain.MapDataset.source(_Padded(source, batch_size)).map(decode)
-    return _in_order(dataset, batch_size, size=None)
+    examples = records.Decoded(source, labelled=labelled, same_size=False)
+    return _in_order(examples, batch_size, size=None)
 
 
 def ordered_batches(
@@ -128,16 +129,14 @@ def ordered_batches(
     """Returns `eval_batches` of records as `train_batches` reads them.
 
     A label has the size of its image, or, if not `labelled`, is dropped before it is
-    decoded. A record that cannot be used is not valid where the source says "skip";
-    another one stands in its place.
+    decoded.
 
     Raises:
       InputError: there are no records; while iterating: a record that cannot be used.
     """
     _check(source, "training", batch_size)
-    examples = _Padded(records.Decoded(source, labelled=labelled), batch_size)
-    dataset = grain.MapDataset.source(examples)
-    return _in_order(dataset, batch_size, size=records.image_size(source))
+    examples = records.Decoded(source, labelled=labelled)
+    return _in_order(examples, batch_size, size=records.image_size(source))
 
 
 class Batches(Iterator):
@@ -175,7 +174,7 @@ class Batches(Iterator):
 class _Padded:
     """The records, and the last one repeated until the last batch is full."""
 
-    def __init__(self, source: records.Source, batch_size: int):
+    def __init__(self, source: records.Decoded, batch_size: int):
         self._source = source
         self._batch_size = batch_size
 
@@ -185,11 +184,12 @@ class _Padded:
     def __getitem__(self, index):
         record = self._source[min(index, len(self._source) - 1)]
         inside = index < len(self._source)
-        return {**record, "valid": inside and record.get("valid", True)}
+        return {**record, "valid": inside and record["valid"]}
 
 
-def _in_order(dataset, batch_size, *, size):
+def _in_order(examples, batch_size, *, size):
     stack = functools.partial(records.stack, size=size)
+    dataset = grain.MapDataset.source(_Padded(examples, batch_size))
     dataset = dataset.batch(batch_size, drop_remainder=True, batch_fn=stack)
     return Batches(dataset, lambda b: (_images(b), b["valid"], b["id"]))
 

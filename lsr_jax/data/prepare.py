@@ -33,6 +33,11 @@ from lsr_jax.errors import InputError
 
 MOST_SKIPPED = 16  # at least one pair in so many must be usable
 SAMPLE = 4  # pairs of a split that are converted to estimate the size on the disk
+VERSIONS = {
+    "numpy": np.__version__,
+    "opencv": cv2.__version__,
+    "pillow": PIL.__version__,
+}
 _NO_LABEL = np.full((1, 1), 255, np.uint8)  # stored for images without label
 
 
@@ -68,14 +73,19 @@ def prepare(
     """
     target = files.expanded(out).absolute() / layout.name
     target = target / prepared.folder_name(size) / prepared.VERSION
-    if (target / prepared.MANIFEST).is_file():
-        _check_finished(target, splits, layout)
-        return target
     reader = Reader(listing.open_files(layout, root), layout)
     listings = listing.list_parts(reader.files, layout)
     present = [name for name, found in listings.items() if found.pairs]
     chosen = listing.choose_splits(present, splits, layout.name)
+    for name in chosen:
+        for line in listing.warnings(reader.files, layout, name, listings[name]):
+            print(f"warning: {line}", file=sys.stderr)
     skip = on_bad_example == "skip"
+    identity = {**layout.meaning(), "root": str(files.expanded(root).absolute())}
+    if (target / prepared.MANIFEST).is_file():
+        pairs = {name: listings[name].pairs for name in chosen}
+        _check_finished(target, identity, reader.files, pairs, skip)
+        return target
     work = {n: Split(n, layout, listings[n], reader, size, skip) for n in chosen}
     pairs = [len(split.found.pairs) for split in work.values()]
     title = f"{layout.name} {prepared.folder_name(size)}"
@@ -91,7 +101,7 @@ def prepare(
                 name=layout.name,
                 splits={n: partial(s.records, pool, bar) for n, s in work.items()},
                 size=size or (None, None),
-                manifest=_manifest(layout, size),
+                manifest={**identity, "size": size, "versions": VERSIONS},
                 facts=lambda name, pixels: work[name].facts(pixels),
                 texts={prepared.names_file(n): s.names for n, s in work.items()},
                 # TFDS needs a record in each shard, and some pairs may be skipped.
@@ -154,6 +164,7 @@ class Split:
         )
         # All images in order, skipped or not, a line each.
         self.names = "".join(f"{pair.image}\n" for pair in found.pairs)
+        self.files = listing.fingerprint(reader.files, found.pairs)
         self.skipped: dict[str, str] = {}
         self.sizes: Counter = Counter()
 
@@ -163,17 +174,21 @@ class Split:
         Raises:
           InputError: a pair cannot be used and is not to be skipped, or hardly any can.
         """
-        good = []
-        for pair in self.found.pairs:
-            if self.labelled and pair.label is None:
-                self._drop(pair, self.found.problems[pair.image])
-            else:
-                good.append(pair)
+        problems = self.found.problems
+        for problem in problems.values():
+            self._stop(problem)
+        good = [pair for pair in self.found.pairs if pair.image not in problems]
+        self.skipped |= {
+            p.image: str(problems[p.image])
+            for p in self.found.pairs
+            if p.image in problems
+        }
         results = processes.ordered(pool, self.convert, good)
         for pair, result in zip(good, results, strict=True):
             bar.update()
             if isinstance(result, BadExample):
-                self._drop(pair, result)
+                self._stop(result)
+                self.skipped[pair.image] = str(result)
                 continue
             record, (height, width) = result
             self.sizes[f"{width}x{height}"] += 1
@@ -186,10 +201,9 @@ class Split:
                 f"lsr_jax.data.check {self.layout.name}"
             )
 
-    def _drop(self, pair, error):
+    def _stop(self, error):
         if not self._skip:
             raise InputError(f"{error}; or prepare with --on_bad_example=skip")
-        self.skipped[pair.image] = str(error)
 
     def facts(self, pixels: np.ndarray) -> dict:
         """Returns its entry in the manifest, see `prepared.write_once`."""
@@ -199,6 +213,7 @@ class Split:
         ignored = int(pixels.sum()) - classes.total()
         return {
             "official_count": self.part.count,
+            "files": self.files,
             "names_sha256": hashlib.sha256(self.names.encode()).hexdigest(),
             "labelled": self.labelled,
             "native_labels": self.part.native_labels,
@@ -208,15 +223,30 @@ class Split:
         }
 
 
-def _check_finished(target, splits, layout):
-    command = f"python -m lsr_jax.data.prepare {layout.name}"
-    finished = prepared.read_manifest(target, command=command)["splits"]
-    for split in splits or ():
-        if split not in finished:
-            raise InputError(
-                f"{target}: expected the split {split}, found a finished folder of "
-                f"{', '.join(finished)}; remove it or choose another --out"
-            )
+def _check_finished(target, identity, files, pairs, skip):
+    command = f"python -m lsr_jax.data.prepare {identity['dataset']}"
+    manifest = prepared.read_manifest(target, command=command)
+    other = "remove it to prepare it again, or choose another --out"
+    with prepared.reading(target, command):
+        prepared.check_identity(target, manifest, identity)
+        for split in pairs:
+            facts = manifest["splits"].get(split)
+            if facts is None:
+                raise InputError(
+                    f"{target}: expected the split {split}, found a finished folder of "
+                    f"{', '.join(manifest['splits'])}; {other}"
+                )
+            if facts["files"] != (now := listing.fingerprint(files, pairs[split])):
+                raise InputError(
+                    f"{target}: expected the files of {split} ({now}), found those of an "
+                    f"earlier time ({facts['files']}), which have changed since; {other}"
+                )
+            if facts["skipped"] and not skip:
+                first = next(iter(facts["skipped"].values()))
+                raise InputError(
+                    f"{target}: found a finished folder without {len(facts['skipped'])} "
+                    f"pairs, first: {first}; {other}, or add --on_bad_example=skip"
+                )
 
 
 def _check_space(work: Collection[Split], folder: pathlib.Path, *, tell: bool) -> None:
@@ -245,17 +275,6 @@ def _check_space(work: Collection[Split], folder: pathlib.Path, *, tell: bool) -
             f"{folder}: too little disk space (found {free:.3g} GB, expected {space}); "
             "choose another folder with --out or a smaller --size"
         )
-
-
-def _manifest(layout: Layout, size: Size) -> dict:
-    modules = {"numpy": np, "opencv": cv2, "pillow": PIL}
-    return {
-        "dataset": layout.name,
-        "size": size,
-        "ids": {str(raw): name for raw, name in layout.ids.items()},
-        "ignored": sorted(layout.ignored),
-        "versions": {name: module.__version__ for name, module in modules.items()},
-    }
 
 
 def define(flags: cli.Flags) -> None:

@@ -171,6 +171,26 @@ def read_manifest(folder: str | os.PathLike, *, command: str) -> dict:
     return manifest
 
 
+def check_identity(
+    folder: str | os.PathLike, manifest: Mapping, expected: Mapping
+) -> None:
+    """Raises InputError if a folder was written from other files, or with other labels."""
+    for key, value in expected.items():
+        found = manifest[key]
+        if found == value:
+            continue
+        if isinstance(value, dict):  # of long ones, what differs
+            same = {k for k in value if k in found and found[k] == value[k]}
+            value, found = (
+                {k: v for k, v in one.items() if k not in same}
+                for one in (value, found)
+            )
+        raise InputError(
+            f"{folder}: expected the {key} {value}, found {found}; remove it and prepare "
+            "it again, or choose another folder"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredSplit(Sequence):
     """Records of a split: ``{"image": bytes, "label": bytes, "id": bytes}`` as stored.

@@ -66,9 +66,9 @@ class Decoded:
     replaced by the next one, which is not ``valid``, and reported once on stderr.
     """
 
-    def __init__(self, source: Source, *, labelled: bool):
+    def __init__(self, source: Source, *, labelled: bool, same_size: bool = True):
         self._source = source
-        self._labelled = labelled
+        self._options = {"labelled": labelled, "same_size": same_size}
         self._skip = getattr(source, "on_bad_example", "stop") == "skip"
         self._skipped: set[int] = set()
 
@@ -79,7 +79,7 @@ class Decoded:
         for offset in range(len(self._source)):
             place = (index + offset) % len(self._source)
             try:
-                example = decode(self._source[place], labelled=self._labelled)
+                example = decode(self._source[place], **self._options)
                 return {**example, "valid": offset == 0}
             except InputError as error:
                 if not self._skip:
@@ -111,19 +111,29 @@ class Joined:
 
 
 def is_labelled(source: Source) -> bool:
-    """Whether records have labels, by the first one of each part.
+    """Whether records have labels, by the first one of each part that can be read.
 
     Raises:
       InputError: some of the joined parts have labels and others have none.
     """
     parts = source.parts if isinstance(source, Joined) else [source]
-    found = {"label" in part[0] for part in parts}
+    found = {_has_label(part) for part in parts}
     if len(found) > 1:
         raise InputError(
             "data: expected labels in all of the joined splits or in none; name splits "
             "of one kind"
         )
     return found.pop()
+
+
+def _has_label(source):
+    for index in range(len(source)):
+        try:
+            return "label" in source[index]
+        except InputError:
+            if getattr(source, "on_bad_example", "stop") == "stop":
+                raise
+    return False
 
 
 def stack(
@@ -161,7 +171,7 @@ def stack(
 
 def image_size(source: Source) -> tuple[int, int]:
     """Returns height and width of the first image."""
-    return decode(source[0], labelled=False)["image"].shape[:2]
+    return Decoded(source, labelled=False)[0]["image"].shape[:2]
 
 
 def _decode_label(record, name, size):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ from lsr_jax.data import (
     processes,
     records,
 )
-from lsr_jax.data.image_io import Pair, Size
+from lsr_jax.data.image_io import BadExample, Pair, Size
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.data.layouts import Layout
 from lsr_jax.errors import InputError
@@ -44,11 +45,15 @@ class Domain(NamedTuple):
       open: ``split name -> source``; a source has ``len()`` and ``[i]`` gives a record.
       fingerprint: sha256 that identifies the data of the splits, for the run's manifest.
       space: the classes that its labels are mapped to.
+      identity: what the fingerprint is made of, as text, to say what differs.
+      warnings: lines about data that can be used, but is not as published or described.
     """
 
     open: Callable[[str], records.Source]
     fingerprint: str
     space: LabelSpace
+    identity: Mapping[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
 
 def open_domains(
@@ -116,7 +121,8 @@ def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
     """Returns the classes that ``spec["space"]`` names, for the ids of a data set.
 
     Raises:
-      InputError: no such space, or one for other label files.
+      InputError: no such space, one for other label files, or a class that it has not
+        and that the description does not leave out.
     """
     name = spec["space"] or (layout.spaces[0] if layout.spaces else "")
     if not name:
@@ -132,13 +138,21 @@ def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
     space = label_spaces.SPACES[name]
     if layout.spaces:
         return space
-    own = sorted(set(layout.ids.values()))
-    if not set(own) & set(space.classes):
+    # Cityscapes' own names that a space leaves out are left out by its choice.
+    taken = (*label_spaces.NAMES, *label_spaces.VOID_NAMES)
+    if other := [one for one in layout.classes if one not in taken]:
+        raise InputError(
+            f"data space of {layout.name}: expected classes of {name} "
+            f"({', '.join(space.classes)}), found {', '.join(other)}; rename them, leave "
+            "them out of 'classes', or set the space to '' to learn these"
+        )
+    ids = {raw: one for raw, one in layout.ids.items() if one in layout.classes}
+    if not set(ids.values()) & set(space.classes):
         raise InputError(
             f"data space of {layout.name}: expected some classes of {name}, found "
-            f"{', '.join(own)}; set the space to '' to learn these"
+            f"{', '.join(sorted(set(ids.values())))}; set the space to '' to learn these"
         )
-    return label_spaces.make_space(name, layout.ids, space.classes)
+    return label_spaces.make_space(name, ids, space.classes)
 
 
 class ReadOptions(NamedTuple):
@@ -166,11 +180,29 @@ def _open_real(spec: Mapping) -> Domain:
     )
 
     def open_split(split: str) -> records.Source:
-        opened = [dataset.open(part) for part in split.split("+")]
+        opened = [dataset.open(part) for part in listing.split_names(split)]
         return opened[0] if len(opened) == 1 else records.Joined(opened)
 
-    splits = [*spec["train"].split("+"), *spec["val"].split("+")]
-    return Domain(open_split, dataset.fingerprint(splits), options.space)
+    splits = [
+        name for key in ("train", "val") for name in listing.split_names(spec[key])
+    ]
+    space = options.space
+    identity = {
+        "classes": ", ".join(space.classes),
+        "ids": ", ".join(
+            f"{i} {space.classes[c]}" for i, c in enumerate(space.lut) if c < 255
+        ),
+        **{k: str(v) for k, v in layout.meaning().items() if k != "ids"},
+        "files": dataset.fingerprint(splits),
+    }
+    text = json.dumps({**identity, "size": size, "space": space.name})
+    return Domain(
+        open_split,
+        hashlib.sha256(text.encode()).hexdigest(),
+        space,
+        identity,
+        tuple(dict.fromkeys(dataset.warnings)),
+    )
 
 
 def _open_streets(look: str, spec: Mapping) -> Domain:
@@ -212,10 +244,12 @@ class Raw:
     """A data set as downloaded."""
 
     def __init__(self, layout: Layout, root: pathlib.Path, options: ReadOptions):
-        self._layout, self._options = layout, options
+        self._layout, self._options, self._root = layout, options, root
         self._files = listing.open_files(layout, root)
         self._reader = image_io.Reader(self._files, layout)
+        self.warnings: list[str] = []
         self.open = functools.cache(self._open)  # called for fingerprint and training
+        self._list_part = functools.cache(self._list_part)
 
     def _open(self, split: str) -> RawSource:
         """Opens a split or list, after a look at the header of every file.
@@ -225,15 +259,22 @@ class Raw:
             skipped, a pair that cannot be used.
         """
         pairs, bad = self._pairs(split)
+        if any(pair.label for pair in pairs):
+            alone = f"has no label, though others of {split} have; add it or remove the image"
+            bad |= {
+                p.image: BadExample(
+                    "missing pair", f"{self._files.where(p.image)}: {alone}"
+                )
+                for p in pairs
+                if not p.label and p.image not in bad
+            }
         with ThreadPoolExecutor(8) as pool:
             problems = pool.map(self._reader.header_problem, pairs)
             bad |= {p.image: why for p, why in zip(pairs, problems, strict=True) if why}
         if bad:
-            first = next(iter(bad.values()))
-            if self._options.on_bad_example == "stop":
-                raise InputError(str(first))
-            which = f"{len(bad)} of {self._layout.name}, {split}"
-            print(f"skipped ({which}), first: {first}", file=sys.stderr)
+            _stop_or_tell(
+                self._options, f"{self._layout.name}, {split}", list(bad.values())
+            )
         native = any(
             part.native_labels
             for part in self._layout.parts.values()
@@ -244,28 +285,42 @@ class Raw:
 
     def _pairs(self, split):
         """Returns the pairs of a split or list, and the errors of files without partner."""
-        if split.endswith(listing.LIST_SUFFIX):
-            return listing.read_list(split), {}
+        if listing.is_list(split):
+            listed = [self._list_part(part) for part in self._layout.parts]
+            labels = {
+                p.image: p[1:] if p.label else () for one in listed for p in one.pairs
+            }
+            exists = self._files.exists
+            return listing.read_list(
+                split, self._layout, self._root, labels, exists
+            ), {}
         part = listing.part_of(self._layout, split)
-        found = listing.list_part(self._files, self._layout.parts[part])
+        found = self._list_part(part)
+        self.warnings += listing.warnings(self._files, self._layout, part, found)
         images = [pair.image for pair in found.pairs]
         where = self._files.where("")
         chosen = set(listing.choose(self._layout, split, images, where))
         pairs = [pair for pair in found.pairs if pair.image in chosen]
         others = set(images) - chosen
-        problems = {k: v for k, v in found.problems.items() if k not in others}
-        labelled = listing.is_labelled(self._layout, part, found)
-        return pairs, problems if labelled else {}
+        listing.is_labelled(self._layout, part, found)
+        return pairs, {k: v for k, v in found.problems.items() if k not in others}
+
+    def _list_part(self, part):
+        return listing.list_part(self._files, self._layout.parts[part])
 
     def fingerprint(self, splits: Iterable[str]) -> str:
-        """Returns the sha256 of names and sizes of the files, which are not read."""
-        text = f"{self._options.size} {self._options.space.name}\n"
-        lines = hashlib.sha256(text.encode())
-        for split in splits:
-            for pair in self.open(split).pairs:
-                sizes = [self._files.ends(name)[2] for name in filter(None, pair)]
-                lines.update(f"{split} {pair} {sizes}\n".encode())
-        return lines.hexdigest()
+        """Returns root, number and hash of the files, which are not read."""
+        pairs = [pair for split in splits for pair in self.open(split).pairs]
+        return f"{self._root}: {listing.fingerprint(self._files, pairs)}"
+
+
+def _stop_or_tell(options, which, problems):
+    """Raises the first problem, or prints it where bad examples are to be skipped."""
+    if options.on_bad_example == "stop":
+        raise InputError(str(problems[0]))
+    print(
+        f"skipped ({len(problems)} of {which}), first: {problems[0]}", file=sys.stderr
+    )
 
 
 class RawSource:
@@ -307,21 +362,17 @@ class Prepared:
         """Reads the manifest.
 
         Raises:
-          InputError: the folder holds another data set, size or id map.
+          InputError: the folder holds another data set, or its labels or splits had
+            another meaning when it was written.
         """
         self._layout, self._folder = layout, folder
         self._command = f"python -m lsr_jax.data.prepare {layout.name}"
         self._names = functools.cache(self._read_names)
+        self.warnings: list[str] = []
         self.manifest = prepared.read_manifest(folder, command=self._command)
-        ids = {str(raw): name for raw, name in layout.ids.items()}
         with self._reading():
             stored = self.manifest["size"] and tuple(self.manifest["size"])
-            for key, expected in (("dataset", layout.name), ("ids", ids)):
-                if (found := self.manifest[key]) != expected:
-                    raise InputError(
-                        f"{folder}: expected the {key} {expected}, found {found}; "
-                        "prepare it again or choose another root"
-                    )
+            prepared.check_identity(folder, self.manifest, layout.meaning())
         if stored and options.size and stored != options.size:
             raise InputError(
                 f"{folder}: expected images of {prepared.folder_name(options.size)} (width x "
@@ -335,8 +386,8 @@ class Prepared:
         """Opens one split or list.
 
         Raises:
-          InputError: an unknown split, a list that names other images, or a damaged
-            folder.
+          InputError: an unknown split, a list that names other images or labels, images
+            that could not be stored, or a damaged folder.
         """
         part, chosen = self._choose(split)
         splits = self.manifest["splits"]
@@ -346,36 +397,47 @@ class Prepared:
         )
         skipped = splits[part]["skipped"]
         names = [name for name in self._names(part) if name not in skipped]
+        if problems := [skipped[name] for name in chosen if name in skipped]:
+            _stop_or_tell(self._options, f"{self._folder}, {split}", problems)
         rows = {name: row for row, name in enumerate(names)}
         chosen = [(rows[name], name) for name in chosen if name in rows]
         return PreparedSource(stored, chosen, self._options, splits[part])
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Returns the sha256 of the content of all records and the choice among them."""
-        text = (
-            f"{self.manifest['sha256']} {self._options.size} {self._options.space.name}"
-        )
-        chosen = [(split, self._choose(split)) for split in splits]
-        return hashlib.sha256(f"{text} {chosen}".encode()).hexdigest()
+        chosen = [self._choose(split) for split in splits]
+        text = f"{self.manifest['sha256']} {chosen}"
+        count = sum(len(names) for _, names in chosen)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return f"{self._folder}: {count} images, {digest}"
 
     def _choose(self, split):
         """Returns the part a split is taken from, and the names of its images."""
-        if not split.endswith(listing.LIST_SUFFIX):
+        if not listing.is_list(split):
             part = listing.part_of(self._layout, split)
             names = self._names(part)
+            self.warnings += listing.count_warning(self._layout, part, len(names))
             return part, listing.choose(self._layout, split, names, self._folder)
-        chosen = [pair.image for pair in listing.read_list(split)]
-        for part in self.manifest["splits"]:
-            known = set(self._names(part))
-            if chosen[0] in known:
-                break
-        for name in chosen:
-            if name not in known:
+        parts = {
+            name: part for part in self.manifest["splits"] for name in self._names(part)
+        }
+        labels = {name: listing.label_names(self._layout, name) for name in parts}
+        every = {*parts, *(label for names in labels.values() for label in names)}
+        pairs = listing.read_list(
+            split, self._layout, self._folder, labels, every.__contains__
+        )
+        for image, label in pairs:
+            if label is not None and label not in labels[image]:
+                raise InputError(
+                    f"{split}: {label} is no label that is stored for {image}; a list with "
+                    "labels of its own needs the data set as downloaded, in data root"
+                )
+            if parts[image] != parts[pairs[0].image]:
                 raise InputError(
                     f"{split}: expected images of one split of {self._folder}, found "
-                    f"{name}; correct the list"
+                    f"{image}; correct the list"
                 )
-        return part, chosen
+        return parts[pairs[0].image], [image for image, _ in pairs]
 
     def _read_names(self, part):
         """Returns all names of a part, also of skipped images, in order."""

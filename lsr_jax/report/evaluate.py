@@ -300,6 +300,7 @@ class First:
     def __init__(self, source: records.Source, count: int):
         self.source = source
         self.count = count
+        self.on_bad_example = getattr(source, "on_bad_example", "stop")
 
     def __len__(self) -> int:
         return self.count

@@ -51,13 +51,14 @@ def test_folder_and_archive_agree(folder, archive):
 @pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "a\\b"])
 def test_no_name_leaves_the_root(name, folder, tmp_path):
     (tmp_path.parent / "secret").write_bytes(b"secret")
-    with pytest.raises(InputError, match=r"not below"):
+    reason = "has a backslash" if "\\" in name else "not below the data folder"
+    with pytest.raises(InputError, match=reason):
         archives.Folder(folder).read(name)
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(name, b"content")
-    assert not archives.Zips([path]).match("*/*")
-    assert not archives.Zips([path]).match(name)
+    with pytest.raises(InputError, match=f"evil.zip: member '.*': {reason}"):
+        archives.Zips([path])
 
 
 def test_unreadable_files_are_named(folder, archive):
@@ -110,6 +111,47 @@ def test_members_that_cannot_be_read_are_named(
 def test_no_name_breaks_a_line(folder):
     with zipfile.ZipFile(folder / "lines.zip", "w") as file:
         file.writestr("a/x\ny.png", b"content")
-        file.writestr("a/z.png", b"content")
-    found = archives.Zips([folder / "lines.zip"]).match("a/*.png")
-    assert found == {("z",): "a/z.png"}
+    (folder / "a" / "x\ny.png").write_bytes(b"content")
+    with pytest.raises(InputError, match=r"member 'a/x\\ny.png': has a control char"):
+        archives.Zips([folder / "lines.zip"])
+    with pytest.raises(InputError, match=r"^'a/x\\ny.png': has a control character"):
+        archives.Folder(folder).match("a/*.png")
+
+
+def test_names_that_a_mac_adds_are_no_files(folder):
+    for name in ("a/._x_image.png", "._a/x_image.png", "a/.hidden"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"Mac OS X")
+    one = archives.Folder(folder)
+    assert set(one.match("*/*_image.png")) == {("a", "x"), ("a", "y"), ("b", "x")}
+    assert one.match("a/*") == {
+        ("x_image.png",): "a/x_image.png",
+        ("y_image.png",): "a/y_image.png",
+    }
+
+
+def test_endings_in_capitals_are_the_same(folder):
+    (folder / "a" / "z_image.PNG").write_bytes(b"z")
+    (folder / "a [1]").mkdir()
+    (folder / "a [1]" / "z_image.Png").write_bytes(b"z")
+    one = archives.Folder(folder)
+    assert one.match("a/*_image.{png,jpg}")[("z",)] == "a/z_image.PNG"
+    assert one.match("a [1]/*.png") == {("z_image",): "a [1]/z_image.Png"}
+    assert ("z",) not in one.match("a/*_IMAGE.png")
+
+
+def test_two_files_for_one_name_are_an_error(folder, archive):
+    (folder / "a" / "x_image.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"a/x_image.png: a/x_image.jpg is a second"):
+        archives.Folder(folder).match("a/*.{jpg,png}")
+    with pytest.raises(InputError, match=r"a/x_image.png is a second file"):
+        archives.Zips([archive, archive]).match("a/*.png")
+
+
+def test_versions_change_with_the_content(folder, archive, tmp_path):
+    one = archives.Folder(folder)
+    before = one.version("a/x_image.png")
+    (folder / "a" / "x_image.png").write_bytes(b"b/x_image.png" * 20)
+    assert one.version("a/x_image.png") != before
+    zipped = archives.Zips([archive])
+    assert zipped.version("a/x_image.png") != zipped.version("b/x_image.png")

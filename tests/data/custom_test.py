@@ -99,11 +99,33 @@ def test_ids_with_the_names_of_cityscapes_take_its_classes(tmp_path):
 
 def test_a_space_without_any_of_the_classes_is_an_error(tmp_path):
     path = tmp_path / "mine.json"
-    changed = {**EXAMPLE, "ids": {"1": "water", "2": "vessel"}, "classes": ["water"]}
-    path.write_text(json.dumps(changed))
+    ids = {"1": "terrain", "2": "truck", "3": "vessel"}
+    changed = {**EXAMPLE, "ids": ids, "palette": {"vessel": [220, 60, 20]}}
+    path.write_text(json.dumps({**changed, "classes": ["terrain", "truck"]}))
     layout = custom.find_layout(str(path))
-    with pytest.raises(InputError, match=r"cityscapes, found vessel, water; set .* ''"):
-        sources.label_space({"space": "cityscapes"}, layout)
+    with pytest.raises(
+        InputError, match=r"cityscapes13, found terrain, truck; set .*''"
+    ):
+        sources.label_space({"space": "cityscapes13"}, layout)
+    sources.label_space({"space": "cityscapes"}, layout)
+    path.write_text(json.dumps(changed))
+    with pytest.raises(InputError, match=r"sky, .*bicycle\), found vessel; rename"):
+        sources.label_space({"space": "cityscapes"}, custom.find_layout(str(path)))
+
+
+def test_names_of_cityscapes_itself_are_known(tmp_path):
+    path = tmp_path / "mine.json"
+    ids = {"7": "Road", "19": "traffic light", "20": "traffic_sign", "9": "parking"}
+    palette = {"traffic sign": [1, 2, 3], "parking": [4, 5, 6]}
+    path.write_text(
+        json.dumps({**EXAMPLE, "ids": ids, "palette": palette, "ignored": []})
+    )
+    layout = custom.find_layout(str(path))
+    assert layout.classes == ("road", "light", "sign", "parking")
+    assert layout.colors[1:] == ((250, 170, 30), (1, 2, 3), (4, 5, 6))
+    space = sources.label_space({"space": "cityscapes"}, layout)
+    found = {i: space.classes[c] for i, c in enumerate(space.lut) if c < 255}
+    assert found == {7: "road", 19: "light", 20: "sign"}
 
 
 @pytest.mark.parametrize(

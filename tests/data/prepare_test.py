@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,7 +73,12 @@ def test_zips_hold_the_same_content(downloads, tmp_path):
         run("cityscapes", downloads / name, tmp_path / name)
         for name in ("cityscapes", "zips")
     ]
-    assert manifest_of(folders[0]) == manifest_of(folders[1])
+    one, other = map(manifest_of, folders)
+    for manifest in (one, other):  # the files are others
+        del manifest["root"]
+        for facts in manifest["splits"].values():
+            del facts["files"]
+    assert one == other
 
 
 def test_full_keeps_the_bytes_of_the_images(downloads, tmp_path):
@@ -99,8 +106,40 @@ def test_a_finished_folder_is_reused(gta5, downloads, monkeypatch):
 
     monkeypatch.setattr(prepare, "Split", fail)
     assert run("gta5", downloads / "gta5", gta5.parents[2]) == gta5
-    with pytest.raises(InputError, match="expected the split val"):
+    with pytest.raises(InputError, match=r"unknown split of gta5 \(found 'val'"):
         run("gta5", downloads / "gta5", gta5.parents[2], splits=["val"])
+
+
+def test_a_finished_folder_of_other_files_or_labels_is_refused(downloads, tmp_path):
+    root = shutil.copytree(downloads / "cityscapes", tmp_path / "cityscapes")
+    folder = run("cityscapes", root, tmp_path / "out", splits=["train"])
+
+    def refused(message, root=root, layout=LAYOUTS["cityscapes"], **options):
+        with pytest.raises(InputError, match=f"^{folder}: {message}") as caught:
+            prepare.prepare(layout, root, size=(32, 64), out=tmp_path / "out",
+                            progress=False, **options)  # fmt: skip
+        assert "\n" not in str(caught.value)
+
+    refused("expected the split val, found a finished folder of train;")
+    other = shutil.copytree(root, tmp_path / "other")
+    refused(f"expected the root {other}, found {root};", other)
+    for key, value, found in (
+        ("ids", {7: "street"}, "expected the ids {'7': 'street'}, found {'7': 'road',"),
+        ("label_format", "palette", "expected the label_format palette, found grey"),
+        ("ignored", frozenset({3}), r"expected the ignored \[3\], found \[0, 1, 2,"),
+    ):
+        changed = dataclasses.replace(LAYOUTS["cityscapes"], **{key: value})
+        refused(found, layout=changed)
+        options = sources.ReadOptions(SPACES["cityscapes"], None, "stop")
+        with pytest.raises(InputError, match=f"^{folder}: {found}"):
+            sources.Prepared(changed, folder, options)
+    parts = LAYOUTS["cityscapes"].parts
+    parts = {**parts, "train": parts["val"], "val": parts["train"]}
+    changed = dataclasses.replace(LAYOUTS["cityscapes"], parts=parts)
+    refused(r"expected the patterns {'train': \['leftImg8bit/val/\*.*found", layout=changed)
+    (mask, *_) = root.glob("gtFine/train/*/*.png")
+    shutil.copy(next(root.glob("gtFine/val/*/*.png")), mask)
+    refused(r"expected the files of train \(7 images, .*have changed since", splits=["train"])
 
 
 def test_too_little_disk_space_is_an_error_before_it_starts(
