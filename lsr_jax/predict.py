@@ -78,6 +78,7 @@ def predict(options) -> list[Path]:
             f"{place.path}: is outside of a run; name its network and classes by --config"
         )
     space = label_space(config)
+    weights.check_classes(place, space.classes)
     kinds = select_kinds(options.kinds, space)
     size = network_size(config, options.size)
     outputs = name_outputs(find_images(options.images))

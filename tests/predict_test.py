@@ -227,14 +227,3 @@ def test_an_enormous_image_is_refused_before_it_is_decoded(folder):
     (folder / "huge.png").write_bytes(data)
     with pytest.raises(InputError, match="at most 67108864 pixels"):
         predict.read_image(folder / "huge.png")
-
-
-def test_written_pictures_read_back(folder):
-    color = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
-    predict.write_png(folder / "out" / "x" / "c.png", color)
-    np.testing.assert_array_equal(
-        predict.read_image(folder / "out" / "x" / "c.png"), color
-    )
-    predict.write_png(folder / "ids.png", color[..., 0])
-    ids = cv2.imread(os.fspath(folder / "ids.png"), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(ids, color[..., 0])

@@ -20,7 +20,6 @@ from lsr_jax import files
 from lsr_jax.errors import InputError
 
 LARGEST = 256 * 2**20  # bytes of one file, inflated; GTA5's largest images have 5 MB
-HEAD, TAIL = 64, 12  # bytes that `Folder.ends` reads
 
 Stars = tuple[str, ...]
 """What each star of a pattern stands for in a name."""
@@ -29,7 +28,7 @@ Stars = tuple[str, ...]
 class Folder:
     """Files below a folder; picklable.
 
-    `read`, `ends` and `version` raise InputError for a file that is missing, damaged or,
+    `read`, `open` and `version` raise InputError for a file that is missing, damaged or,
     when it is read, larger than `LARGEST`.
     """
 
@@ -77,14 +76,6 @@ class Folder:
         if len(data) > LARGEST:
             raise _too_large(self.where(name))
         return data
-
-    def ends(self, name: str) -> tuple[bytes, bytes, int]:
-        """Reads the first `HEAD` and last `TAIL` bytes; returns them and the size."""
-        with self.open(name) as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(HEAD)
-            file.seek(max(0, size - TAIL))
-            return head, file.read(TAIL), size
 
     def where(self, name: str) -> str:
         """Formats a name for error messages."""
@@ -138,12 +129,6 @@ class Zips:
             if archive.getinfo(name).file_size > LARGEST:
                 raise _too_large(self.where(name))
             return archive.read(name)
-
-    def ends(self, name: str) -> tuple[bytes, bytes, int]:
-        """See `Folder.ends`; the tail would have to be inflated and is empty."""
-        with self.open(name) as file:
-            size = _archive(self._holder(name)).getinfo(name).file_size
-            return file.read(HEAD), b"", size
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:

@@ -24,11 +24,12 @@ import numpy as np
 from PIL import Image
 
 from lsr_jax import files
-from lsr_jax.data.archives import Files
+from lsr_jax.data.archives import Files, Folder
 from lsr_jax.data.layouts import LABEL_FORMATS, Layout
 from lsr_jax.errors import InputError
 
 LARGEST_IMAGE = 2**26  # pixels; Cityscapes has 2**21
+HEAD = 64  # bytes of a PNG that say its size and mode
 PNG = b"\x89PNG\r\n\x1a\n"
 END = struct.pack(">I4s", 0, b"IEND") + b"\xae\x42\x60\x82"
 # What Pillow decodes by itself; it would hand EPS to another program.
@@ -165,15 +166,19 @@ class Reader:
         sizes = []
         for name in filter(None, pair):
             where = self.files.where(name)
+            file_format = self._format if name == pair.label else "image"
             try:
-                head, tail, _ = self.files.ends(name)
+                with self.files.open(name) as file:
+                    head = file.read(HEAD)
+                    sizes.append(check_header(head, where, file_format, file).size)
+                    # In an archive it would have to be inflated.
+                    if head.startswith(PNG) and isinstance(self.files, Folder):
+                        file.seek(max(0, file.seek(0, os.SEEK_END) - len(END)))
+                        _check_end(file.read(), where)
+            except BadExample:
+                raise
             except InputError as error:
                 raise BadExample("unreadable", str(error)) from error
-            file_format = self._format if name == pair.label else "image"
-            with self.files.open(name) as file:
-                sizes.append(check_header(head, where, file_format, file).size)
-            if tail and head.startswith(PNG):
-                _check_end(tail, where)
         if len(set(sizes)) == 2:
             # An orientation stands behind the first bytes.
             sizes = [read_header(self.data(n), self.files.where(n)).size for n in pair]
@@ -273,7 +278,7 @@ def read_header(data: bytes, where: str, file: BinaryIO | None = None) -> Header
         header = Header("PNG", (height, width), _PNG_MODES.get(kind, "?"), bits)
         frames = 1
         if any(word in data for word in (b"eXIf", b"acTL", b"exif")):
-            with _opened(io.BytesIO(data), where) as image:
+            with _opened(file or io.BytesIO(data), where) as image:
                 header = _turned_header(header, image)
                 frames = getattr(image, "n_frames", 1)
     if frames != 1:

@@ -36,6 +36,8 @@ from lsr_jax.errors import InputError
 from lsr_jax.streets import dataset as streets_dataset
 
 ON_BAD_EXAMPLE = ("stop", "skip")
+# Keys of `Domain.identity` that say what labels mean, wherever the files are.
+MEANING = ("classes", "ids", "ignored", "label_format")
 
 
 class Domain(NamedTuple):
@@ -68,6 +70,8 @@ def open_domains(
       InputError: see `open_domain`; or the two and the network differ in their classes.
     """
     domains = {name: open_domain(data[name]) for name in names}
+    for line in warnings(domains):
+        print(f"warning: {line}", file=sys.stderr)
     spaces = [domain.space for domain in domains.values()]
     source, target = spaces[0], spaces[-1]
     if source.classes != target.classes:
@@ -82,6 +86,24 @@ def open_domains(
             f"{source.name} has, found {num_classes}; change one of them"
         )
     return domains
+
+
+def warnings(domains: Mapping[str, Domain]) -> list[str]:
+    """Returns the warnings of all domains, each once."""
+    lines = [line for domain in domains.values() for line in domain.warnings]
+    return list(dict.fromkeys(lines))
+
+
+def identities(
+    domains: Mapping[str, Domain], *, keys: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Returns what identifies the data of a run, such as ``source.classes`` -> text."""
+    return {
+        f"{name}.{key}": text
+        for name, domain in domains.items()
+        for key, text in domain.identity.items()
+        if keys is None or key in keys
+    }
 
 
 def open_domain(spec: Mapping) -> Domain:

@@ -40,7 +40,7 @@ def markdown(
       classes: of the network's output.
       stages: those that were evaluated.
       scores: tables of the report.
-      remarks: on what has no score.
+      remarks: on the data, and on what has no score.
     """
     model = config["model"]
     parts = [

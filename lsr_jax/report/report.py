@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from lsr_jax import files
+from lsr_jax.data import sources
 from lsr_jax.errors import InputError
 from lsr_jax.report import figures, gallery, html, model_card, published, results
 from lsr_jax.report.evaluate import Entry, Evaluation
@@ -68,6 +69,7 @@ def write(
     ]
     if latent_figures and remarks:
         raise InputError(f"--figures: expected labels of both domains; {remarks[0]}")
+    remarks += sources.warnings(run.domains)
     chosen = entries or [evaluation.entry(stage) for stage in stages]
     rows = [row for entry in chosen for row in evaluation.rows(entry)]
     for path in config["recorded"]:
@@ -150,7 +152,7 @@ def write_page(
         "target": config["data"]["target"]["name"],
         "network": config["model"]["backbone"],
         "seed": str(config["seed"]),
-        **({"scores": "; ".join(remarks)} if remarks else {}),
+        **({"remarks": "; ".join(remarks)} if remarks else {}),
         "command": manifest["command"],
         "machine": results.machine(manifest),
     }

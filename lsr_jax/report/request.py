@@ -20,7 +20,7 @@ from lsr_jax.report.evaluate import Entry, Evaluation
 from lsr_jax.training import compile, distributed, weights
 from lsr_jax.training.stage import open_run
 from lsr_jax.training.weights import Source
-from lsr_jax.training.workdir import read_config
+from lsr_jax.training.workdir import check_inputs, read_config
 
 # Flag -> flags that cannot be combined with it, and what to do instead.
 EXCLUDED = {
@@ -67,6 +67,11 @@ def evaluate(options) -> list[results.Row]:
     if not sources.is_present(data["source"]):
         domains.remove("source")
     run = open_run(config, Path(options.workdir or folder), domains)
+    for source in found or [run.source(config["stages"][-1])]:
+        weights.check_classes(source, run.domains["target"].space.classes)
+    if options.workdir and not options.config:
+        meaning = sources.identities(run.domains, keys=sources.MEANING)
+        check_inputs(run.workdir, {"data": meaning, "weights": {}})
     loaded = tuple(
         weights.load(source, mesh=run.mesh, config=config, split=split)
         for source in found

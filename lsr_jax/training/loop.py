@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from lsr_jax.data import sources
 from lsr_jax.training import (
     compile,
     distributed,
@@ -79,6 +80,7 @@ def inputs(run: Run, stages: Iterable[Stage]) -> dict:
     for one in stages:
         found |= one.weight_fingerprints()
     data = {name: domain.fingerprint for name, domain in run.domains.items()}
+    data |= sources.identities(run.domains)
     return {"data": data, "weights": found, "seed": run.config["seed"]}
 
 

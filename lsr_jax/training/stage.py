@@ -270,6 +270,10 @@ class Stage:
         Raises:
           InputError: they cannot be used.
         """
+        for source in (self.origin, self.labeler):
+            if source and not self._is_of_this_run(source):
+                classes = self.run.domains["target"].space.classes
+                weights.check_classes(source, classes)
         if self.origin and self.origin.is_file:
             self._imported(self._network_shapes)
         elif self.origin and not self._is_of_this_run(self.origin):

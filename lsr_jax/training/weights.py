@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -163,6 +163,19 @@ def _of_folder(folder: Path, step: int | None, what: str) -> Source:
         config = workdir.read_config(stage.parent)
         config = config if stage.name in config["stages"] else None
     return Source(folder, stage.name, config, step)
+
+
+def check_classes(source: Source, classes: Sequence[str]) -> None:
+    """Raise InputError if a run was trained on other classes, or in another order."""
+    path = source.path.absolute().parents[1] / "manifest.json"
+    if source.config is None or not path.is_file():
+        return
+    found = workdir.manifest(path.parent)["data"].get("target.classes")
+    if found not in (None, ", ".join(classes)):
+        raise InputError(
+            f"{source.path}: trained on the classes {found}; found {', '.join(classes)} "
+            "in the data; restore the order of its classes, or choose other weights"
+        )
 
 
 def load(

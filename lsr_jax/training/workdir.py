@@ -111,7 +111,9 @@ def check_inputs(workdir: Path, inputs: Mapping) -> dict:
         return dict(inputs)
     known = manifest(workdir)
     for kind in ("data", "weights"):
-        for key in sorted(known[kind].keys() & inputs[kind].keys()):
+        keys = known[kind].keys() & inputs[kind].keys()
+        # "source.ids" says more than the fingerprint "source".
+        for key in sorted(keys, key=lambda key: ("." not in key, key)):
             if known[kind][key] != inputs[kind][key]:
                 raise InputError(
                     f"workdir {workdir}: created with different {kind}: {key} "

@@ -136,10 +136,15 @@ def test_a_finished_folder_of_other_files_or_labels_is_refused(downloads, tmp_pa
     parts = LAYOUTS["cityscapes"].parts
     parts = {**parts, "train": parts["val"], "val": parts["train"]}
     changed = dataclasses.replace(LAYOUTS["cityscapes"], parts=parts)
-    refused(r"expected the patterns {'train': \['leftImg8bit/val/\*.*found", layout=changed)
+    refused(
+        r"expected the patterns {'train': \['leftImg8bit/val/\*.*found", layout=changed
+    )
     (mask, *_) = root.glob("gtFine/train/*/*.png")
     shutil.copy(next(root.glob("gtFine/val/*/*.png")), mask)
-    refused(r"expected the files of train \(7 images, .*have changed since", splits=["train"])
+    refused(
+        r"expected the files of train \(7 images, .*have changed since",
+        splits=["train"],
+    )
 
 
 def test_too_little_disk_space_is_an_error_before_it_starts(
