@@ -170,7 +170,8 @@ WORDS = st.text(st.sampled_from("ab/.\\ \t\n\r\x00~é\u2028"), max_size=24)
 def test_lists_stay_in_their_folder(content, tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(content)
-    for pair in read(listing.read_list, path) or ():
+    every = (LAYOUTS["gta5"], tmp_path, {"a/b": ("b/a",)}, lambda name: True)
+    for pair in read(listing.read_list, path, *every) or ():
         for name in filter(None, pair):
             inside = (tmp_path / name).resolve()
             assert inside.is_relative_to(tmp_path.resolve())
@@ -267,10 +268,8 @@ def test_archives(data, archive, tmp_path_factory):
     names = read(lambda: found.match("*/*").values()) if found else None
     for name in names or ():
         content = read(found.read, name)
-        ends = read(found.ends, name)
         assert content is None or content in (*MEMBERS.values(), b"")
-        if content and ends:
-            assert ends[0] == content[: len(ends[0])]
+        read(found.version, name)
 
 
 @pytest.fixture(scope="module")
