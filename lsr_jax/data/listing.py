@@ -325,8 +325,8 @@ class _ListReader:
             if same and (says or not front):
                 return label
         raise ValueError(
-            f"{name!r}: no such label file below {self._root}; correct the list, or leave "
-            "the labels out to take those of the data set"
+            f"{name!r}: no such label file in {self._root}; correct the list, or leave the "
+            "labels out to take those of the data set (a prepared folder has no others)"
         )
 
     def _below(self, name):
