@@ -59,9 +59,6 @@ def define(flags: cli.Flags) -> None:
 def predict(options) -> list[Path]:
     """Predict every image and write its files; returns them.
 
-    Args:
-      options: the values of the flags, see `define`; ``config`` is resolved, or None.
-
     Raises:
       InputError: a wrong flag, no image, an image that cannot be read, or a folder that
         cannot be written.
@@ -163,11 +160,7 @@ def network_size(config: Mapping, given: Size | None) -> Size:
 
 
 def select_kinds(kinds: Sequence[str], space: LabelSpace) -> tuple[str, ...]:
-    """The kinds to write, by default all that exist for the classes.
-
-    Raises:
-      InputError: an unknown kind, or Cityscapes ids of other classes.
-    """
+    """The kinds to write, by default all that exist for the classes."""
     other = set(space.classes) - set(label_spaces.NAMES)
     if not kinds:
         return tuple(k for k in KINDS if not (other and k == "cityscapes_ids"))
@@ -187,18 +180,11 @@ def select_kinds(kinds: Sequence[str], space: LabelSpace) -> tuple[str, ...]:
 def render(
     kind: str, label: np.ndarray, image: np.ndarray, space: LabelSpace
 ) -> np.ndarray:
-    """The picture of one kind for an image.
+    """The picture of one kind, uint8 ``[H, W]`` or RGB ``[H, W, 3]``.
 
-    Args:
-      kind: "color" paints the classes; "overlay" averages them with the image;
-        "train_ids" and "cityscapes_ids" map to the ids of the 19 classes, the latter as
-        the benchmark server expects them.
-      label: indices of the space's classes, uint8 ``[H, W]``.
-      image: uint8 ``[H, W, 3]``.
-      space: the classes.
-
-    Returns:
-      uint8 ``[H, W]`` or RGB ``[H, W, 3]``.
+    "color" paints the classes of ``label`` ``[H, W]``; "overlay" averages them with the
+    image; "train_ids" and "cityscapes_ids" map to ids of the 19 classes, the latter as the
+    benchmark server expects them.
     """
     if kind in ("train_ids", "cityscapes_ids"):
         return class_ids(kind, space)[label]
@@ -221,11 +207,7 @@ def class_ids(kind: str, space: LabelSpace) -> np.ndarray:
 
 
 def find_images(pattern: str) -> list[Path]:
-    """The files that a pattern matches, sorted.
-
-    Raises:
-      InputError: no file matches.
-    """
+    """The files that a pattern matches, sorted; raises InputError if there are none."""
     matched = glob.glob(os.path.expanduser(pattern), recursive=True)
     found = sorted(path for path in map(Path, matched) if path.is_file())
     if not found:
@@ -237,11 +219,7 @@ def find_images(pattern: str) -> list[Path]:
 
 
 def name_outputs(paths: Sequence[Path]) -> dict[Path, Path]:
-    """Image -> relative path of its PNG, with the folders below the common one.
-
-    Raises:
-      InputError: two images would get one name.
-    """
+    """Image -> path of its PNG below the common folder of all; InputError for equal ones."""
     base = os.path.commonpath([path.absolute().parent for path in paths])
     names = {}
     for path in paths:
@@ -256,11 +234,7 @@ def name_outputs(paths: Sequence[Path]) -> dict[Path, Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """RGB uint8 ``[H, W, 3]``.
-
-    Raises:
-      InputError: the file cannot be read, or its header announces too many pixels.
-    """
+    """RGB uint8 ``[H, W, 3]``; raises InputError if the file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:

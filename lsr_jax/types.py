@@ -21,10 +21,8 @@ class Images(NamedTuple):
     """One domain's share of a batch.
 
     Attributes:
-      image: ``[B, H, W, 3]``; uint8 RGB from the pipeline, float32 network input after
-        preprocessing.
-      label: ``[B, H, W]`` trainIds, 255 = ignore; None where the method has no right to
-        read labels.
+      image: ``[B, H, W, 3]``; uint8 RGB from the pipeline, then float32 network input.
+      label: ``[B, H, W]`` trainIds, 255 = ignore; None where the method may not read it.
     """
 
     image: jax.Array

@@ -31,11 +31,6 @@ def initialize(
     Without arguments JAX finds them where it can: on Cloud TPUs, under Slurm, Open MPI
     and Kubernetes, and the address in ``JAX_COORDINATOR_ADDRESS``.
 
-    Args:
-      coordinator_address: ``host:port`` of process 0, the same in every process.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
-
     Raises:
       InputError: some of the three are missing and cannot be found, or are impossible.
     """

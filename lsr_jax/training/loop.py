@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -129,7 +130,7 @@ def run_steps(
     last = stage.config["steps"]
     with (
         open_log(stage, start) as log,
-        Profiler(profile) as profiler,
+        profiling(profile) as before_step,
         contextlib.closing(stage.batches(done)) as loaded,
         stop.deferred(),
     ):
@@ -141,12 +142,18 @@ def run_steps(
             board = Board(log and log.events, run.domains["source"].space)
             board.batch(done + 1, batch, ids)
         with goodput.lost("compile"):
-            train_step = compile_step(stage)
+            train_step, cost = compile.compile_traced(stage.traced)
+        if distributed.is_main():
+            print(
+                f"{stage.name}: compiled in {cost.compile_seconds:.0f} s, at most "
+                f"{cost.peak_bytes / 1e9:.2f} GB per device",
+                file=sys.stderr,
+            )
         stop.check(distributed.any_process)
         with Progress(show, stage.name, steps=last, start=done) as shown:
             monitor = Monitor(stage.name, stage.config, log, shown)
             for number in range(done + 1, last + 1):
-                profiler.step()
+                before_step()
                 state, metrics = train_step(state, batch)
                 monitor.add(number, metrics, ids)
                 reason = stop_reason(stop, number, stage.config["log_every"])
@@ -190,18 +197,6 @@ def stop_reason(stop: Stop, number: int, every: int) -> str | None:
     return reason or "another process"
 
 
-def compile_step(stage: Stage) -> Callable:
-    """The compiled step; prints what it costs."""
-    train_step, cost = compile.compile_traced(stage.traced)
-    if distributed.is_main():
-        print(
-            f"{stage.name}: compiled in {cost.compile_seconds:.0f} s, at most "
-            f"{cost.peak_bytes / 1e9:.2f} GB per device",
-            file=sys.stderr,
-        )
-    return train_step
-
-
 def open_log(
     stage: Stage, start: Snapshot
 ) -> contextlib.AbstractContextManager[MetricsLog | None]:
@@ -227,34 +222,23 @@ def prefetch(
     yield from queue
 
 
-class Profiler:
-    """Traces ``count`` steps into ``folder``, after ``skip`` steps of warm-up.
+@contextlib.contextmanager
+def profiling(
+    folder: Path | None, *, skip: int = 5, count: int = 5
+) -> Iterator[Callable[[], None]]:
+    """Trace ``count`` steps into ``folder`` after ``skip`` others; without one, none.
 
-    Without a folder it does nothing.
+    Yields a function to call before each step.
     """
+    numbers = itertools.count()
+    with contextlib.ExitStack() as trace:
 
-    def __init__(self, folder: Path | None, *, skip: int = 5, count: int = 5):
-        self._folder = folder
-        self._first, self._last = skip, skip + count
-        self._seen = 0
-        self._running = False
+        def before_step():
+            number = next(numbers)
+            if folder is not None and number == skip:
+                jax.profiler.start_trace(folder)
+                trace.callback(jax.profiler.stop_trace)
+            if number == skip + count:
+                trace.close()
 
-    def __enter__(self) -> Profiler:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._stop()
-
-    def step(self) -> None:
-        """Call it before each step."""
-        if self._folder is not None and self._seen == self._first:
-            jax.profiler.start_trace(self._folder)
-            self._running = True
-        if self._seen == self._last:
-            self._stop()
-        self._seen += 1
-
-    def _stop(self) -> None:
-        if self._running:
-            jax.profiler.stop_trace()
-            self._running = False
+        yield before_step

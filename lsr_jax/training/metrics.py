@@ -40,16 +40,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, *, start: int, position: Mapping | None = None):
-        """Opens the log of a stage that has done ``start`` steps.
-
-        Args:
-          folder: of the stage; created if missing.
-          start: steps done.
-          position: of the log after them; None empties it.
-
-        Raises:
-          InputError: see `check_log`.
-        """
+        """Opens the log of a stage that has done ``start`` steps; see `check_log`."""
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE
         lines = check_log(folder, position)
@@ -197,11 +188,7 @@ class Monitor:
         self._pending: tuple[int, Mapping, Mapping] | None = None
 
     def add(self, number: int, metrics: Mapping, ids: Mapping) -> None:
-        """Finish the previous step; remember this one, which the device has started.
-
-        Raises:
-          TrainingError: see `flush`.
-        """
+        """`flush` the previous step; remember this one, which the device has started."""
         self.flush()
         self._pending = (number, metrics, ids)
 

@@ -229,11 +229,10 @@ def make(
       learning_rate: of a group with multiplier 1.
       weight_decay: per step; scaled by the rate as each optimizer defines.
       momentum: weight of the old value.
-      decay_steps: steps at which the rate reaches 0; may exceed the run. A config may have
-        None, which the stage replaces by its number of steps.
-      power: of the polynomial decay.
-      warmup_steps: linear warm-up from 0.
-      schedule_offset: steps by which the schedule is ahead.
+      decay_steps: see `poly`; None in a config is the number of steps of the stage.
+      power: see `poly`, likewise ``warmup_steps`` and ``schedule_offset``.
+      warmup_steps: from 0.
+      schedule_offset: in steps.
       discriminator_rate: learning rate of discriminators.
       discriminator_decay: their weight decay, added to the gradient.
 

@@ -27,18 +27,11 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """``step(state, batch) -> (state, metrics)``, pure, to be compiled once.
 
-    Args:
-      method: its loss is differentiated by all parameters.
-      optimizer: over all parameters.
-      forward: the network, of `models.Model`.
-      preprocess: ``(key, uint8 batch) -> batch``: augmentation and normalisation.
-      pixels: between network input and RGB, for the method.
-      skip_nonfinite: whether a step whose loss or gradient is not finite leaves all
-        but its number as it was; ``skipped`` is then a metric, the count so far.
-
-    Returns:
-      The step. Its metrics are the terms of the loss, the method's `diagnostics`,
-      ``total`` and ``gradient_norm``, as float32 scalars.
+    The loss of the method is differentiated by all parameters. ``preprocess`` maps
+    ``(key, uint8 batch)`` to network input. With ``skip_nonfinite`` a step whose loss or
+    gradient is not finite leaves all but its number as it was; ``skipped`` is then a
+    metric, the count so far. The others are the terms of the loss, the method's
+    `diagnostics`, ``total`` and ``gradient_norm``, as float32 scalars.
     """
 
     def step(state: TrainState, batch: Batch):

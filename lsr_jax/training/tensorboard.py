@@ -84,15 +84,7 @@ class Board:
     def batch(
         self, step: int, batch: Batch, ids: Mapping[str, tuple[str, ...]]
     ) -> None:
-        """The first image of each domain as read, with its label if there is one.
-
-        Augmentation is a part of the compiled step; this is its input.
-
-        Args:
-          step: the one that the batch is for.
-          batch: uint8, on the devices.
-          ids: of the images of this process, by domain.
-        """
+        """The first uint8 image of each domain with its label, before augmentation."""
         if self._events is None:
             return
         for domain, images in batch._asdict().items():

@@ -17,7 +17,7 @@ import jax
 
 import lsr_jax
 from lsr_jax import cli, files
-from lsr_jax.configs import default
+from lsr_jax.configs import default, overlays
 from lsr_jax.errors import InputError
 from lsr_jax.training import checkpoint
 
@@ -37,10 +37,9 @@ def to_json(value) -> str:
 
 
 def check(workdir: Path, config: Mapping) -> None:
-    """Raise InputError if ``workdir`` is a file, or holds a run of another config.
+    """Raise InputError for a file, a run of another config, or one without config.
 
-    Also if it has checkpoints and no config. Nothing is written: a run that cannot start
-    for other reasons leaves no trace.
+    Nothing is written: a run that cannot start for other reasons leaves no trace.
     """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
@@ -54,7 +53,8 @@ def check(workdir: Path, config: Mapping) -> None:
             )
     if not path.exists():
         return
-    found, wanted = flatten(read_config(workdir)), flatten(json.loads(to_json(config)))
+    wanted = overlays.flat(json.loads(to_json(config)))
+    found = overlays.flat(read_config(workdir))
     for key in sorted((found.keys() | wanted.keys()) - set(FREE)):
         if found.get(key) != wanted.get(key):
             raise InputError(
@@ -69,12 +69,7 @@ def locked(workdir: Path, config: Mapping, inputs: Mapping) -> Iterator[None]:
     """Lock a workdir, and write ``config.json`` and ``manifest.json`` into it.
 
     The OS releases the lock when the process exits. Of several processes the first one
-    does it for all.
-
-    Args:
-      workdir: created if missing.
-      config: resolved, JSON-able.
-      inputs: for the manifest: ``data`` and ``weights``, fingerprints by name, and more.
+    does it for all. ``inputs`` has fingerprints by name, ``data`` and ``weights``.
 
     Raises:
       InputError: the folder cannot be written, another process trains in it, or its
@@ -129,11 +124,7 @@ def unwritable(workdir: Path, error: OSError) -> InputError:
 
 
 def acquire(lock: TextIO, workdir: Path) -> None:
-    """Lock the open file and write the owner into it.
-
-    Raises:
-      InputError: another process holds it, or the file system has no locks.
-    """
+    """Lock the open file and write the owner into it; raises InputError if it cannot."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         lock.truncate(0)
@@ -150,14 +141,6 @@ def acquire(lock: TextIO, workdir: Path) -> None:
             f"workdir {workdir}: cannot be locked: {error}; free disk space, or choose a "
             "--workdir on a file system with flock"
         ) from error
-
-
-def flatten(tree, prefix: str = "") -> dict:
-    """Nested dicts as one dict with dotted keys."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    parts = (flatten(tree[k], f"{prefix}.{k}" if prefix else k) for k in tree)
-    return {key: value for part in parts for key, value in part.items()}
 
 
 def read_config(workdir: Path) -> dict:
@@ -203,11 +186,7 @@ def with_defaults(config: Mapping) -> dict:
 
 
 def overlay(defaults: Mapping, given: Mapping, prefix: str = "") -> dict:
-    """``given`` over ``defaults``, section by section.
-
-    Raises:
-      ValueError: something else in place of a section.
-    """
+    """``given`` over ``defaults``; raises ValueError for no dict where one is due."""
     result = {**defaults, **given}
     for key, value in defaults.items():
         if isinstance(value, dict):
@@ -218,11 +197,7 @@ def overlay(defaults: Mapping, given: Mapping, prefix: str = "") -> dict:
 
 
 def manifest(workdir: Path) -> dict:
-    """What `locked` wrote about the environment and the inputs of a run.
-
-    Raises:
-      InputError: it is missing or damaged.
-    """
+    """The manifest of a run; raises InputError if it is missing or damaged."""
     path = workdir / "manifest.json"
     found = files.read_json(path, *MANIFEST)
     with files.reading(path, *MANIFEST):

@@ -24,7 +24,7 @@ from lsr_jax.models.resnet import Architecture
 from lsr_jax.report import report
 from lsr_jax.training import distributed, loop, workdir
 from lsr_jax.training.checkpoint import FORMAT, Checkpointer
-from lsr_jax.training.loop import Profiler
+from lsr_jax.training.loop import profiling
 from lsr_jax.training.metrics import MetricsLog, Monitor
 from lsr_jax.training.stage import Snapshot, build_stage, build_stages, open_run
 from lsr_jax.training.stop import Stop, Stopped
@@ -432,9 +432,9 @@ def calls(monkeypatch):
     ],
 )
 def test_steps_between_the_calls(calls, tmp_path, steps, expected):
-    with Profiler(tmp_path, skip=2, count=2) as profiler:
+    with profiling(tmp_path, skip=2, count=2) as before_step:
         for number in range(steps):
-            profiler.step()
+            before_step()
             if number >= 2:
                 calls.append(0)
     wanted = [tmp_path if call == "folder" else call for call in expected]
@@ -445,7 +445,7 @@ def test_steps_between_the_calls(calls, tmp_path, steps, expected):
 
 
 def test_without_a_folder_nothing_is_traced(calls):
-    with Profiler(None) as profiler:
+    with profiling(None) as before_step:
         for _ in range(20):
-            profiler.step()
+            before_step()
     assert calls == []

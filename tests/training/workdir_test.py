@@ -15,10 +15,6 @@ CONFIG = workdir.with_defaults({"stages": ["one"], "one": {**STAGE, "steps": 4}}
 FACTS = {"data": {"source": "a1", "target": "b2"}, "weights": {"one.init_from": "c3"}}
 
 
-def test_flatten():
-    assert workdir.flatten({"a": {"b": 1}, "c": [2]}) == {"a.b": 1, "c": [2]}
-
-
 def test_the_first_key_that_differs_is_named(tmp_path):
     with workdir.locked(tmp_path, CONFIG, FACTS):
         pass
