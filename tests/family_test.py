@@ -38,7 +38,7 @@ NOT_JUDGED = {
 @pytest.fixture(scope="module", autouse=True)
 def _small():
     """A step takes seconds to compile and runs a few times."""
-    with quick.compilation(), quick.discriminators():
+    with quick.discriminators():
         yield
 
 

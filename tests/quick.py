@@ -5,7 +5,6 @@ import dataclasses
 import importlib
 from typing import ClassVar
 
-import jax
 import pytest
 from flax import linen as nn
 
@@ -66,16 +65,6 @@ def backbones(**chosen):
         for name, backbone in chosen.items():
             patch.setitem(BACKBONES, name, backbone)
         yield
-
-
-@contextlib.contextmanager
-def compilation():
-    """XLA leaves out the passes that only make a program faster."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @contextlib.contextmanager

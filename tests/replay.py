@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 import recorded
 import seeded
 import toy
@@ -65,7 +64,6 @@ def replay(file, variant, dtype):
     arrays = dict(np.load(recorded.GOLDENS / f"{file}.npz"))
     with (
         jax.enable_x64(dtype == "float64"),
-        quick.compilation(),
         pytest.MonkeyPatch.context() as patch,
     ):
         return _replay(arrays, variant, dtype, patch)

@@ -1,15 +1,9 @@
-"""Narrow discriminators, and programs that are compiled quickly."""
+"""Narrow discriminators."""
 
 import contextlib
 
 import pytest
 import quick
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly_compiled():
-    with quick.compilation():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,9 @@
-"""Quick compilation, and a cross-entropy that does not depend on our losses."""
+"""A cross-entropy that does not depend on our losses."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 
 def _upsample_matrix(target, source):
@@ -29,12 +28,6 @@ def _cross_entropy(logits, labels):
     picked = jax.nn.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
     losses = -(jax.nn.log_softmax(full) * picked).sum(-1)
     return jnp.where(valid, losses, 0.0).sum() / valid.sum().astype(logits.dtype)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quickly_compiled():
-    with quick.compilation():
-        yield
 
 
 @pytest.fixture(scope="session")
