@@ -9,7 +9,6 @@ import jax
 import pytest
 import toy
 import variants
-import weighing
 
 from lsr_jax import methods
 from lsr_jax.configs import streets
@@ -59,7 +58,7 @@ def test_the_new_method_is_listed_and_configured(method_file):
 
 
 def test_its_terms_have_weights(method_file, key):
-    weighing.hold("confident", None, key)
+    variants.check_weights("confident", None, key)
 
 
 def test_its_row_is_in_the_table(method_file, monkeypatch):

@@ -53,6 +53,15 @@ def _forget_compiled_functions():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def optimized():
+    """XLA's optimization, without which a convolution in float64 takes 50 times as long."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -127,3 +127,8 @@ def comparable(result):
 def test_target_labels_are_the_oracles_alone(name):
     method = variants.build(name, None)
     assert ("target" in method.labelled) == (name == "target_only")
+
+
+@pytest.mark.parametrize(("name", "preset"), variants.VARIANTS)
+def test_each_term_has_a_weight_that_takes_it_away(name, preset, key):
+    variants.check_weights(name, preset, key)
