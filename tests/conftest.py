@@ -56,7 +56,7 @@ def _forget_compiled_functions():
 @pytest.fixture(scope="module")
 def optimized():
     """XLA's optimization, without which a convolution in float64 takes 50 times as long."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
