@@ -237,7 +237,7 @@ def hold_rates(golden, key, rates, **keywords):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gan", ["vanilla", "ls"])
+@pytest.mark.parametrize("gan", ["vanilla", pytest.param("ls", marks=pytest.mark.long)])
 @pytest.mark.golden("adaptsegnet", "loop__.*")
 def test_golden_adapt_seg_net(golden, gan):
     golden.only(f"loop__({gan}__.*|(?!vanilla|ls__).*)")
