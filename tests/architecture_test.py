@@ -31,7 +31,7 @@ LEVELS = [
     {"training.workdir"},
     {"training.weights"},
     {"training.stage"},
-    {"training.preparation", "training.selection"},
+    {"training.selection"},
     {"training.loop"},
     {"report"},
     {"predict", "study", "train", "evaluate"},

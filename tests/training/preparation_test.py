@@ -11,7 +11,7 @@ import pytest
 
 from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
-from lsr_jax.training import preparation, sharding, state
+from lsr_jax.training import loop, sharding, state
 from lsr_jax.types import Method
 
 SIZE = (4, 6)
@@ -67,7 +67,7 @@ def initial(method_state):
 def prepared(prepare, **options):
     method = Method(None, None, prepare)
     before = initial({})
-    after = preparation.prepare(make_stage(method, **options), before)
+    after = loop.prepare(make_stage(method, **options), before)
     return before, after
 
 
@@ -151,7 +151,7 @@ def test_the_labeler_has_buffers_of_its_own(labeler):
 def test_a_process_that_does_not_see_the_labels_is_told_so(tmp_path):
     method = Method(None, None, lambda state, given: state, pseudo_labelled=True)
     with pytest.raises(InputError, match="pseudo-labels of process 0 are not visible"):
-        preparation.prepare(make_stage(method), initial({}))
+        loop.prepare(make_stage(method), initial({}))
 
 
 def is_shared(left, right):
