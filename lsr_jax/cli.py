@@ -183,11 +183,7 @@ def run(
 def parse(
     flags: Flags, argv: Sequence[str], arguments: Sequence[str] = ()
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Options and positional arguments.
-
-    Raises:
-      InputError: an unknown flag, a bad value, or a missing or unexpected word.
-    """
+    """Options and positional arguments; raises InputError for unusable ones."""
     overrides = []
     if "config" in flags.values:
         overrides = [word for word in argv if word.startswith("--config.")]
@@ -220,10 +216,6 @@ def exit_code(error: Exception) -> int | None:
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> dict:
     """The config that ``--config NAME --config.KEY=VALUE ...`` means, as nested dicts.
-
-    Args:
-      name: ``FILE.py:WORDS``, or ``FILE:WORDS`` for one of the files of lsr_jax.
-      overrides: words ``--config.KEY=VALUE``.
 
     Raises:
       InputError: an unknown file, method, preset or key, or a value of another type.

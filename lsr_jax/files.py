@@ -16,12 +16,9 @@ LONGEST = 160  # characters of what an error message quotes
 def expanded(path: str | os.PathLike, *, key: str = "") -> Path:
     """A path with ``~`` or ``~name`` replaced by that home folder.
 
-    Args:
-      path: as the user wrote it.
-      key: the flag or config key that has it, for messages.
-
     Raises:
-      InputError: the path is empty, or there is no such home folder.
+      InputError: the path, which the flag or config key ``key`` has, is empty, or there
+        is no such home folder.
     """
     text = os.fspath(path)
     if not text:
@@ -97,15 +94,9 @@ def reading(
     such bytes, so every `Exception` counts. Only the decoder and the checks of its result
     belong in the block.
 
-    Args:
-      where: the file, or the record in it.
-      expected: what it should have been.
-      remedy: what the user can do.
-      error: the exception to raise.
-
     Raises:
-      InputError: ``where: expected …, found: …; remedy``. One that is raised inside
-        passes unchanged.
+      InputError: or ``error``: ``where: expected …, found: …; remedy``. One that is raised
+        inside passes unchanged.
     """
     try:
         yield
@@ -117,11 +108,7 @@ def reading(
 
 
 def read_json(path: str | os.PathLike, expected: str, remedy: str) -> dict:
-    """The object in a JSON file.
-
-    Raises:
-      InputError: it cannot be read, is not JSON, or holds something else.
-    """
+    """The object in a JSON file; raises InputError if there is none."""
     with reading(path, expected, remedy):
         text = expanded(path).read_text(encoding="utf-8-sig")
         content = json.loads(text, object_pairs_hook=_unique)

@@ -36,7 +36,7 @@ def test_a_path_that_is_none_is_one_line(path, message):
     [
         weights.resolve,
         custom.read,
-        listing.read_list,
+        lambda path: listing.read_list(path, LAYOUTS["gta5"], Path(), {}, bool),
         lambda path: listing.open_files(LAYOUTS["gta5"], path),
         lambda path: files.read_json(path, "a file", "restore it"),
     ],

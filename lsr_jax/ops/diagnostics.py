@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-LABELS = ("target_kept", "target_classes")
+LABELS = ("target_labelled", "target_classes")
 RULES = ("", "anchor", "probability", "guidance")
 PROTOTYPES = (
     "prototype_classes",
@@ -50,7 +50,7 @@ def without(metrics: Mapping) -> dict:
 def pseudo_labels(
     labels: jax.Array, *, num_classes: int, rule: str = ""
 ) -> dict[str, jax.Array]:
-    """``target_kept`` and ``target_classes``: fraction labelled, and number of classes.
+    """``target_labelled`` and ``target_classes``: fraction labelled, and number of classes.
 
     ``|{i: 0 <= y_i < C}| / N`` and ``|{y_i: 0 <= y_i < C}|`` over the ``N`` cells or pixels
     of the batch.

@@ -179,10 +179,7 @@ def draw(
 ) -> dict[str, Drawing]:
     """The figures of a study, of its first benchmark.
 
-    Args:
-      table: of all rows.
-      controls: figures show the last one that is not the ablated method itself.
-      ablated: the method each of whose terms was removed.
+    They show the last control that is not the method ``ablated`` of all its terms.
     """
     target, _ = next(benchmarks(table), (None, None))
     if target is None:

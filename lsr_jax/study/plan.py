@@ -53,14 +53,7 @@ def plan_cells(
     seeds: Sequence[int],
     folder: Path,
 ) -> list[Cell]:
-    """All cells, seed by seed.
-
-    Args:
-      load: ``(method, seed) -> resolved config``.
-      lines: of the comparison.
-      seeds: each line gets each once.
-      folder: of the study; runs lie below it.
-    """
+    """All cells, seed by seed; ``load`` is ``(method, seed) -> resolved config``."""
     found = []
     for seed in dict.fromkeys(seeds):
         for line in lines:

@@ -26,14 +26,7 @@ NUMERICS = {
 
 
 def configure(cpu_devices: int) -> None:
-    """Set up JAX for a command; call it before JAX is used.
-
-    Args:
-      cpu_devices: see `sharding.share_cpu`.
-
-    Raises:
-      InputError: a count out of range.
-    """
+    """Set up JAX for a command, see `sharding.share_cpu`; call it before JAX is used."""
     sharding.share_cpu(cpu_devices)
     for name, value in NUMERICS.items():
         jax.config.update(name, value)
@@ -76,11 +69,7 @@ class Cost(NamedTuple):
 
 
 def compile_traced(traced: jax.stages.Traced) -> tuple[Callable, Cost]:
-    """The compiled step, and what it costs.
-
-    Raises:
-      InputError: the step does not fit into the memory of a device.
-    """
+    """The compiled step and its cost; see `memory_advice`."""
     start = time.perf_counter()
     with memory_advice():
         lowered = traced.lower()

@@ -196,8 +196,7 @@ class Monitor:
         """Wait for the pending step, check it, log and display it.
 
         Raises:
-          TrainingError: a term or the gradient is not finite and the stage does not
-            skip such steps.
+          TrainingError: it is not finite, and the stage does not skip such steps.
         """
         if self._pending is None:
             return

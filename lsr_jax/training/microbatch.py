@@ -20,14 +20,9 @@ from lsr_jax.errors import InputError
 def in_parts(forward: Callable, count: int, *, group: int = 1) -> Callable:
     """``forward`` over ``count`` parts of the batch, one after the other.
 
-    Args:
-      forward: of `models.Model`; in train mode groups of images must be independent.
-      count: parts; 1 is ``forward`` itself.
-      group: consecutive images that BatchNorm normalises together; they stay in one part.
-
-    Returns:
-      The same function up to rounding: outputs in the order of the images, the model
-      state averaged over the parts. In evaluation mode it is ``forward``.
+    The ``group`` consecutive images that BatchNorm normalises together stay in one part.
+    Outputs are in the order of the images and equal up to rounding; the model state is
+    averaged over the parts. In evaluation mode it is ``forward``.
     """
     if count == 1:
         return forward

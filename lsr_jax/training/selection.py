@@ -48,11 +48,7 @@ class Selector:
     """Scores the states of all stages of a run."""
 
     def __init__(self, run: Run):
-        """Opens the split on which the rule scores.
-
-        Raises:
-          InputError: there is none, or it has no labels.
-        """
+        """Opens the split on which the rule scores; raises InputError without labels."""
         self._run = run
         self.split = split_of(run.config)
         if self.split:

@@ -47,10 +47,6 @@ def share_cpu(count: int) -> None:
     """Let JAX show a CPU as ``count`` devices; call it before JAX is used.
 
     One program leaves much of a CPU idle; two, each with half of the batch, do not.
-    Accelerators are not touched.
-
-    Raises:
-      InputError: a count out of range.
     """
     keywords.check_value("cpu_devices", count, keywords.CpuDevices)
     if jax.config.jax_num_cpu_devices != count:
@@ -58,7 +54,7 @@ def share_cpu(count: int) -> None:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raise InputError unless the mesh divides the batch."""
+    """Raise InputError unless the devices divide the batch."""
     count = mesh.devices.size
     if batch_size % count:
         raise InputError(

@@ -45,10 +45,7 @@ class Run:
     """What all stages share.
 
     Attributes:
-      config: the resolved config, as nested dicts.
-      workdir: the folder of the run.
-      mesh: the devices.
-      model: the network's functions.
+      config: resolved, as nested dicts.
       domains: ``{"source": Domain, "target": Domain}``; evaluation may open one alone.
       sizes: ``{"source": (H, W), "target": (H, W)}`` of the training images.
     """
@@ -87,7 +84,7 @@ class Run:
         return weights.load(self.source(stage), mesh=self.mesh)
 
     def source(self, stage: str) -> Source:
-        """The checkpoints of a stage."""
+        """The checkpoints of a stage, of which `trained` loads one."""
         return Source(self.folder(stage) / CHECKPOINTS, stage, self.config)
 
 
@@ -96,10 +93,7 @@ def open_run(
 ) -> Run:
     """Open the data and build the network; nothing is written into ``workdir``.
 
-    Args:
-      config: resolved, as nested dicts.
-      workdir: the folder of the run; need not exist.
-      domains: those to open; training needs both.
+    Training needs both domains; ``workdir`` need not exist.
 
     Raises:
       InputError: unusable stages, devices, network or data.
@@ -137,10 +131,8 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-      run: what it shares with the other stages.
       name: its key in the config.
-      config: its section of the config.
-      method: built from its keywords.
+      config: its section.
       optimizer: over all parameters, the method's own included.
       origin: the weights it starts from; None for a fresh network.
       labeler: the network of its anchors and pseudo-labels; None for the one it starts
@@ -397,7 +389,7 @@ def build_optimizer(
 
 
 def build_preprocess(config: Mapping, stage: str) -> steps.Preprocess:
-    """``(key, uint8 batch) -> network input``: augmentation and normalisation."""
+    """Augmentation and normalisation of a stage."""
     return partial(
         preprocess.preprocess,
         **config[stage]["augment"],
@@ -424,7 +416,7 @@ def batch_shapes(stage: Stage) -> Batch:
 
 
 def check_order(config: Mapping) -> None:
-    """Raise InputError for no stage, one without section, twice, or before its origin."""
+    """Raise InputError for stages that are missing, double or before their origin."""
     names = config["stages"]
     if not names:
         raise InputError("stages: expected at least one stage, found none")

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import (
     downsample,
-    evaluate,
+    evaluation_speed,
     method_overhead,
     scaling,
     steps,
@@ -65,7 +65,7 @@ def test_scaling():
 
 
 def test_evaluate():
-    result = evaluate.main([*NETWORK, "--batch_size=4", "--devices=2"])
+    result = evaluation_speed.main([*NETWORK, "--batch_size=4", "--devices=2"])
     numbers = result["evaluation"]["float32"]
     seconds = numbers["seconds"]["median"]
     assert numbers["images_per_second"] == pytest.approx(10 / seconds)

@@ -75,7 +75,7 @@ def test_each_player_follows_its_own_loss(key):
     (value, terms), expected = both(params)
     chex.assert_trees_all_close(diagnostics.without(aux.metrics), terms, rtol=1e-5)
     label = np.asarray(batch.target.label)
-    assert aux.metrics["target_kept"] == np.float32((label != IGNORE).mean())
+    assert aux.metrics["target_labelled"] == np.float32((label != IGNORE).mean())
     assert aux.metrics["target_classes"] == len(np.unique(label[label != IGNORE]))
     np.testing.assert_allclose(total, value + terms["discriminator"] / 2, rtol=1e-5)
     chex.assert_trees_all_close(gradient, expected, rtol=1e-3, atol=1e-6)
@@ -90,7 +90,7 @@ def test_a_weight_of_zero_builds_nothing(key):
     (_, aux), _ = jax.eval_shape(step, params)
     terms = {"segmentation", "adversarial", "discriminator"}
     assert set(diagnostics.without(aux.metrics)) == terms
-    assert "target_kept" not in aux.metrics
+    assert "target_labelled" not in aux.metrics
 
     alone = bdl.make(adversarial=0.0)
     assert alone.gets_labels("target")

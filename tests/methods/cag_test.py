@@ -138,7 +138,7 @@ def test_what_both_rules_keep_is_told(stub):
     for rule, label in (("anchor", by_anchor), ("probability", by_probability)):
         kept = np.asarray(label)[label != 255]
         assert 0 < kept.size < label.size
-        share = aux.metrics[f"target_kept_{rule}"]
+        share = aux.metrics[f"target_labelled_{rule}"]
         np.testing.assert_allclose(share, kept.size / label.size, rtol=1e-6)
         assert aux.metrics[f"target_classes_{rule}"] == len(np.unique(kept))
 

@@ -42,7 +42,7 @@ def test_kept_cells_and_prototypes_are_told(weights, key):
         )
         kept = label[label != 255]
         assert 0 < kept.size < label.size
-        expected["target_kept"] = kept.size / label.size
+        expected["target_labelled"] = kept.size / label.size
         expected["target_classes"] = len(np.unique(kept))
     assert told == pytest.approx(expected, rel=1e-5)
 

@@ -58,17 +58,17 @@ def test_golden_iteration(golden, mode, multi):
     found = aux.metrics
     golden.holds(f"{stem}target_loss", found["entropy"])
     sure = jax.nn.softmax(logits["target_main"]).max(axis=-1) > threshold
-    told = {"target_kept": sure.mean()} if kind == "hard" else {}
+    told = {"target_labelled": sure.mean()} if kind == "hard" else {}
     if multi:
         golden.holds("train__guidance_loss", found["guidance"])
         label = golden["train__guidance_labels"]
-        told["target_kept_guidance"] = (label != 255).mean()
+        told["target_labelled_guidance"] = (label != 255).mean()
         classes = len(np.unique(label[label != 255]))
         assert found["target_classes_guidance"] == classes
     else:
         golden.used("train__guidance_loss", "train__guidance_labels")
         assert "guidance" not in found
-    kept = {name for name in found if name.startswith("target_kept")}
+    kept = {name for name in found if name.startswith("target_labelled")}
     assert kept == told.keys()
     for name, share in told.items():
         np.testing.assert_allclose(found[name], share, rtol=1e-6)

@@ -92,7 +92,7 @@ def health(target_label, old):
     table = np.array(list(old.values()))
     angles = numerics.angles(table)[np.triu_indices(len(table), k=1)]
     return {
-        "target_kept": 1.0,
+        "target_labelled": 1.0,
         "target_classes": len(np.unique(target_label)),
         "prototype_classes": len(table),
         "prototype_norm_min": numerics.norms(table).min(),

@@ -32,7 +32,7 @@ def test_pseudo_labels_by_hand(labels, kept, classes, dtype):
             labels, num_classes=4
         )
     )
-    assert found == {"target_kept": np.float32(kept), "target_classes": classes}
+    assert found == {"target_labelled": np.float32(kept), "target_classes": classes}
     assert diagnostics.classes(labels, num_classes=4) == classes
 
 
@@ -132,7 +132,10 @@ def test_several_of_a_kind_have_names_of_their_own():
     for level in diagnostics.LEVELS:
         found |= diagnostics.discriminator(logits, logits, level=level)
     assert len(found) == 2 * len(diagnostics.RULES) + 2 * len(diagnostics.LEVELS)
-    assert {"target_kept_anchor", "discriminator_accuracy_source_main"} <= found.keys()
+    assert {
+        "target_labelled_anchor",
+        "discriminator_accuracy_source_main",
+    } <= found.keys()
     assert found.keys() | {"confident", *diagnostics.PROTOTYPES} == diagnostics.NAMES
 
 

@@ -115,7 +115,7 @@ def test_what_fails_is_lost_too():
     assert goodput.metrics()["goodput"] == pytest.approx(0.5)
 
 
-METRICS = {"total": 0.5, "target_kept": 0.75, "entropy": 0.25}
+METRICS = {"total": 0.5, "target_labelled": 0.75, "entropy": 0.25}
 
 
 def train(kind):

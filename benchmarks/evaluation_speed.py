@@ -1,8 +1,8 @@
 """Evaluation speed in images per second: prediction, upsampling, confusion matrix.
 
-    python -m benchmarks.evaluate                    ResNet-101, 1024x512 to 2048x1024
-    python -m benchmarks.evaluate --dtype float32 bfloat16 --batch_size 10
-    python -m benchmarks.evaluate --quick            small, on a CPU
+    python -m benchmarks.evaluation_speed                    ResNet-101, 1024x512 to 2048x1024
+    python -m benchmarks.evaluation_speed --dtype float32 bfloat16 --batch_size 10
+    python -m benchmarks.evaluation_speed --quick            small, on a CPU
 
 Images are random and start on the host, so the transfer is measured too. Half of the last
 batch is padding, which counts in the time and not in the number of images.
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> dict:
 def parse(arguments):
     """Parse the command line; `--quick` changes the defaults."""
     parser = timing.parser(__doc__, repeats=10)
-    parser.prog = "python -m benchmarks.evaluate"
+    parser.prog = "python -m benchmarks.evaluation_speed"
     parser.add_argument("--dtype", nargs="+", default=["float32"])
     parser.add_argument("--batch_size", type=int, default=10)
     parser.add_argument(
