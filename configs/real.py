@@ -3,10 +3,11 @@
 from lsr_jax.augment.preprocess import AUGMENTATION
 from lsr_jax.configs import common, recipes, stages
 from lsr_jax.configs.overlays import Overlay, at, flatten
-from lsr_jax.data.layouts import LAYOUTS
+from lsr_jax.data import custom
 
 DEFAULT = "lsr"  # what is trained if no method is named, and like what a control is
 DOMAINS = ("source", "target")
+TINY = (64, 128)  # (H, W) of images of "tiny"
 
 
 def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
@@ -99,7 +100,7 @@ def data(recipe, values):
     found = {"data.workers": 4, "data.preprocessing": recipe.preprocessing}
     lists = recipe.lists
     for name in DOMAINS:
-        layout = LAYOUTS[values[f"data.{name}.name"]]
+        layout = custom.find_layout(values[f"data.{name}.name"])
         train = values.get(f"data.{name}.train", "train")
         if train == "train" and f"train_{lists}" in layout.splits:
             found[f"data.{name}.train"] = f"train_{lists}"
@@ -122,7 +123,7 @@ def augmentation(recipe, values):
     return found
 
 
-def tiny(links, values, backbone=None, size=(64, 128), steps=6):
+def tiny(links, values, backbone=None, size=TINY, steps=6):
     """Small images, a small fresh network and few steps, on any folder of the layout."""
     two = values.get("model.architecture", "deeplabv2") == "deeplabv2"
     found = {
@@ -135,7 +136,7 @@ def tiny(links, values, backbone=None, size=(64, 128), steps=6):
     }
     for domain in DOMAINS:
         found[f"data.{domain}.size"] = size
-        layout = LAYOUTS[values[f"data.{domain}.name"]]
+        layout = custom.find_layout(values[f"data.{domain}.name"])
         if values.get(f"data.{domain}.val", "val") in layout.subsets:
             found[f"data.{domain}.val"] = "val_lsr"  # a seventh: few images are enough
         for name in links:

@@ -273,7 +273,8 @@ def _load_config_file(name: str) -> tuple[types.ModuleType, list[str]]:
 def run_name(config: str) -> str:
     """The name of a run: ``streets-lsr-tiny`` for ``configs/streets.py:lsr,tiny``."""
     file, _, words = config.partition(":")
-    return "-".join([Path(file).stem, *filter(None, re.split(r"[,:]", words))])
+    words = [Path(word).stem for word in re.split(r"[,:]", words)]
+    return "-".join([Path(file).stem, *filter(None, words)])
 
 
 def processes(options: argparse.Namespace) -> dict | None:

@@ -4,9 +4,12 @@ Hypothesis draws bytes; nothing may hang, crash, or be read as something else.
 """
 
 import contextlib
+import dataclasses
+import fnmatch
 import io
 import json
 import pathlib
+import re
 import shutil
 import struct
 import warnings
@@ -20,9 +23,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsr_jax.convert import weight_files
-from lsr_jax.data import image_io, listing, prepared, records
-from lsr_jax.data.archives import Folder, Zips
-from lsr_jax.data.layouts import LAYOUTS
+from lsr_jax.data import (
+    custom,
+    image_io,
+    label_spaces,
+    listing,
+    prepared,
+    records,
+    sources,
+)
+from lsr_jax.data.archives import Folder, Zips, options
+from lsr_jax.data.layouts import LAYOUTS, Part
 from lsr_jax.errors import InputError
 from lsr_jax.methods import cag
 from lsr_jax.training import workdir
@@ -68,6 +79,14 @@ def read(call, *arguments):
     assert error
     assert "\n" not in error
     return None
+
+
+def outcome(call, *arguments):
+    """What was returned and None, or None and the line of an error."""
+    try:
+        return call(*arguments), None
+    except InputError as error:
+        return None, str(error)
 
 
 def flipped(data):
@@ -163,6 +182,195 @@ def test_no_image_is_larger_than_its_header_may_promise(
 
 
 WORDS = st.text(st.sampled_from("ab/.\\ \t\n\r\x00~é\u2028"), max_size=24)
+
+
+OWN_FILES = (
+    "a/1.jpg",
+    "a/2.JPG",
+    "a/3.png",
+    "b/1.png",
+    "b/2.png",
+    "b/._1.png",
+    "c d/3.png",
+)
+OWN_NAMES = (
+    "road",
+    "Traffic Light",
+    "traffic_sign",
+    "parking",
+    "water",
+    "raod",
+    "terrain",
+)
+PATTERNS = (
+    "a/*.jpg",
+    "a/*.{jpg,png}",
+    "*/*.png",
+    "b/*.png",
+    "c d/*.png",
+    "x/*.png",
+    "a/*",
+)
+
+
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    for name in OWN_FILES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+@BOUNDED
+@given(
+    images=st.sampled_from(PATTERNS),
+    labels=st.none() | st.sampled_from(PATTERNS),
+    ids=st.dictionaries(
+        st.integers(0, 9), st.sampled_from(OWN_NAMES), min_size=1, max_size=4
+    ),
+    ignored=st.lists(st.integers(0, 9), max_size=2),
+    classes=st.none() | st.lists(st.sampled_from(OWN_NAMES), min_size=1, max_size=3),
+    palette=st.lists(st.sampled_from(OWN_NAMES), max_size=3),
+    space=st.sampled_from(["", "cityscapes", "cityscapes13"]),
+)
+def test_a_description_is_used_whole_or_its_item_is_named(
+    images, labels, ids, ignored, classes, palette, space, own_folder
+):
+    path = own_folder / "own.json"
+    colors = {name: [i, 1, 2] for i, name in enumerate([*ids.values(), *palette])}
+    text = {
+        "splits": {"train": {"images": images, "labels": labels}},
+        "label_format": "grey",
+        "ids": {str(raw): name for raw, name in ids.items()},
+        "ignored": ignored,
+        "classes": classes,
+        "palette": colors,
+    }
+    path.write_text(json.dumps(text))
+    folder = Folder(own_folder)
+
+    def use():
+        layout = custom.read(path)
+        return (
+            layout,
+            sources.label_space({"space": space}, layout),
+            listing.list_part(folder, layout.parts["train"]),
+        )
+
+    result, error = outcome(use)
+    if error:
+        items = [*map(str, ids), *OWN_NAMES, *OWN_FILES, images, str(labels)]
+        items += map(label_spaces.known_name, OWN_NAMES)
+        assert any(item in error for item in items), error
+        return
+    layout, found, files = result
+    known = label_spaces.known_name
+    chosen = {known(name) for name in classes or ids.values()}
+    assert chosen == set(layout.classes)
+    for raw, name in ids.items():
+        name = known(name)
+        used = found.classes[found.lut[raw]] if found.lut[raw] != 255 else None
+        left_out = name not in chosen or (space and name not in found.classes)
+        assert used == (None if left_out else name)
+        # What a space leaves out is known to Cityscapes.
+        assert (
+            not left_out
+            or name not in chosen
+            or name
+            in (
+                *label_spaces.NAMES,
+                *label_spaces.VOID_NAMES,
+            )
+        )
+    assert {raw for raw in range(256) if found.lut[raw] != 255} <= set(ids)
+    for name in (name for name in palette if known(name) in layout.classes):
+        index = layout.classes.index(known(name))
+        others = [c for n, c in colors.items() if known(n) == known(name)]
+        assert list(layout.colors[index]) in others
+    used = {name for pair in files.pairs for name in pair if name} | set(files.problems)
+    for pattern in filter(None, (images, labels)):
+        for option in options(pattern):
+            for name in OWN_FILES:
+                fits = fnmatch.fnmatch(name.lower(), option)
+                hidden = "/." in name
+                assert name in used or not fits or hidden
+
+
+def spelled(pair, style):
+    """A line of a list for a pair, and whether its label is said."""
+    image, label = pair
+    return {
+        "both": f"{image} {label}",
+        "tab": f"{image}\t{label}",
+        "quoted": f"'{image}' '{label}'",
+        "image": image,
+        "slash": f"/{image} /{label}",
+        "windows": f"{image} {label}".replace("/", "\\"),
+        "foreign": f"/data/set/{image} /data/set/{label}",
+        "end": image.partition("/")[2],
+        "stem": image.partition("/")[2].rpartition(".")[0],
+        "own": f"{image} pseudo/{label}",
+        "missing": f"{image}x {label}",
+        "missing label": f"{image} {label}x",
+        "other folder": f"{image} elsewhere/{label}",
+    }[style]
+
+
+LISTED = [
+    (f"images/{name}.png", f"labels/{name}.png")
+    for name in ("1", "2", "town/1", "my town/3", "4 5")
+]
+STYLES = (
+    "both",
+    "tab",
+    "quoted",
+    "image",
+    "slash",
+    "windows",
+    "foreign",
+    "end",
+    "stem",
+)
+WRONG = ("missing", "missing label", "other folder")
+
+
+@BOUNDED
+@given(
+    lines=st.lists(
+        st.tuples(st.sampled_from(LISTED), st.sampled_from((*STYLES, "own", *WRONG))),
+        min_size=1,
+        max_size=4,
+    ),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    end=st.sampled_from(["\n", "\r\n", "\n\n"]),
+)
+def test_a_list_is_used_whole_or_its_line_is_named(lines, encoding, end, tmp_path):
+    path = tmp_path / "list.txt"
+    texts = [spelled(pair, style) for pair, style in lines]
+    path.write_bytes(end.join(texts).encode(encoding))
+    part = Part("images/{*,town/*,my town/*}.png", "labels/{*,town/*,my town/*}.png")
+    layout = dataclasses.replace(LAYOUTS["gta5"], parts={"train": part})
+    there = {name for pair in LISTED for name in pair}
+    there |= {f"pseudo/{label}" for _, label in LISTED}
+    labels = {image: (label,) for image, label in LISTED}
+    every = (path, layout, tmp_path, labels, there.__contains__)
+    found, error = outcome(listing.read_list, *every)
+    if error:
+        number = int(re.search(r"list.txt, line (\d+): ", error)[1])
+        step = 1 + (end == "\n\n")
+        image, label = lines[(number - 1) // step][0]
+        assert any(
+            word in error or word.replace("/", "\\\\") in error
+            for word in (image, label, image.partition("/")[2].rpartition(".")[0])
+        ), error
+        return
+    assert not any(style in WRONG for _, style in lines)
+    expected = [
+        (image, f"pseudo/{label}" if style == "own" else label)
+        for (image, label), style in lines
+    ]
+    assert [tuple(pair) for pair in found] == expected
 
 
 @BOUNDED

@@ -255,8 +255,8 @@ class _ListReader:
         names = self._split(line)
         if len(names) > 2:
             raise ValueError(
-                f"expected 'image label', found {len(names)} words; put a tab between "
-                "names that have spaces, or quote them"
+                f"expected 'image label', found {len(names)} words, {line!r}; put a tab "
+                "between names that have spaces, or quote them"
             )
         image, front = self._find(names[0])
         if self._front not in (None, front):
@@ -278,13 +278,15 @@ class _ListReader:
         if len(words) == 1 or (len(words) == 2 and self._is_image(words[0])):
             return words
         cuts = [match.span() for match in re.finditer(r"\s+", line)]
-        found = [[line]] if self._is_image(line) else []
-        found += [[line[:a], line[b:]] for a, b in cuts if self._is_image(line[:a])]
-        return found[0] if len(found) == 1 else words
+        pairs = [[line[:a], line[b:]] for a, b in cuts if self._is_image(line[:a])]
+        if len(pairs) == 1:
+            return pairs[0]
+        return [line] if not pairs and self._is_image(line) else words
 
     def _is_image(self, text):
         try:
-            return bool(self._find(text))
+            _, front = self._find(text)
+            return not re.search(r"\s", front)  # else it could be another name
         except (InputError, ValueError):
             return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import sys
@@ -75,10 +76,15 @@ def open_domains(
     spaces = [domain.space for domain in domains.values()]
     source, target = spaces[0], spaces[-1]
     if source.classes != target.classes:
+        pairs = itertools.zip_longest(source.classes, target.classes)
+        number, (one, other) = next(
+            (n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1]
+        )
         raise InputError(
             f"data.source.space and data.target.space: expected the same classes, found "
             f"{source.name} with {source.num_classes} and {target.name} with "
-            f"{target.num_classes}; choose spaces of one number of classes"
+            f"{target.num_classes}, of which class {number} is {one or 'none'} and "
+            f"{other or 'none'}; choose spaces of the same classes in the same order"
         )
     if source.num_classes != num_classes:
         raise InputError(

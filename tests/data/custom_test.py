@@ -7,14 +7,14 @@ import shlex
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
-from lsr_jax.configs import gta2cs
+from lsr_jax import cli
 from lsr_jax.data import check, custom, prepare, records, sources
 from lsr_jax.errors import InputError
 
-TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "your_data.md").read_text()
+ROOT = pathlib.Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "your_data.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
 EXAMPLE = json.loads(next(body for kind, body in BLOCKS if kind == "json"))
 COMMANDS = [
@@ -44,33 +44,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def domains(command):
-    """The data of the config that the command asks for."""
-    config = gta2cs.get_config(command[3].partition(":")[2])
-    changes = [word.removeprefix("--config.") for word in command[4:]]
-    flat = dict(change.split("=", 1) for change in changes)
-    for key, value in flat.items():
-        section, _, name = key.rpartition(".")
-        part = config
-        for word in section.split("."):
-            part = part[word]
-        assert name in part
-        part[name] = (
-            type(part[name])(eval(value)) if key[-4:] in ("size", "sses") else value
-        )
-    assert isinstance(config, ConfigDict)
-    return sources.open_domains(
-        config.data.to_dict(), num_classes=config.model.num_classes
-    )
-
-
 def test_the_example_of_the_documentation(folder, capsys):
     first, second, train = COMMANDS
     assert check.main([*first[3:], "--workers", "1"]) == 0
     assert "0 problems" in capsys.readouterr().out
     assert np.asarray(Image.open("sheet.png")).ndim == 3
     assert prepare.main([*second[3:], "--workers", "1"]) == 0
-    source = domains(train)["source"]
+    config = cli.read_config(f"{ROOT}/{train[3]}", train[4:])
+    domains = sources.open_domains(
+        config["data"], num_classes=config["model"]["num_classes"]
+    )
+    assert len(domains["target"].open(config["data"]["target"]["train"])) == 1
+    source = domains["source"]
     assert source.space.classes == ("water", "sky", "vessel")
     assert source.space.colors == ((0, 90, 160), (70, 130, 180), (220, 60, 20))
     opened = source.open("train")
@@ -146,6 +131,11 @@ def test_names_of_cityscapes_itself_are_known(tmp_path):
         ),
         ({"palette": {}}, r"palette\.water: expected \[red, green, blue\]"),
         ({"palete": {}}, "palete: expected one of the keys"),
+        ({"palette": {"sea": [1, 2, 3]}}, "palette: expected names that occur in ids"),
+        ({"ignored": [0, 3]}, "ignored: expected no id of a class, found 3"),
+        ({"classes": []}, "classes: expected a name"),
+        ({"size": "64"}, "size: expected WIDTHxHEIGHT such as 1280x720, found '64'"),
+        ({"splits": {"a": {"images": "*.jpg", "labels": ""}}}, "the stars of"),
         ({"ignored": "9"}, "ignored: expected a list"),
         ({"ignored": [[1]]}, "ignored: expected ids of 0-255"),
         ({"palette": {"water": 5}}, r"palette\.water: expected \[red, green, blue\]"),
@@ -189,3 +179,58 @@ def test_null_means_no_entry(tmp_path):
     layout = custom.read(path)
     assert layout.ignored == frozenset()
     assert set(layout.classes) == set(EXAMPLE["ids"].values())
+
+
+def test_a_key_that_is_given_twice_is_named(tmp_path):
+    path = tmp_path / "twice.json"
+    text = json.dumps(EXAMPLE).replace('"2": "sky"', '"1": "sky"')
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"^{path}: .* the key '1' twice"):
+        custom.read(path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "space", "classes"),
+    [
+        (["water", "sky"], ["water", "sky"], "", 2),
+        (["car", "sky"], ["traffic light"], "cityscapes13", 13),
+        (["car", "parking"], ["wall"], "cityscapes16", 16),
+        (["car"], ["terrain"], "cityscapes", 19),
+    ],
+)
+def test_a_config_of_descriptions(one, other, space, classes, tmp_path):
+    text = {**EXAMPLE, "ignored": [], "palette": {}}
+    for name, names in (("one", one), ("other", other)):
+        ids = {str(i): n for i, n in enumerate(names)}
+        palette = {n: [1, 2, 3] for n in names}
+        content = {**text, "ids": ids, "palette": palette}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    words = f"{tmp_path}/one.json,{tmp_path}/other.json"
+    for method in ("", ",max_square,resnet50", ",oce,paper", ",lsr,tiny"):
+        config = cli.read_config(f"custom:{words}{method}")
+        assert config["model"]["num_classes"] == classes
+        for domain in ("source", "target"):
+            data = config["data"][domain]
+            assert (data["space"], data["train"], data["val"]) == (
+                space,
+                "train",
+                "val",
+            )
+            assert data["root"] == f"{tmp_path}/data/ports"
+            assert data["size"] == ((64, 128) if "tiny" in method else (48, 64))
+    assert cli.run_name(f"custom:{words},lsr") == "custom-one-other-lsr"
+
+
+def test_bad_arguments_of_the_config_of_descriptions(tmp_path):
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps({**EXAMPLE, "size": None}))
+    for words, message in (
+        ("", "expected SOURCE.json,TARGET.json, found 0 descriptions"),
+        (f":{path}", "found 1 descriptions"),
+        (f":{path},{path}", f'{path}: "size": expected WIDTHxHEIGHT'),
+        (f":{path},no.json", "^no.json: expected the description"),
+        (f":{path},{path},lrs", "'lrs' is unknown"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cli.read_config(f"custom{words}")
+    assert cli.read_config(f"custom:{path},{path},tiny")["model"]["num_classes"] == 3

@@ -207,7 +207,7 @@ def test_names_with_spaces(ports):
     [
         ("../up.png sea/1.jpg\n", "line 1: '../up.png': not below the data folder"),
         ("sea/1.jpg ../../up.png\n", "not below"),
-        ("a.png b.png c.png\n", "line 1: .* found 3 words; put a tab"),
+        ("a.png b.png c.png\n", "line 1: .* found 3 words, .*; put a tab"),
         ("\n\n", "has no 'image label' lines"),
         ("1.jpg", "'1.jpg': could be photos/bay/1.jpg and photos/my sea/1.jpg; write"),
         ("sea/1.jpg\nsea/3.jpg", "line 2: 'sea/3.jpg': no such file below .*ports,"),
