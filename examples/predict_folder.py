@@ -9,6 +9,7 @@ test-time augmentation and several devices; this program shows the functions to 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ import numpy as np
 
 from lsr_jax import convert, models
 from lsr_jax.augment import preprocess
-from lsr_jax.data import label_spaces
+from lsr_jax.data import image_io, label_spaces
 from lsr_jax.ops import resample
 
 
@@ -52,15 +53,18 @@ def predict_folder(checkpoint, images, out, size):
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for path in sorted(images.iterdir()):
-        bgr = cv2.imread(str(path))
-        if bgr is None:
-            continue  # not an image
-        resized = cv2.resize(bgr, size, interpolation=cv2.INTER_CUBIC)
-        classes = predict(resized[..., ::-1]).astype(np.uint8)
-        classes = cv2.resize(classes, bgr.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        try:
+            image = image_io.decode_image(path.read_bytes(), str(path))
+        except image_io.BadExample as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            continue
+        resized = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+        classes = predict(resized).astype(np.uint8)
+        original = image.shape[1::-1]
+        classes = cv2.resize(classes, original, interpolation=cv2.INTER_NEAREST)
         color = label_spaces.colorize(classes, label_spaces.SPACES["cityscapes"])
         written.append(out / f"{path.stem}.png")
-        cv2.imwrite(str(written[-1]), color[..., ::-1])
+        image_io.write_png(written[-1], color, remedy="choose another folder")
     return written
 
 

@@ -71,6 +71,21 @@ def test_shares_are_those_of_the_pixels(tmp_path, capsys):
     assert "1 labels have another palette" in out
 
 
+def test_images_of_cross_city_may_be_jpeg(downloads, tmp_path, capsys):
+    root = shutil.copytree(downloads / "cross_city", tmp_path / "cross_city")
+    for path in list(root.glob("Rome/Images/Train/*.png"))[:2]:
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    code, out, _ = run(capsys, "cross_city", root, "--splits", "rome_train")
+    assert code == 0
+    assert re.search(r"^rome_train +3200 +4 ", out, re.M)
+    (first, *_) = root.glob("Rome/Images/Train/*.png")
+    Image.open(first).save(first.with_suffix(".jpg"))
+    code, _, err = run(capsys, "cross_city", root)
+    assert code == 2
+    assert f"{first.stem}.jpg is a second file" in err
+
+
 def test_usage_errors(tmp_path, downloads, capsys):
     code, out, err = run(capsys, "gta5", tmp_path / "none")
     assert (code, out) == (2, "")

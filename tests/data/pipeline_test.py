@@ -367,3 +367,14 @@ def test_workers_outlive_signals_to_all_and_their_death_is_one_line(tmp_path):
     assert numbers == "0 1 2 3 4 5"
     assert "a worker process died (exit code -9)" in error
     assert left == "[]"
+
+
+def test_a_bad_record_is_left_out_of_evaluation(capfd):
+    for place in (0, 2):
+        bad = Records("bad", 5, **{f"at_{place}": {"image": b"no image"}})
+        bad.on_bad_example = "skip"
+        with pipeline.eval_batches(bad, batch_size=5) as batches:
+            images, valid, _ = next(batches)
+        assert list(valid) == [index != place for index in range(5)]
+        assert images.label is not None
+        assert f"skipped (1 in this process): bad/{place}" in capfd.readouterr().err

@@ -1,4 +1,7 @@
+import json
+import os
 import pickle
+import shutil
 
 import damage
 import numpy as np
@@ -239,3 +242,93 @@ def test_evaluation_reads_labels_as_they_came(downloads):
     assert images.image.shape == (2, *SIZE, 3)
     assert images.label.shape == (2, 64, 128)
     assert valid.all()
+
+
+def test_what_labels_mean_is_part_of_the_identity(downloads, out, tmp_path):
+    root = shutil.copytree(downloads / "gta5", tmp_path / "gta5")
+    text = {
+        "splits": {"train": {"images": "images/*.png", "labels": "labels/*.png"}},
+        "label_format": "palette",
+        "ids": {"7": "road", "26": "car"},
+        "ignored": [i for i in range(35) if i not in (7, 26)],
+    }
+
+    def domain(**changes):
+        (tmp_path / "own.json").write_text(json.dumps({**text, **changes}))
+        name = str(tmp_path / "own.json")
+        changed = {"root": root, "train": "train", "val": "train", "space": ""}
+        return sources.open_domain({**spec(name, root), **changed})
+
+    first = domain()
+    assert first == first._replace(open=first.open)
+    assert first.identity["classes"] == "road, car"
+    assert first.identity["ids"] == "7 road, 26 car"
+    again = domain()
+    assert (again.fingerprint, again.identity) == (first.fingerprint, first.identity)
+    fewer = {"26": "car", "8": "road"}
+    for key, changes in (
+        ("classes", {"classes": ["car", "road"]}),
+        ("ids", {"ids": {"26": "road", "7": "car"}, "classes": ["road", "car"]}),
+        ("ignored", {"ignored": [*text["ignored"], 200]}),
+        ("patterns", {"splits": {"train": {**text["splits"]["train"], "native_labels": True}}}),
+        ("ids", {"ids": fewer, "ignored": [*range(8), *range(9, 26), *range(27, 35)]}),
+    ):  # fmt: skip
+        other = domain(**changes)
+        assert other.identity[key] != first.identity[key]
+        assert other.fingerprint != first.fingerprint
+    os.utime(root / "labels" / "00001.png", ns=(1, 1))
+    touched = domain()
+    assert touched.identity["files"] != first.identity["files"]
+    assert touched.fingerprint != first.fingerprint
+
+
+def test_a_list_with_labels_of_its_own_is_read_or_refused(downloads, out, tmp_path):
+    root = shutil.copytree(downloads / "gta5", tmp_path / "gta5")
+    shutil.copytree(root / "labels", root / "pseudo")
+    dataset_folders.save_palette(
+        root / "pseudo" / "00002.png", np.full((60, 120), 26, np.uint8)
+    )
+    path = tmp_path / "list.txt"
+    path.write_text("images/00002.png pseudo/00002.png\n")
+    raw = sources.open_domain(spec("gta5", root, train=str(path)))
+    (example,) = examples(raw.open(str(path)))
+    assert (example["label"] == label_spaces.TRAIN_ID["car"]).all()
+    for label in ("pseudo/00002.png", "labels/00003.png"):
+        path.write_text(f"images/00002.png {label}\n")
+        with pytest.raises(
+            InputError, match=f"^{path}.* '?{label}'?.*(prepared|stored)"
+        ):
+            sources.open_domain(spec("gta5", out / str(SIZE), train=str(path)))
+
+
+def test_mixed_labels_are_named(downloads, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("images/00001.png\nalone.png\n")
+    root = shutil.copytree(downloads / "gta5", tmp_path / "gta5")
+    shutil.copy(root / "images" / "00001.png", root / "alone.png")
+    with pytest.raises(InputError, match=r"alone.png: has no label, though others"):
+        sources.open_domain(spec("gta5", root, train=str(path)))
+
+
+def test_fewer_images_than_published_is_said_once(downloads, out, capsys):
+    for root in (downloads / "gta5", out / str(SIZE)):
+        data = dict.fromkeys(("source", "target"), spec("gta5", root))
+        domains = sources.open_domains(data, num_classes=19)
+        line = "gta5 train: expected 24966 images, as are published, found 8"
+        assert capsys.readouterr().err.count(f"warning: {line}") == 1
+        (warning,) = sources.warnings(domains)
+        assert warning.startswith(line)
+
+
+def test_a_folder_that_was_prepared_with_skips_says_so(downloads, tmp_path, capsys):
+    root = damage.gta5(downloads, tmp_path / "gta5")
+    options = {"size": SIZE, "out": tmp_path, "progress": False}
+    prepare.prepare(LAYOUTS["gta5"], root, on_bad_example="skip", **options)
+    description = spec("gta5", tmp_path, train="train", val="train")
+    with pytest.raises(InputError, match=r"00001.png: .* it is truncated"):
+        sources.open_domain(description).open("train")
+    skipping = {**description, "on_bad_example": "skip"}
+    assert len(sources.open_domain(skipping).open("train")) == 2
+    assert "skipped (6 of " in capsys.readouterr().err
+    with pytest.raises(InputError, match="finished folder without 6 pairs, first: "):
+        prepare.prepare(LAYOUTS["gta5"], root, **options)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lsr_jax.errors import InputError
+from lsr_jax.training import weights as trained_weights
 from lsr_jax.training import workdir
 from lsr_jax.training.checkpoint import FORMAT
 
@@ -205,3 +206,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     ):
         with pytest.raises(InputError, match="cannot be written"):
             call()
+
+
+def test_what_differs_in_the_data_is_named(tmp_path):
+    data = {"source": "1", "source.classes": "water, sky", "source.files": "9 images"}
+    inputs = {"data": data, "weights": {}, "seed": 0}
+    with workdir.locked(tmp_path, CONFIG, inputs):
+        pass
+    other = {**data, "source": "2", "source.classes": "sky, water"}
+    found = r"source.classes \(water, sky != sky, water\); use those data"
+    with pytest.raises(InputError, match=f"created with different data: {found}"):
+        workdir.check_inputs(tmp_path, {**inputs, "data": other})
+
+
+def test_weights_of_other_classes_are_refused(tmp_path):
+    data = {"target": "1", "target.classes": "water, sky"}
+    with workdir.locked(tmp_path, CONFIG, {"data": data, "weights": {}, "seed": 0}):
+        pass
+    source = trained_weights.Source(tmp_path / "adapt" / "checkpoints", "adapt", CONFIG)
+    trained_weights.check_classes(source, ["water", "sky"])
+    with pytest.raises(InputError, match="classes water, sky; found sky, water in the"):
+        trained_weights.check_classes(source, ["sky", "water"])
+    trained_weights.check_classes(source._replace(config=None), ["sky", "water"])
