@@ -20,7 +20,7 @@ SIZE = (32, 48)
 
 @pytest.fixture(scope="module", autouse=True)
 def _small():
-    with quick.compilation(), quick.backbones(mini=quick.ThreeLayers()):
+    with quick.backbones(mini=quick.ThreeLayers()):
         yield
 
 
@@ -156,6 +156,15 @@ def test_what_the_report_needs_is_checked_before_training(changes, message, tmp_
     config["evaluation"] |= changes
     with pytest.raises(InputError, match=message):
         loop.train(config, tmp_path / "run", check=report.check)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_without_labels(tmp_path):
+    source = draw(tmp_path / "source")
+    with pytest.raises(
+        InputError, match=r"data\.source\.train: .* the split train has n"
+    ):
+        loop.train(config_of(source, source), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -260,8 +260,8 @@ class Evaluation:
         labelled = records.is_labelled(source)
         decode = partial(records.decode, labelled=labelled, same_size=False)
         chosen = [decode(source[position]) for position in positions]
-        images = np.stack([example["image"] for example in chosen])
-        return positions, images, [example.get("label") for example in chosen]
+        truths = [example.pop("label", None) for example in chosen]
+        return positions, records.stack(chosen, size=None)["image"], truths
 
     def predictions(
         self, entries: Sequence[Entry], images: np.ndarray

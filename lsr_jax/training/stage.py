@@ -316,6 +316,7 @@ def build_stage(run: Run, name: str) -> Stage:
     """Build one stage; see `build_stages`."""
     config, c = run.config, run.config[name]
     method = build_method(config, name)
+    check_labels(run, method)
     check_batch(run, c)
     generation = _generation(config, name)
     key = jax.random.fold_in(jax.random.key(config["seed"]), generation)
@@ -430,6 +431,16 @@ def check_order(config: Mapping) -> None:
                 raise InputError(
                     f"{name}.{key}: {config[name][key]!r} is not trained before {name!r}"
                 )
+
+
+def check_labels(run: Run, method: Method) -> None:
+    """Raise InputError for a domain whose labels the method reads and that has none."""
+    for domain in method.labelled:
+        if not records.is_labelled(run.open(domain, "train")):
+            raise InputError(
+                f"data.{domain}.train: the method needs labels, and the split "
+                f"{run.config['data'][domain]['train']} has none; name another split"
+            )
 
 
 def check_batch(run: Run, section: Mapping) -> None:
