@@ -10,7 +10,7 @@ import seeded
 import toy
 
 from lsr_jax import losses
-from lsr_jax.methods import dacs, mean_teacher
+from lsr_jax.methods import dacs
 from lsr_jax.ops import classmix as mixing
 from lsr_jax.ops import resample
 from lsr_jax.training import optimizer, state, step
@@ -30,7 +30,7 @@ def start(key):
     return (
         {"model": model},
         model_state,
-        mean_teacher.Teacher(other, other_state),
+        dacs.Teacher(other, other_state),
         batch,
     )
 
@@ -74,7 +74,7 @@ def by_hand(start, chosen, *, share, weigh_source, momentum, number, threshold):
         return -np.log(np.take_along_axis(p, label[..., None], -1)[..., 0])
 
     mixed = (weights * pick(student, label)).mean()
-    teacher = mean_teacher.Teacher(averaged, statistics)
+    teacher = dacs.Teacher(averaged, statistics)
     told = {
         "confident": confident.mean(),
         "target_classes": len(np.unique(target.argmax(-1))),
@@ -159,8 +159,8 @@ def test_no_gradient_reaches_the_teacher(start, key, momentum):
     )
 
     def confidence(params):
-        followed = mean_teacher.follow(teacher, params["model"], ctx.step, momentum)
-        _, confident, _ = mean_teacher.predict(followed, batch.target.image, ctx)
+        followed = dacs.follow(teacher, params["model"], ctx.step, momentum)
+        _, confident, _ = dacs.predict(followed, batch.target.image, ctx)
         return confident.sum()
 
     assert not any(
@@ -216,7 +216,7 @@ def test_golden_rates(golden):
 class Seen(NamedTuple):
     """The method's state, and terms and mixed labels of the last step, unrounded."""
 
-    teacher: mean_teacher.Teacher
+    teacher: dacs.Teacher
     terms: dict
     label: jax.Array
 
@@ -284,7 +284,7 @@ def recorded_run(golden, dtype, patch):
     fresh = {"bn1": {"mean": jnp.zeros(8, dtype), "var": jnp.ones(8, dtype)}}
     params = {"model": model}
     start = Seen(
-        mean_teacher.Teacher(model, fresh),
+        dacs.Teacher(model, fresh),
         {
             "segmentation": jnp.zeros((), dtype),
             "mixed": jnp.zeros((), dtype),
@@ -362,7 +362,7 @@ def hold_iteration(golden, i, narrow, whole):
         golden.holds(f"loop__{key}__it{i}_f64", seen.terms[name], 1e-8)
     student = whole.params["model"]
     # The original's teacher at the end of an iteration is ours at the start of the next.
-    teacher = mean_teacher.follow(seen.teacher, student, whole.step, 0.99).params
+    teacher = dacs.follow(seen.teacher, student, whole.step, 0.99).params
     for net, params in (("student", student), ("teacher", teacher)):
         for name, value in (
             ("conv1.weight", params["backbone"]["conv1"]["kernel"]),
@@ -371,3 +371,47 @@ def hold_iteration(golden, i, narrow, whole):
         ):
             key = f"loop__{net}__it{i}__{name}_f64"
             golden.holds(key, value, 1e-8, scale="largest")
+
+
+def test_follows_what_the_optimiser_made():
+    """Parameters of steps 0 to 3 by hand: a copy, a copy, the mean, two thirds."""
+    student = [{"w": jnp.array([x])} for x in (4.0, 1.0, 3.0, 9.0)]
+    state = dacs.Teacher(student[0], {"mean": jnp.zeros(1)})
+    found = []
+    for number, params in enumerate(student):
+        state = dacs.follow(state, params, jnp.int32(number), 0.6)
+        found.append(float(state.params["w"][0]))
+    np.testing.assert_allclose(found, [4, 1, 2, 0.6 * 2 + 0.4 * 9], rtol=1e-6)
+    assert state.model_state == {"mean": jnp.zeros(1)}
+
+
+@pytest.mark.parametrize("number", [0, 1, 1000])
+def test_without_momentum_the_student_is_its_own_teacher(number):
+    state = dacs.Teacher({"w": jnp.array([1e3, -5.0])}, {})
+    student = {"w": jnp.array([0.1, 0.7])}
+    followed = dacs.follow(state, student, jnp.int32(number), 0.0)
+    np.testing.assert_array_equal(followed.params["w"], student["w"])
+
+
+@pytest.mark.golden("dacs", "ema__.*")
+def test_golden_teacher(golden):
+    once = jax.jit(dacs.average)
+    teacher, student = {"w": jnp.ones(())}, {"w": jnp.zeros(())}
+    with jax.enable_x64(True):
+        unit = jax.tree.map(lambda x: x.astype(jnp.float64), (teacher, student))
+        ours = [once(*unit, i, 0.99)["w"] for i in golden["ema__alpha_iters"]]
+    golden.holds("ema__alpha", np.array(ours), 1e-12)
+
+    teacher = {name: golden[f"ema__teacher_init__{name}"] for name in "wb"}
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: x.astype(np.float64), teacher)
+    for number, iteration in enumerate(golden["ema__iters"]):
+        student = {name: golden[f"ema__student__step{number}__{name}"] for name in "wb"}
+        teacher = once(teacher, student, iteration, 0.99)
+        for name in "wb":
+            key = f"ema__teacher__step{number}__{name}"
+            golden.holds(key, teacher[name], 1e-6, scale=("1", np.float64(1)))
+        with jax.enable_x64(True):
+            wide_student = jax.tree.map(lambda x: x.astype(np.float64), student)
+            wide = once(wide, wide_student, iteration, 0.99)
+    golden.holds("ema__teacher_last__w_f64", wide["w"], 1e-12, scale="largest")
