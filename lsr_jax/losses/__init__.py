@@ -4,13 +4,13 @@ Every loss is a scalar, finite in value and gradient also when classes are absen
 labels are ignored.
 """
 
-from lsr_jax.losses.adversarial import domain_loss
-from lsr_jax.losses.cag import anchor_distance, cell_anchor_distance, image_class_means
-from lsr_jax.losses.clan import (
+from lsr_jax.losses.adversarial import (
     cosine_discrepancy,
+    domain_loss,
     local_weights,
     weight_discrepancy,
 )
+from lsr_jax.losses.cag import anchor_distance, cell_anchor_distance, image_class_means
 from lsr_jax.losses.entropy import (
     entropy,
     image_weights,
@@ -38,36 +38,3 @@ from lsr_jax.losses.swd import (
     random_directions,
     sliced_wasserstein,
 )
-
-__all__ = [
-    "absolute_discrepancy",
-    "anchor_distance",
-    "cell_anchor_distance",
-    "class_mean_norms",
-    "clustering",
-    "contraction",
-    "cosine_discrepancy",
-    "cross_entropy",
-    "damping",
-    "domain_loss",
-    "entropy",
-    "focal_cross_entropy",
-    "image_class_means",
-    "image_weights",
-    "local_weights",
-    "max_squares",
-    "mean_norm",
-    "norm_alignment",
-    "normalised_entropy",
-    "orthogonality",
-    "perpendicularity",
-    "random_directions",
-    "self_information",
-    "sliced_wasserstein",
-    "soft_cross_entropy",
-    "spacing",
-    "sparsity",
-    "stepwise_norm",
-    "weight_discrepancy",
-    "weighted_cross_entropy",
-]
