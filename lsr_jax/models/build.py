@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from lsr_jax import errors, keywords, types
 from lsr_jax.keywords import Count, Range
-from lsr_jax.models import deeplabv2, deeplabv3plus, layers, resnet, vgg
+from lsr_jax.models import deeplab, layers, resnet, vgg
 from lsr_jax.models import initialisation as weights
 from lsr_jax.models.backbone import Backbone
 
@@ -51,16 +51,15 @@ class Model(NamedTuple):
       init: ``(key, image_size) -> (params, model_state)``.
       forward: ``(params, model_state, images, train, rng=None) -> (Outputs,
         model_state)``; images are the float32 network input ``[B, H, W, 3]``, ``train``
-        is a Python bool, ``rng`` the key of dropout in training, for networks that have
-        it; None drops nothing. Outputs are float32. The model state is ``{}`` for VGG.
+        is a Python bool, ``rng`` the key of dropout in training; None drops nothing.
+        Outputs are float32. The model state is ``{}`` for VGG.
       prediction: ``Outputs -> [B, h, w, C]``, the logits that are evaluated: the sum of
         two heads on one layer (CLAN, Feature To Adapt), else the main head.
       feature_size: ``(H, W) -> (h, w)``.
       feature_dim: ``D``.
       num_classes: ``C``.
       frozen_paths: regular expressions, for ``re.search`` on "/"-joined parameter
-        paths, of parameters that never move: the optimiser must neither step nor
-        decay them.
+        paths, of parameters that the optimiser must neither step nor decay.
       repeated_paths: see `Backbone`.
       arguments: all keywords of ``build``.
     """
@@ -125,31 +124,25 @@ def build(
         comparisons.
       remat: recompute each residual block in the backward pass to save memory.
 
-    Returns:
-      A ``Model``.
-
     Raises:
       InputError: a value outside these choices.
     """
     arguments = dict(locals())
     keywords.check(arguments, "model", build)
     options = layers.Options(batch_norm, unbiased_variance, bn_group_size, dtype, remat)
-    body = BACKBONES.get(backbone, backbone)
-    _check_combination(backbone, body, architecture, head)
+    body = _checked_body(backbone, architecture, head)
     dilations = tuple(aspp_dilations)
     if architecture == "deeplabv2":
         levels = (3, 4) if head == "multi_level" else (4,)
-        network, rules = deeplabv2.DeepLabV2, deeplabv2.initial(body)
+        network, rules = deeplab.DeepLabV2, deeplab.initial_v2(body.initial)
         names = ("head",) if head == "single" else ("head", "aux_head")
-        heads = {n: deeplabv2.ASPP(num_classes, dilations, options) for n in names}
+        heads = {n: deeplab.ASPP(num_classes, dilations, options) for n in names}
         feature_dim, feature_size = body.channels[4], body.feature_size
     else:
         levels = (1, 4)
-        network, rules = deeplabv3plus.DeepLabV3Plus, deeplabv3plus.initial(body)
-        feature_dim, feature_size = body.channels[1], deeplabv3plus.feature_size
-        heads = {
-            "head": deeplabv3plus.Head(num_classes, feature_dim, dilations, options)
-        }
+        network, rules = deeplab.DeepLabV3Plus, deeplab.initial_v3plus(body.initial)
+        feature_dim, feature_size = body.channels[1], deeplab.feature_size_v3plus
+        heads = {"head": deeplab.Head(num_classes, feature_dim, dilations, options)}
     module = network(
         body.body(
             options,
@@ -178,10 +171,14 @@ def build(
         )
         return outputs, updated.get("batch_stats", {})
 
+    def prediction(outputs):
+        both = head == "two_heads"
+        return outputs.logits + outputs.aux_logits if both else outputs.logits
+
     return Model(
         init,
         forward,
-        _both_heads if head == "two_heads" else _main_head,
+        prediction,
         feature_size,
         feature_dim,
         num_classes,
@@ -191,15 +188,8 @@ def build(
     )
 
 
-def _main_head(outputs):
-    return outputs.logits
-
-
-def _both_heads(outputs):
-    return outputs.logits + outputs.aux_logits
-
-
-def _check_combination(backbone, body, architecture, head):
+def _checked_body(backbone, architecture, head) -> Backbone:
+    body = BACKBONES.get(backbone, backbone)
     if not isinstance(body, Backbone):
         raise errors.InputError(
             f"model.backbone: expected one of {', '.join(BACKBONES)}, found {backbone!r}"
@@ -218,6 +208,7 @@ def _check_combination(backbone, body, architecture, head):
         raise errors.InputError(
             f"model.head: 'multi_level' needs layer3 of a ResNet, found {backbone!r}"
         )
+    return body
 
 
 def _frozen_paths(batch_norm, freeze_stem_affine):

@@ -14,30 +14,19 @@ from jax import lax
 
 from lsr_jax.ops import resample
 
-Array = jax.Array
-
 
 def convolve(
-    x: Array,
-    kernel: Array,
+    x: jax.Array,
+    kernel: jax.Array,
     *,
     stride: int = 1,
     padding: int = 0,
     dilation: int = 1,
     precision: lax.Precision = lax.Precision.HIGHEST,
-) -> Array:
-    """Two-dimensional convolution as ``torch.nn.functional.conv2d``.
+) -> jax.Array:
+    """``torch.nn.functional.conv2d`` of ``[B, H, W, in]`` with ``[k, k, in, out]``.
 
-    Args:
-      x: ``[B, H, W, in]``.
-      kernel: ``[k, k, in, out]``.
-      stride: of the output, both axes.
-      padding: zeros on all four sides.
-      dilation: distance between two taps of the kernel.
-      precision: of the products of float32 numbers; the default is float32's own.
-
-    Returns:
-      ``[B, h, w, out]`` with ``h = (H + 2 padding - dilation (k - 1) - 1) // stride + 1``.
+    ``h = (H + 2 padding - dilation (k - 1) - 1) // stride + 1`` rows, columns alike.
     """
     size, _, channels, features = kernel.shape
     if jax.default_backend() == "cpu":

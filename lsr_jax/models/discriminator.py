@@ -42,9 +42,6 @@ def discriminator(in_channels: int) -> tuple[Callable, Callable]:
     Convolutions 4x4, stride 2, padding 1, to 64, 128, 256, 512 and 1 channels, with
     PyTorch's default initialisation.
 
-    Args:
-      in_channels: channels of its input, the number of classes as a rule.
-
     Returns:
       ``init(key) -> params`` and ``apply(params, maps) -> logits`` with maps
       ``[B, H, W, in_channels]`` and logits ``[B, H//32, W//32, 1]``. It computes in

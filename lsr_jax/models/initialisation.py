@@ -23,39 +23,25 @@ Rule = Callable[[str, tuple[int, ...], int], Transform]
 
 
 def draw(key: jax.Array, shapes: PyTree, rule: Rule) -> PyTree:
-    """Draw a tree of weights.
-
-    Args:
-      key: a random key.
-      shapes: nested dict of ``ShapeDtypeStruct``; leaves are named kernel, bias, scale.
-      rule: how each leaf is scaled.
-    """
+    """Draw weights of ``shapes``, whose leaves are named kernel, bias or scale."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
     kernels = {
         path[:-1]: math.prod(leaf.shape[:-1])
         for path, leaf in leaves
         if path[-1].key == "kernel"
     }
-    transforms = [
-        rule(
-            jax.tree_util.keystr(path, simple=True, separator="/"),
-            leaf.shape,
-            kernels.get(path[:-1], 0),
-        )
-        for path, leaf in leaves
-    ]
 
     @jax.jit
     def fill(key):
-        sizes = [math.prod(leaf.shape) for _, leaf in leaves]
-        numbers = jax.random.normal(key, (sum(sizes),))
-        offsets = [sum(sizes[:i]) for i in range(len(sizes))]
-        return [
-            transform(numbers[start : start + size].reshape(leaf.shape))
-            for transform, start, size, (_, leaf) in zip(
-                transforms, offsets, sizes, leaves, strict=True
-            )
-        ]
+        numbers = jax.random.normal(key, (sum(leaf.size for _, leaf in leaves),))
+        start, weights = 0, []
+        for path, leaf in leaves:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            transform = rule(name, leaf.shape, kernels.get(path[:-1], 0))
+            own = numbers[start : start + leaf.size].reshape(leaf.shape)
+            weights.append(transform(own))
+            start += leaf.size
+        return weights
 
     return jax.tree.unflatten(tree, fill(key))
 
@@ -101,17 +87,15 @@ def small_classifier(path: str, shape: tuple[int, ...], fan_in: int) -> Transfor
 
 def released_classifier(path: str, shape: tuple[int, ...], fan_in: int) -> Transform:
     """N(0, 0.01) kernels, biases as PyTorch's default."""
-    if path.endswith("kernel"):
-        return normal(0.01)
-    return torch_default(path, shape, fan_in)
+    rule = small_classifier if path.endswith("kernel") else torch_default
+    return rule(path, shape, fan_in)
 
 
 def parts(backbone: Rule, heads: Rule) -> Rule:
     """One rule for the parameters under ``backbone/`` and another for the heads."""
 
     def rule(path, shape, fan_in):
-        return (backbone if path.startswith("backbone/") else heads)(
-            path, shape, fan_in
-        )
+        part = backbone if path.startswith("backbone/") else heads
+        return part(path, shape, fan_in)
 
     return rule

@@ -53,10 +53,9 @@ class Options:
 
 
 class Conv(nn.Module):
-    """Two-dimensional convolution, ``[B, H, W, in] -> [B, h, w, features]``.
+    """``torch.nn.Conv2d``, ``[B, H, W, in] -> [B, h, w, features]``; the kernel is HWIO.
 
-    Padding is ``padding`` zeros on every side, as ``torch.nn.Conv2d``; the kernel is
-    HWIO. Parameters stay float32 and are cast for the product as ``dtype``, a key of
+    Parameters stay float32 and are cast for the product as ``dtype``, a key of
     `PRECISIONS`, says. Initial values are zeros here; `build` draws them.
     """
 
@@ -166,7 +165,6 @@ class BatchNorm(nn.Module):
 def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
     """Max-pool 3x3, stride 2, padding 1: a -> ceil((a-1)/2) + 1, or floor of the same.
 
-    For an even side the last window of ``ceil_mode`` reaches one pixel further.
     For ``x >= 0`` only (zeros pad it). Written as maxima of slices, rows then columns,
     because the gradient of a windowed maximum is slow on a CPU; equal maxima share the
     gradient, where PyTorch gives it to the first.

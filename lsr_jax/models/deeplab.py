@@ -1,11 +1,13 @@
-"""DeepLabV3+ (Chen et al., ECCV 2018) on a ResNet of output stride 16, as CAG runs it.
+"""DeepLabV2 and DeepLabV3+: a dilated backbone and its heads.
 
-The features are what the last convolution classifies: a quarter of the image's rows and
-columns, after a ReLU and, in training, a dropout of 0.1. As wide as layer1: 256 channels
-for ResNet-50 and ResNet-101.
+DeepLabV3+ (Chen et al., ECCV 2018) is on a ResNet of output stride 16, as CAG runs it. Its
+features are what the last convolution classifies: a quarter of the image's rows and
+columns, as wide as layer1, after a ReLU and, in training, a dropout of 0.1.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,48 @@ from flax import linen as nn
 
 from lsr_jax import types
 from lsr_jax.models import initialisation, layers
-from lsr_jax.models.backbone import Backbone
+from lsr_jax.models.initialisation import Rule
 from lsr_jax.ops import resample
+
+
+class ASPP(nn.Module):
+    """Sum of 3x3 convolutions with bias, one for each dilation that runs."""
+
+    num_classes: int
+    dilations: tuple[int, ...]
+    options: layers.Options
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """``[B, h, w, D] -> [B, h, w, C]``."""
+        branches = [
+            layers.Conv(
+                self.num_classes,
+                3,
+                use_bias=True,
+                padding=dilation,
+                dilation=dilation,
+                dtype=self.options.dtype,
+                name=f"conv2d_list_{index}",
+            )(features).astype(self.options.wide)
+            for index, dilation in enumerate(self.dilations)
+        ]
+        return sum(branches[1:], start=branches[0])
+
+
+class DeepLabV2(nn.Module):
+    """Backbone and heads; the second head is on the first output of the backbone."""
+
+    backbone: nn.Module
+    head: ASPP
+    aux_head: ASPP | None = None
+
+    def __call__(self, images: jax.Array, train: bool) -> types.Outputs:
+        """``[B, H, W, 3]`` network input to float32 features and logits."""
+        levels = self.backbone(images, train)
+        aux = None if self.aux_head is None else self.aux_head(levels[0])
+        features = levels[-1].astype(self.head.options.wide)
+        return types.Outputs(features, self.head(levels[-1]), aux)
 
 
 class Unit(nn.Module):
@@ -106,10 +148,19 @@ class DeepLabV3Plus(nn.Module):
         return types.Outputs(*self.head(details, context, train))
 
 
-def initial(backbone: Backbone) -> dict[str, initialisation.Rule]:
-    """Rules of the initial weights, by ``initialisation`` of `build`."""
+def initial_v2(body: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Rules of all initial weights, from those of the backbone."""
+    heads = {
+        "scratch": initialisation.small_classifier,
+        "released": initialisation.released_classifier,
+    }
+    return {name: initialisation.parts(body[name], heads[name]) for name in heads}
+
+
+def initial_v3plus(body: Mapping[str, Rule]) -> dict[str, Rule]:
+    """The same of DeepLabV3+; "released" is CAG's whole network."""
     return {
-        "scratch": initialisation.parts(backbone.initial["scratch"], _scratch_head),
+        "scratch": initialisation.parts(body["scratch"], _scratch_head),
         "released": _kaiming,
     }
 
@@ -127,6 +178,6 @@ def _kaiming(path, shape, fan_in):
     return initialisation.he_normal(path, shape, fan_in)
 
 
-def feature_size(image_size: tuple[int, int]) -> tuple[int, int]:
+def feature_size_v3plus(image_size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the feature map: the stem and a pool that rounds down."""
     return tuple(-(-side // 4) for side in image_size)
