@@ -1,50 +1,40 @@
-"""Diagnostics of a training step: pseudo-labels, prototypes, discriminators.
+"""Diagnostics of a training step: float32 scalars that are logged beside the terms.
 
-Float32 scalars without a gradient that are logged beside the terms of the loss. They are
-always finite, so that they never stop a run: a mean or a minimum over nothing is 0, and
-so is the count that is logged with it.
+They are always finite, so that they never stop a run: a mean or a minimum over nothing
+is 0, and so is the count that is logged with it.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 LABELS = ("target_labelled", "target_classes")
-RULES = ("", "anchor", "probability", "guidance")
 PROTOTYPES = (
     "prototype_classes",
     *("prototype_norm_min", "prototype_norm_mean"),
     *("prototype_angle_min", "prototype_angle_mean"),
 )
 DISCRIMINATOR = ("discriminator_accuracy_source", "discriminator_accuracy_target")
-LEVELS = ("", "main", "aux")
 # Decision boundaries: logits of the source are below.
 BOUNDARIES = {"cross_entropy": 0.0, "least_squares": 0.5}
 
 
-def named(name: str, of: str) -> str:
-    """``name``, or ``name_of`` where a method has several."""
-    return f"{name}_{of}" if of else name
-
-
-NAMES = frozenset(
-    {
-        "confident",  # DACS: fraction of target pixels with a confident teacher
-        *itertools.starmap(named, itertools.product(LABELS, RULES)),
-        *PROTOTYPES,
-        *itertools.starmap(named, itertools.product(DISCRIMINATOR, LEVELS)),
-    }
-)
-"""All diagnostics; every other metric of a method is a term of its loss."""
+# "confident" is of DACS: fraction of target pixels with a confident teacher.
+PREFIXES = ("confident", *LABELS, *PROTOTYPES, *DISCRIMINATOR)
+"""What names of diagnostics begin with; every other metric is a term of the loss."""
 
 
 def without(metrics: Mapping) -> dict:
     """The metrics that are not diagnostics: terms of the loss, total, gradient norm."""
-    return {name: value for name, value in metrics.items() if name not in NAMES}
+    return {k: x for k, x in metrics.items() if not k.startswith(PREFIXES)}
+
+
+def _named(names, found, suffix: str) -> dict[str, jax.Array]:
+    names = [f"{name}_{suffix}" if suffix else name for name in names]
+    return dict(zip(names, found, strict=True))
 
 
 def pseudo_labels(
@@ -53,16 +43,12 @@ def pseudo_labels(
     """``target_labelled`` and ``target_classes``: fraction labelled, and number of classes.
 
     ``|{i: 0 <= y_i < C}| / N`` and ``|{y_i: 0 <= y_i < C}|`` over the ``N`` cells or pixels
-    of the batch.
-
-    Args:
-      labels: ``[B, h, w]`` pseudo-labels of the target, 255 = ignore.
-      num_classes: ``C``.
-      rule: one of `RULES`, appended to the names where a method has several labels.
+    of the batch of pseudo-labels ``[B, h, w]``, 255 = ignore. ``rule`` is appended to the
+    names where a method has several.
     """
     kept = ((labels >= 0) & (labels < num_classes)).mean(dtype=jnp.float32)
     found = kept, classes(labels, num_classes=num_classes)
-    return {named(name, rule): x for name, x in zip(LABELS, found, strict=True)}
+    return _named(LABELS, found, rule)
 
 
 def classes(labels: jax.Array, *, num_classes: int) -> jax.Array:
@@ -73,15 +59,10 @@ def classes(labels: jax.Array, *, num_classes: int) -> jax.Array:
 
 
 def prototypes(means: jax.Array, seen: jax.Array) -> dict[str, jax.Array]:
-    """Norms of the class prototypes, and angles between them in degrees.
+    """Norms of the class prototypes ``[C, D]``, and angles between them in degrees.
 
-    Minimum and mean of ``||p_c||_2`` over the classes seen, and of the angle between
+    Minimum and mean of ``||p_c||_2`` over the classes ``seen``, and of the angle between
     ``p_c`` and ``p_k`` over their pairs ``c < k``; a pair with a zero vector is left out.
-    Collapsed prototypes have angles near 0, dead features norms of 0.
-
-    Args:
-      means: ``[C, D]``.
-      seen: ``[C]`` bool.
     """
     means = jax.lax.stop_gradient(means).astype(jnp.float32)
     norms = jnp.linalg.norm(means, axis=-1)
@@ -129,12 +110,8 @@ def discriminator(
       source: logits ``[...]`` on the source, without weights.
       target: the same on the target.
       kind: of `losses.domain_loss`.
-      level: one of `LEVELS`, appended to the names where a method has several
-        discriminators.
+      level: appended to the names where a method has several discriminators.
     """
     boundary = BOUNDARIES[kind]
-    found = source < boundary, target > boundary
-    return {
-        named(name, level): right.mean(dtype=jnp.float32)
-        for name, right in zip(DISCRIMINATOR, found, strict=True)
-    }
+    right = [x.mean(dtype=jnp.float32) for x in (source < boundary, target > boundary)]
+    return _named(DISCRIMINATOR, right, level)

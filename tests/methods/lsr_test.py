@@ -18,7 +18,7 @@ def test_kept_cells_and_prototypes_are_told(weights, key):
     method = lsr.make(confidence=0.4, **weights)
     params, state, batch, ctx = toy.problem(method, key, batch_size=8)
     _, aux = jax.jit(lambda params: method.loss(params, state, batch, ctx))(params)
-    names = diagnostics.NAMES & aux.metrics.keys()
+    names = aux.metrics.keys() - diagnostics.without(aux.metrics).keys()
     told = {name: float(aux.metrics[name]) for name in names}
 
     found = aux.method_state.prototypes
