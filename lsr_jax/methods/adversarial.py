@@ -8,7 +8,7 @@ backward passes, with both optimisers stepping after both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -22,26 +22,30 @@ from lsr_jax.types import Aux, BatchSpec, Method, Outputs, PyTree
 SMALLEST = 32
 
 
-def init_discriminators(
-    key: jax.Array, levels: Mapping, channels: int, spec: BatchSpec
-) -> dict:
-    """``{"disc": {level: parameters}}`` of discriminators; {} where there is no level.
+def discriminators(
+    levels: Sequence[str],
+    channels: Callable[[BatchSpec], int] = lambda spec: spec.num_classes,
+) -> Callable[..., tuple[dict, dict]]:
+    """The ``init`` of a method with ``{"disc": {level: parameters}}`` and no state.
 
-    Raises:
-      InputError: images from which no discriminator output is left.
+    It raises InputError for images from which no discriminator output is left.
     """
-    if not levels:
-        return {}
-    for domain in ("source", "target"):
-        size = getattr(spec, f"{domain}_size")
-        if min(size) < SMALLEST:
-            raise InputError(
-                f"data.{domain}.size: a discriminator needs at least {SMALLEST} pixels "
-                f"a side; found {size[0]}x{size[1]}; prepare larger images"
-            )
-    draw, _ = models.discriminator(channels)
-    keys = jax.random.split(key, len(levels))
-    return {"disc": {level: draw(k) for level, k in zip(levels, keys, strict=True)}}
+
+    def init(key, params, model_state, spec):
+        if not levels:
+            return {}, {}
+        for domain in ("source", "target"):
+            size = getattr(spec, f"{domain}_size")
+            if min(size) < SMALLEST:
+                raise InputError(
+                    f"data.{domain}.size: a discriminator needs at least {SMALLEST} "
+                    f"pixels a side; found {size[0]}x{size[1]}; prepare larger images"
+                )
+        draw, _ = models.discriminator(channels(spec))
+        keys = jax.random.split(key, len(levels))
+        return {"disc": dict(zip(levels, map(draw, keys), strict=True))}, {}
+
+    return init
 
 
 def domain_logits(
@@ -112,10 +116,10 @@ def aligned(
 
     Args:
       view: ``(outputs, images, level) -> [B, H, W, K]``, what a discriminator sees.
-      adversarial: weights of the levels "main" and "aux".
-      auxiliary: weight of the second head's cross-entropy on the source.
-      segmentation: weight of both heads' cross-entropy.
-      discriminator: factor on every discriminator's loss.
+      adversarial: weights of the levels "main" and "aux"; 0 leaves a level out.
+      auxiliary: as the next three, see the formula.
+      segmentation: weight.
+      discriminator: weight.
       kind: of `losses.domain_loss`.
       channels: ``K``.
     """
@@ -125,10 +129,6 @@ def aligned(
         weights[f"adversarial_{level}"] = weight
         weights[f"discriminator_{level}"] = discriminator
 
-    def init(key, params, model_state, spec):
-        del params, model_state
-        return init_discriminators(key, levels, channels(spec), spec), {}
-
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
         terms = {
@@ -137,28 +137,21 @@ def aligned(
             )
         }
         for level in levels:
-            weights_of_level = params["disc"][level]
-            maps = view(target, batch.target.image, level)
+            disc = params["disc"][level]
+            fake = view(target, batch.target.image, level)
             real = view(source, batch.source.image, level)
             terms |= {
-                f"adversarial_{level}": partial(
-                    network_loss, weights_of_level, maps, kind=kind
-                ),
+                f"adversarial_{level}": partial(network_loss, disc, fake, kind=kind),
                 f"discriminator_{level}": partial(
-                    discriminator_loss,
-                    weights_of_level,
-                    real,
-                    maps,
-                    kind=kind,
-                    level=level,
+                    discriminator_loss, disc, real, fake, kind=kind, level=level
                 ),
             }
         total, metrics = common.weighted(terms, weights)
         outputs = {"source": source, "target": target}
         return total, Aux(metrics, state, model_state, outputs)
 
-    second = auxiliary or adversarial["aux"]
-    return Method(init, loss, heads=common.heads(second))
+    init = discriminators(tuple(levels), channels)
+    return Method(init, loss, heads=common.heads(auxiliary or adversarial["aux"]))
 
 
 def at_level(outputs: Outputs, level: str) -> jax.Array:

@@ -1,8 +1,4 @@
-"""BDL (CVPR 2019): output space adversary, then rounds of self-training.
-
-Pseudo-labels have class-wise thresholds over the target set and are written as one PNG
-an image. BDL's image translation is not part of this: it is a data set, not a loss.
-"""
+"""BDL (CVPR 2019) without its image translation, which is a data set and not a loss."""
 
 from __future__ import annotations
 
@@ -39,7 +35,7 @@ def make(
     (``SSL.py``).
 
     Args:
-      segmentation: weight of the source's cross-entropy.
+      segmentation: weight of ``CE(source)``.
       adversarial: ``a``; 0 builds no discriminator.
       discriminator: factor on the discriminator's loss; with 0 it does not learn.
       self_training: ``s``; 0 is the stage before the first round, without pseudo-labels.
@@ -54,12 +50,7 @@ def make(
         "self_training": self_training,
     }
 
-    def init(key, params, model_state, spec):
-        del params, model_state
-        levels = {"main": adversarial} if adversarial != 0 else {}
-        return adversarial_terms.init_discriminators(
-            key, levels, spec.num_classes, spec
-        ), {}
+    init = adversarial_terms.discriminators(("main",) if adversarial else ())
 
     def prepare(state, given):
         write_pseudo_labels(given, portion=portion, cap=cap)
@@ -153,19 +144,14 @@ def write_pseudo_labels(given: Preparation, *, portion: float, cap: float) -> No
         for index, label in labels():
             pseudo_label_store.write(folder, index, label)
             kept += np.bincount(label.ravel(), minlength=256)
-        summary = _summary(thresholds, histogram.sum(axis=-1), kept)
+        pixels = histogram.sum(axis=-1)
+        summary = [
+            {
+                "class": c,
+                "threshold": float(thresholds[c]),
+                "pixels": int(pixels[c]),
+                "kept": float(kept[c] / pixels[c]) if pixels[c] else 0.0,
+            }
+            for c in range(given.num_classes)
+        ]
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
-
-
-def _summary(thresholds, predicted, kept):
-    return [
-        {
-            "class": number,
-            "threshold": float(threshold),
-            "pixels": int(pixels),
-            "kept": float(kept[number] / pixels) if pixels else 0.0,
-        }
-        for number, (threshold, pixels) in enumerate(
-            zip(thresholds, predicted, strict=True)
-        )
-    ]

@@ -64,13 +64,6 @@ def make(
       decay_steps: steps to a damping of 0; None: no damping.
     """
 
-    def init(key, params, model_state, spec):
-        del params, model_state
-        levels = {"main": adversarial} if adversarial != 0 else {}
-        return adversarial_terms.init_discriminators(
-            key, levels, spec.num_classes, spec
-        ), {}
-
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
         images, model = batch.target.image, params["model"]
@@ -86,11 +79,9 @@ def make(
             epsilon=epsilon,
             strength=strength,
         )
-        fade = (
-            1
-            if decay_steps is None
-            else losses.damping(ctx.step, decay_steps=decay_steps)
-        )
+        fade = 1
+        if decay_steps is not None:
+            fade = losses.damping(ctx.step, decay_steps=decay_steps)
         weights = {
             "segmentation": segmentation,
             "adversarial": adversarial and adversarial * fade,
@@ -122,4 +113,5 @@ def make(
         outputs = {"source": source, "target": target}
         return total, Aux(metrics, state, model_state, outputs)
 
+    init = adversarial_terms.discriminators(("main",) if adversarial else ())
     return Method(init, loss, heads=("two_heads",))

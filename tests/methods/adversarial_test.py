@@ -61,11 +61,11 @@ def interpolation(cells, pixels):
 def test_images_without_a_logit_are_refused(key):
     spec = SPEC._replace(target_size=(31, 64))
     with pytest.raises(InputError, match=r"data\.target\.size: .* found 31x64"):
-        adversarial.init_discriminators(key, ("main",), 5, spec)
+        adversarial.discriminators(("main",))(key, {}, {}, spec)
 
 
 def test_levels_start_apart(key):
-    assert adversarial.init_discriminators(key, {}, 5, SPEC) == {}
-    found = adversarial.init_discriminators(key, ("main", "aux"), 5, SPEC)["disc"]
-    kernels = [found[level]["conv1"]["kernel"] for level in ("main", "aux")]
+    assert adversarial.discriminators(())(key, {}, {}, SPEC) == ({}, {})
+    found, _ = adversarial.discriminators(("main", "aux"))(key, {}, {}, SPEC)
+    kernels = [found["disc"][level]["conv1"]["kernel"] for level in ("main", "aux")]
     assert jnp.abs(kernels[0] - kernels[1]).max() > 0
