@@ -44,9 +44,9 @@ def make(
     than 32 cells, it is enlarged to 32 (align-corners), so that a logit is left.
 
     Args:
-      segmentation: weight of the source's cross-entropy, of both heads.
+      segmentation: weight of both heads' cross-entropy.
       adversarial: weight of the network's adversarial loss on the main head.
-      auxiliary_adversarial: weight of the same on the second head.
+      auxiliary_adversarial: the same on the second head.
       auxiliary: weight of the second head's cross-entropy, beside ``segmentation``.
       discriminator: factor on each discriminator's loss; with 0 it does not learn.
       kind: "cross_entropy", or "least_squares" (``--gan LS``).
@@ -63,9 +63,8 @@ def make(
         )
 
     def predictions(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:
-        return common.upsampled_probabilities(
-            adversarial_terms.at_level(outputs, level), images
-        )
+        logits = adversarial_terms.at_level(outputs, level)
+        return common.upsampled_probabilities(logits, images)
 
     def features(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:
         del images, level

@@ -38,11 +38,10 @@ def min_ent(
     released loop (``train_UDA.py::train_minent``) only runs with two heads.
 
     Args:
-      segmentation: weight of the source's cross-entropy, of both heads.
-      entropy: weight of `losses.normalised_entropy` of the main head at image
-        resolution.
-      auxiliary_entropy: weight of the same of the second head.
-      auxiliary: weight of the second head's cross-entropy.
+      segmentation: weight of both cross-entropies.
+      entropy: weight of `losses.normalised_entropy` at image resolution.
+      auxiliary_entropy: the same of the second head.
+      auxiliary: weight of the second head's cross-entropy, beside ``segmentation``.
     """
     weights = {
         "segmentation": segmentation,
@@ -54,9 +53,8 @@ def min_ent(
         source, target, model_state = common.both_domains(params, batch, ctx)
 
         def entropy_of(logits):
-            return losses.normalised_entropy(
-                common.upsampled_probabilities(logits, batch.target.image)
-            )
+            found = common.upsampled_probabilities(logits, batch.target.image)
+            return losses.normalised_entropy(found)
 
         terms = {
             "segmentation": lambda: common.segmentation(
@@ -87,12 +85,7 @@ def adv_ent(
     discriminator sees ``I = losses.self_information(p)`` at image resolution, all C
     channels (``train_UDA.py::train_advent``).
 
-    Args:
-      segmentation: weight of the source's cross-entropy, of both heads.
-      adversarial: weight of the network's adversarial loss on the main head.
-      auxiliary_adversarial: weight of the same on the second head.
-      auxiliary: weight of the second head's cross-entropy, beside ``segmentation``.
-      discriminator: factor on each discriminator's loss; with 0 it does not learn.
+    Keywords as of `adapt_seg_net.make`.
     """
 
     def view(outputs: Outputs, images: jax.Array, level: str) -> jax.Array:

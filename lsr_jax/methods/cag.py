@@ -1,11 +1,4 @@
-"""CAG-UDA (NeurIPS 2019): anchors of the categories give labels and pull features.
-
-    L = CE(source) + (CE(target, y_a) + CE(target, y_p)) / 2 + 0.7 (D_s + D_t)
-
-``y_a`` are labels of the nearest anchor, ``y_p`` of confident predictions, both of the
-frozen network of the stage before; ``D`` are distances to the anchors. Anchors are class
-means of the source features, or are read from a file.
-"""
+"""CAG-UDA (NeurIPS 2019): its loss, and the anchors, computed before step 0 or read."""
 
 from __future__ import annotations
 
@@ -20,17 +13,13 @@ from lsr_jax.errors import InputError
 from lsr_jax.keywords import Probability, Range, Weight
 from lsr_jax.methods import common
 from lsr_jax.ops import diagnostics, prototypes, pseudo_labels, resample
-from lsr_jax.types import Aux, Method, Preparation, PyTree
+from lsr_jax.types import Aux, Method, Outputs, Preparation, PyTree
 
 
 class CAGState(NamedTuple):
-    """What stays fixed during a stage.
+    """Anchors ``[C, D]``, how many means each is made of ``[C]``, and the labelling network.
 
-    Attributes:
-      anchors: ``[C, D]``.
-      count: ``[C]`` floating, how many means each is made of; 0 = no anchor.
-      pseudo_labeler: parameters of the network that labels the target.
-      pseudo_labeler_state: its BatchNorm running statistics.
+    All are fixed during a stage; a count of 0 is a class without anchor.
     """
 
     anchors: jax.Array
@@ -70,11 +59,11 @@ def make(
     resolution of the features (CAG_UDA ``models/adaptation_model.py``).
 
     Args:
-      segmentation: weight of the source's cross-entropy.
-      anchor_labels: weight of ``CE(target, y_a)``.
-      probability_labels: weight of ``CE(target, y_p)``.
-      distance_source: weight of ``D_s``, with the true labels.
-      distance_target: weight of ``D_t``, with ``y_a``.
+      segmentation: weight of ``CE(source)``.
+      anchor_labels: of ``CE(target, y_a)``.
+      probability_labels: of ``CE(target, y_p)``.
+      distance_source: of ``D_s``, with the true labels.
+      distance_target: of ``D_t``, with ``y_a``.
       distance_of: "image_means", the released `losses.anchor_distance` of the class
         means of images; "cells", the poster's `losses.cell_anchor_distance`.
       gap: see `pseudo_labels.nearest_anchor`.
@@ -122,13 +111,7 @@ def make(
             return losses.cell_anchor_distance(
                 outputs.features, label, state.anchors, state.count > 0
             )
-        means, valid = losses.image_class_means(
-            outputs.features,
-            label,
-            outputs.logits.argmax(axis=-1).astype(label.dtype),
-            num_classes=len(state.anchors),
-            minimum=minimum,
-        )
+        means, valid = class_means(outputs, label, minimum)
         return losses.anchor_distance(means, valid & (state.count > 0), state.anchors)
 
     def loss(params, state, batch, ctx):
@@ -159,6 +142,19 @@ def make(
     return Method(init, loss, prepare)
 
 
+def class_means(
+    outputs: Outputs, label: jax.Array, minimum: int
+) -> tuple[jax.Array, jax.Array]:
+    """`losses.image_class_means` of the cells that are predicted as ``label`` ``[B, h, w]``."""
+    return losses.image_class_means(
+        outputs.features,
+        label,
+        outputs.logits.argmax(axis=-1).astype(label.dtype),
+        num_classes=outputs.logits.shape[-1],
+        minimum=minimum,
+    )
+
+
 VECTORS, COUNT = "objective_vectors", "objective_num"
 
 
@@ -169,13 +165,7 @@ def source_anchors(
 
     In evaluation mode, over the cells that are predicted as they are labelled; the label
     is shrunk by torch's nearest neighbour (CAG_UDA ``cac.py``, which goes over the
-    images four times).
-
-    Args:
-      given: of the stage.
-      feature_dim: ``D``.
-      minimum: cells of an image behind its class mean.
-      cap: see `prototypes.running_mean`.
+    images four times). ``minimum`` and ``cap`` as in `make`.
 
     Returns:
       anchors ``[C, D]`` and how many images are behind each, ``[C]``.
@@ -187,13 +177,7 @@ def source_anchors(
         label = resample.nearest(
             images.label, outputs.features.shape[1:3], rule="torch"
         )
-        means, exist = losses.image_class_means(
-            outputs.features,
-            label,
-            outputs.logits.argmax(axis=-1).astype(label.dtype),
-            num_classes=given.num_classes,
-            minimum=minimum,
-        )
+        means, exist = class_means(outputs, label, minimum)
         return prototypes.running_mean(*anchors, means, exist & valid[:, None], cap=cap)
 
     shapes = (given.num_classes, feature_dim), (given.num_classes,)

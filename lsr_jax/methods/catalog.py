@@ -14,29 +14,18 @@ from lsr_jax import models
 from lsr_jax.methods import METHODS
 from lsr_jax.types import Batch, BatchSpec, Context, Images, Method, Pixels, PyTree
 
-NUM_CLASSES = 19
 SIZE = (64, 128)
 
 
 class Facts(NamedTuple):
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-      name: the key in `METHODS`.
-      summary: first line of the docstring of its ``make``, with the paper.
-      heads: of the network, as ``model.head`` names them.
-      passes: forward passes of a step, as ``source``, ``target`` or ``other``.
-      extra_parameters: number of parameters that it adds to those of the network.
-      state: top-level parts of the state that it carries from step to step.
-      presets: names of its sets of keywords.
-    """
-
-    name: str
-    summary: str
-    heads: tuple[str, ...]
-    passes: tuple[str, ...]
-    extra_parameters: int
-    state: tuple[str, ...]
+    name: str  # key in `METHODS`
+    summary: str  # first line of the docstring of ``make``
+    heads: tuple[str, ...]  # values of ``model.head``
+    passes: tuple[str, ...]  # forward passes of a step: source, target or other
+    extra_parameters: int  # that it adds to those of the network
+    state: tuple[str, ...]  # parts of what it carries from step to step
     presets: tuple[str, ...]
 
     def cells(self) -> dict[str, str]:
@@ -64,9 +53,9 @@ def facts(name: str) -> Facts:
     entry = METHODS[name]
     method = entry.make()
     passes: list[str] = []
+    model, shapes = _network(method.heads[0])
     extra, state = jax.eval_shape(
-        lambda *network: trace(method, _model(method.heads[0]), network, passes)[:2],
-        *_network_shapes(method.heads[0]),
+        lambda *network: trace(method, model, network, passes)[:2], *shapes
     )
     return Facts(
         name=name,
@@ -80,13 +69,9 @@ def facts(name: str) -> Facts:
 
 
 @functools.cache
-def _model(head: str) -> models.Model:
-    return models.build(backbone="mini", num_classes=NUM_CLASSES, head=head)
-
-
-@functools.cache
-def _network_shapes(head: str) -> tuple[PyTree, PyTree]:
-    return jax.eval_shape(lambda: _model(head).init(jax.random.key(0), SIZE))
+def _network(head: str) -> tuple[models.Model, tuple[PyTree, PyTree]]:
+    model = models.build(backbone="mini", num_classes=19, head=head)
+    return model, jax.eval_shape(lambda: model.init(jax.random.key(0), SIZE))
 
 
 def trace(
@@ -109,13 +94,8 @@ def trace(
         passes.append(domains.get(id(image), "other"))
         return model.forward(params, model_state, image, train, jax.random.key(0))
 
-    context = Context(
-        forward,
-        model_state,
-        jnp.zeros((), jnp.int32),
-        jax.random.key(0),
-        Pixels(lambda image: image, lambda image: image),
-    )
+    key, pixels = jax.random.key(0), Pixels(lambda image: image, lambda image: image)
+    context = Context(forward, model_state, jnp.zeros((), jnp.int32), key, pixels)
     _, aux = method.loss({"model": params, **extra}, state, batch, context)
     return extra, state, aux.metrics
 

@@ -8,10 +8,9 @@ import jax
 
 from lsr_jax import losses
 from lsr_jax.ops import resample
-from lsr_jax.types import HEADS, Batch, BatchSpec, Context, Images, Outputs, PyTree
+from lsr_jax.types import HEADS, Batch, Context, Images, Outputs, PyTree
 
 FOCAL_CLAMP = 1e-9
-HEAD_PARTS = ("head", "aux_head")  # of the parameters of a network
 
 Term = jax.Array | tuple[jax.Array, Mapping[str, jax.Array]]
 """A scalar of the loss, or a pair of it and the `diagnostics` that it brings."""
@@ -23,17 +22,12 @@ def weighted(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """``sum_k weights[k] * terms[k]()``, the unweighted terms, and their diagnostics.
 
-    A term whose weight is exactly 0 is never built, so every ablation is a config
-    override that also costs nothing. A weight may also be an array, such as one that
-    fades with the step; its term is always built.
+    A term of weight 0 is not built. A weight may be an array, such as one that fades
+    with the step; its term is always built.
     """
-
-    def wanted(weight):
-        return isinstance(weight, jax.Array) or weight != 0
-
     values, found = {}, {}
     for name in terms:
-        if wanted(weights[name]):
+        if isinstance(weights[name], jax.Array) or weights[name] != 0:
             term = terms[name]()
             values[name], beside = term if isinstance(term, tuple) else (term, {})
             found |= beside
@@ -41,11 +35,8 @@ def weighted(
     return total, values | found
 
 
-def stateless(
-    key: jax.Array, params: PyTree, model_state: PyTree, spec: BatchSpec
-) -> tuple[dict, dict]:
+def stateless(*_) -> tuple[dict, dict]:
     """The ``init`` of a method without parameters or state of its own."""
-    del key, params, model_state, spec
     return {}, {}
 
 
@@ -60,13 +51,9 @@ def segmentation(
 ) -> jax.Array:
     """Cross-entropy at the resolution of the label: ``L(main) + auxiliary L(aux)``.
 
-    Args:
-      outputs: of the network on ``images``.
-      images: labelled.
-      auxiliary: weight of the second head; 0.1 for the multi-level networks of
-        AdaptSegNet, ADVENT and MaxSquare, 1 for the two equal heads of CLAN.
-      gamma: exponent of the focal loss of CLAN and Feature To Adapt, with their clamp,
-        see `losses.focal_cross_entropy`; 0 for cross-entropy.
+    ``auxiliary`` is 0.1 for the multi-level networks of AdaptSegNet, ADVENT and MaxSquare,
+    1 for the two equal heads of CLAN. ``gamma`` is the exponent of the focal loss of CLAN
+    and Feature To Adapt, with their clamp, see `losses.focal_cross_entropy`.
     """
 
     def head(logits):
@@ -91,11 +78,7 @@ def heads(auxiliary: float) -> tuple[str, ...]:
 def both_domains(
     params: PyTree, batch: Batch, ctx: Context
 ) -> tuple[Outputs, Outputs, PyTree]:
-    """The two passes in train mode of most methods: source first, then target.
-
-    Returns:
-      Outputs on the source, outputs on the target, BatchNorm statistics after both.
-    """
+    """Source and target pass in train mode, and the BatchNorm statistics after both."""
     model = params["model"]
     source, model_state = ctx.forward(model, ctx.model_state, batch.source.image, True)
     target, model_state = ctx.forward(model, model_state, batch.target.image, True)
@@ -112,12 +95,8 @@ def sharpness(
 ) -> jax.Array:
     """A loss on the main head's probabilities at image resolution, without labels.
 
-    Args:
-      outputs: of the network on ``images``.
-      images: ``[B, H, W, 3]``.
-      ratio: exponent of the image-wise class weights, None for none.
-      measure: `losses.max_squares` or `losses.entropy`.
-      divisor: of it.
+    ``measure`` is `losses.max_squares` or `losses.entropy`, with its ``divisor``;
+    ``ratio`` the exponent of `losses.image_weights`, None for no weights.
     """
     probabilities = upsampled_probabilities(outputs.logits, images)
     if ratio is None:

@@ -1,7 +1,4 @@
-"""Controls: the methods that every other method is compared with.
-
-Each has a cross-entropy on labelled images as its only term.
-"""
+"""Controls: cross-entropy on labelled images alone, which methods are compared with."""
 
 from __future__ import annotations
 
@@ -26,21 +23,15 @@ def source_only(*, auxiliary: Weight = 0.0, gamma: Exponent = 0.0) -> Method:
 def source_continued(*, auxiliary: Weight = 0.0, gamma: Exponent = 0.0) -> Method:
     """Source cross-entropy for as many more steps as a method gets: what longer training adds.
 
-    Args:
-      auxiliary: weight of the second head, see `source_only`.
-      gamma: exponent of the focal loss, 0 for cross-entropy.
+    Keywords as of `source_only`.
     """
-    return source_only(auxiliary=auxiliary, gamma=gamma)
+    return _supervised("source", auxiliary, gamma)
 
 
 def target_only(*, auxiliary: Weight = 0.0, gamma: Exponent = 0.0) -> Method:
     """Cross-entropy on the labelled target: the oracle, the upper bound of every table.
 
-    The only method that reads target labels.
-
-    Args:
-      auxiliary: weight of the second head, see `source_only`.
-      gamma: exponent of the focal loss, 0 for cross-entropy.
+    The only method that reads target labels. Keywords as of `source_only`.
     """
     return _supervised("target", auxiliary, gamma)
 
@@ -50,11 +41,8 @@ def batchnorm_only(*, auxiliary: Weight = 0.0, gamma: Exponent = 0.0) -> Method:
 
     Every adaptation method sends target images through the network in train mode, which
     moves the BatchNorm running statistics towards the target. This control does the same
-    without a loss on them, so what a method adds is its difference to this row.
-
-    Args:
-      auxiliary: weight of the second head, see `source_only`.
-      gamma: exponent of the focal loss, 0 for cross-entropy.
+    without a loss on them, so what a method adds is its difference to this row. Keywords
+    as of `source_only`.
     """
 
     def loss(params, state, batch, ctx):

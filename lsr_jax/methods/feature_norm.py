@@ -40,9 +40,9 @@ def norm(
     Args:
       method: what the terms are added to.
       weight: lambda_norm; with 0 the method is returned unchanged.
-      delta: the growth, in units of the norm.
-      rate: ``damp = 1 - rate step / decay_steps``, see `losses.damping`: negative past
-        ``decay_steps / rate``, where norms are pushed down.
+      delta: growth of the norm.
+      rate: of `losses.damping`: negative past ``decay_steps / rate``, where norms are
+        pushed down.
       decay_steps: a config may have None, which the stage replaces by its number of steps.
       reference: the earlier features. "current": those of the same pass, as the
         released ``train.py`` (the value is always ``delta^2``, the gradient a constant
@@ -57,7 +57,7 @@ def norm(
     if weight == 0:
         return method
     if reference == "previous":
-        method = with_previous(method)
+        method = _with_previous(method)
 
     def loss(params, state, batch, ctx):
         total, aux = method.loss(params, state, batch, ctx)
@@ -83,7 +83,7 @@ def norm(
     return method._replace(loss=loss)
 
 
-def with_previous(method: Method) -> Method:
+def _with_previous(method: Method) -> Method:
     """The same method, with the network before the last step in its state."""
 
     def init(key, params, model_state, spec):
@@ -93,13 +93,11 @@ def with_previous(method: Method) -> Method:
     def loss(params, state, batch, ctx):
         total, aux = method.loss(params, state.method, batch, ctx)
         previous = jax.lax.stop_gradient(params["model"])
-        return total, aux._replace(
-            method_state=WithPrevious(aux.method_state, previous)
-        )
+        state = WithPrevious(aux.method_state, previous)
+        return total, aux._replace(method_state=state)
 
     def prepare(state, preparation):
         return state._replace(method=method.prepare(state.method, preparation))
 
-    return method._replace(
-        init=init, loss=loss, prepare=None if method.prepare is None else prepare
-    )
+    prepare = prepare if method.prepare else None
+    return method._replace(init=init, loss=loss, prepare=prepare)

@@ -1,8 +1,6 @@
 """Feature To Adapt: longer features make a network transfer; alone, or on top of CLAN.
 
-    L = L_CLAN + norm damp_n (N_s + N_t),    damp_n = 1 - norm_rate step / decay_steps
-
-The terms of CLAN and their damping are those of `clan.make`.
+L = L_CLAN + norm damp_n (N_s + N_t),    damp_n = 1 - norm_rate step / decay_steps
 """
 
 from __future__ import annotations
@@ -60,13 +58,13 @@ def make(
     segmentation loss of two heads and the norm loss.
 
     Args:
-      norm: lambda_norm.
+      norm: lambda_norm, see `feature_norm.norm` for it and the next three.
       norm_delta: Delta_r, in units of the norm.
-      norm_rate: its damping, see `feature_norm.norm`: negative from step 100,000 on.
-      norm_reference: "current" or "previous", see `feature_norm.norm`.
-      segmentation: see `clan.make`, as are the others.
-      adversarial: weight of the network's adversarial loss.
-      discriminator: factor on the discriminator's loss; with 0 it does not learn.
+      norm_rate: its damping is negative from step 100,000 on.
+      norm_reference: the earlier features.
+      segmentation: see `clan.make` for it and the others.
+      adversarial: weight.
+      discriminator: weight.
       weight_discrepancy: twice 0.009 in the code.
       strength: lambda_local.
       epsilon: the adversarial weight where the heads agree.

@@ -12,7 +12,6 @@ They differ in most terms; each difference is a keyword of `make`, and
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -96,7 +95,7 @@ def make(
     Defaults are the paper's terms with the README's weights.
 
     Args:
-      segmentation: weight of the source's cross-entropy.
+      segmentation: weight of ``CE_s``.
       clustering: lambda_C, eq. 5 on both domains, averaged over all C classes as the
         equation is written (and the code runs).
       perpendicularity: lambda_P, eq. 6.
@@ -130,7 +129,6 @@ def make(
         "norm_target": norm,
         "entropy": entropy,
     }
-    histogram = {"threshold": histogram_threshold, "window": histogram_window}
     frequency = pseudo_labels.CLASS_FREQUENCY.get(class_frequency)
     target_side = "below" if norm_target == "previous" else "both"
 
@@ -153,8 +151,9 @@ def make(
             batch.source.label,
             size=source.features.shape[1:3],
             num_classes=num_classes,
+            threshold=histogram_threshold,
+            window=histogram_window,
             class_frequency=frequency,
-            **histogram,
         )
         means, counts = prototypes.class_means(
             source.features, source_label, num_classes=num_classes
@@ -172,7 +171,8 @@ def make(
             smoothed,
             kind=target_labels,
             confidence=confidence,
-            histogram=histogram,
+            histogram_threshold=histogram_threshold,
+            window=histogram_window,
         )
         wanted = wanted_norm(
             source.features,
@@ -219,8 +219,7 @@ def make(
         # Diagnostics must not build labels that no term reads.
         if clustering != 0 or (by_class and norm != 0):
             metrics |= diagnostics.pseudo_labels(target_label, num_classes=num_classes)
-        norm_now = losses.mean_norm(source.features)
-        state = LSRState(smoothed, norm_now)
+        state = LSRState(smoothed, losses.mean_norm(source.features))
         outputs = {"source": source, "target": target}
         return total, Aux(metrics, state, model_state, outputs)
 
@@ -234,7 +233,7 @@ def label_target_features(
     *,
     kind: str,
     confidence: float,
-    histogram: Mapping[str, Any],
+    **histogram: Any,
 ) -> jax.Array:
     """Pseudo-labels of the target features, ``[B, h, w]``, 255 below the confidence.
 
@@ -247,26 +246,15 @@ def label_target_features(
             resample.bilinear(outputs.logits, image_size),
             size=outputs.features.shape[1:3],
             threshold=confidence,
-            histogram_threshold=histogram["threshold"],
-            window=histogram["window"],
+            **histogram,
         )
+    compact = kind == "double_prototype"
     return pseudo_labels.nearest_prototype(
-        outputs.features,
-        prototypes.mean,
-        prototypes.seen,
-        threshold=confidence,
-        compact_index=kind == "double_prototype",
+        outputs.features, *prototypes, threshold=confidence, compact_index=compact
     )
 
 
-def wanted_norm(
-    features: jax.Array,
-    labels: jax.Array,
-    previous: jax.Array,
-    *,
-    kind: str,
-    num_classes: int,
-) -> jax.Array:
+def wanted_norm(features, labels, previous, *, kind: str, num_classes: int):
     """The norm towards which features are moved, before the margin is added.
 
     ``kind``: "previous", the mean source norm of the step before (the paper; in the first
@@ -281,14 +269,7 @@ def wanted_norm(
     return jnp.where(previous == 0, current, previous)
 
 
-def perpendicularity_term(
-    means: jax.Array,
-    counts: jax.Array,
-    smoothed: Prototypes,
-    order: jax.Array,
-    *,
-    kind: str,
-) -> jax.Array:
+def perpendicularity_term(means, counts, smoothed: Prototypes, order, *, kind: str):
     """`losses.perpendicularity` of the "batch" prototypes, symmetric (the paper).
 
     Or of the "smoothed" ones of all classes ever seen, visited in ``order`` with the

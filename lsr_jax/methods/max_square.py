@@ -8,6 +8,7 @@ comparison, ``y`` the labels that both heads of a multi-level network produce to
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
@@ -49,7 +50,7 @@ def make(
     ``L = CE(source) + entropy * L_T(target)``, and the terms of the second head.
 
     Args:
-      segmentation: weight of the source's cross-entropy, of both heads.
+      segmentation: weight of both heads' cross-entropy.
       kind: of ``L_T``, at image resolution: "max_square", `losses.max_squares`;
         "entropy", `losses.entropy`; "hard", cross-entropy on the confident arg-max.
       entropy: lambda_T, the weight of ``L_T``.
@@ -66,11 +67,7 @@ def make(
         main head no cross-entropy on these labels (``tools/solve_gta5.py``).
       threshold: confidence of "hard" and of the guidance; 0.98 between real cities.
     """
-    weights = {
-        "segmentation": segmentation,
-        "entropy": entropy,
-        "guidance": guidance,
-    }
+    weights = {"segmentation": segmentation, "entropy": entropy, "guidance": guidance}
 
     def loss(params, state, batch, ctx):
         source, target, model_state = common.both_domains(params, batch, ctx)
@@ -87,15 +84,14 @@ def make(
             label = pseudo_labels.thresholded(main, second, threshold=threshold)
             return on_labels(target.aux_logits, label, rule="guidance")
 
-        def sharpen():
-            return common.sharpness(
-                target,
-                images,
-                ratio=image_weighting,
-                measure=MEASURES[kind],
-                divisor=divisor,
-            )
-
+        sharpen = functools.partial(
+            common.sharpness,
+            target,
+            images,
+            ratio=image_weighting,
+            measure=MEASURES.get(kind),
+            divisor=divisor,
+        )
         terms = {
             "segmentation": lambda: common.segmentation(
                 source, batch.source, auxiliary=auxiliary

@@ -83,7 +83,7 @@ def make(
     that exist, its sparsity ``2,048`` channels times these.
 
     Args:
-      segmentation: weight of the source's cross-entropy.
+      segmentation: weight of ``CE_s``.
       clustering: lambda_C of the three clustering terms.
       contraction_source: factor on lambda_C, of `losses.contraction` on the source.
       contraction_target: the same on the target.
@@ -92,10 +92,8 @@ def make(
       sparsity: lambda_S of `losses.sparsity`.
       entropy: lambda_EM, image-weighted MaxSquare on the target.
       entropy_ratio: exponent of its class weights; 0 weighs every pixel alike.
-      distance_order: p of the norm in the clustering, 1 as the code, 2 as the slides.
-      distance_of: "block", the norm of all differences of a class over their number, as
-        the code; "vectors", the mean norm of a difference, as the slides. Whether
-        theirs is squared they do not say: it is not, see `losses.contraction`.
+      distance_order: p of `losses.contraction`, 1 as the code, 2 as the slides.
+      distance_of: of `losses.contraction`, "block" as the code, "vectors" as the slides.
       reduce: "mean" over all entries of orthogonality and sparsity as the code; "sum" as
         the slides, over the features of both domains as well as over the classes.
       temperature: T of the orthogonality.
@@ -196,14 +194,10 @@ def refresh(
     num_classes: int,
     momentum: float,
 ) -> list[Prototypes]:
-    """The centroids after each update of a step.
+    """The centroids after each update of a step, from the `Prototypes` before it.
 
-    Args:
-      state: `Prototypes` of the step before; ignored without momentum.
-      features: ``[B, h, w, D]`` of source and target.
-      labels: for each update the labels ``[B, h, w]`` of source and target.
-      num_classes: ``C``.
-      momentum: weight of the old centroid.
+    ``features`` are ``[B, h, w, D]`` of source and target, ``labels`` their labels
+    ``[B, h, w]`` for each update. Without momentum ``state`` is ignored.
     """
     found = []
     for pair in labels:

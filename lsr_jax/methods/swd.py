@@ -1,4 +1,4 @@
-"""SWD (CVPR 2019): two heads that disagree on the target, a generator that unites them.
+"""SWD (CVPR 2019), three updates of heads and generator taken as one.
 
 The paper takes three steps in turn, as MCD: (1) all parameters minimise
 ``L_s = CE(head 1) + CE(head 2)``; (2) the heads alone minimise ``L_s - lambda D``, with
@@ -30,6 +30,8 @@ from lsr_jax.keywords import Count, Weight
 from lsr_jax.methods import common
 from lsr_jax.types import Aux, Method, PyTree
 
+HEAD_PARTS = ("head", "aux_head")  # of the parameters of a network
+
 
 def make(
     *,
@@ -44,7 +46,7 @@ def make(
     heads scaled by 2 on the source and by -1 on the target.
 
     Args:
-      segmentation: weight of the source's cross-entropy, of both heads.
+      segmentation: weight of both heads' cross-entropy.
       discrepancy: lambda. No weight is published, and 1 is none: ``D`` falls with the
         number of classes (some 1e-3 for 19, where MCD has 0.06), so this is to be
         chosen for the data at hand. 0 leaves the doubled gradients of the heads.
@@ -92,12 +94,8 @@ def opponents(model: PyTree) -> tuple[PyTree, PyTree]:
     The same values; gradients reach the heads 2 fold from the source pass and -1 fold
     from the target pass, and everything else as they are.
     """
-
-    def scaled(factor):
-        parts = common.HEAD_PARTS
-        return model | {name: scaled_gradient(model[name], factor) for name in parts}
-
-    return scaled(2.0), scaled(-1.0)
+    heads = {name: model[name] for name in HEAD_PARTS}
+    return tuple(model | scaled_gradient(heads, factor) for factor in (2.0, -1.0))
 
 
 def scaled_gradient(tree: PyTree, factor: float) -> PyTree:

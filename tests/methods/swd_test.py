@@ -70,7 +70,7 @@ def test_composition(start, key, measure, weight):
     np.testing.assert_allclose(value, loss + weight * gap, rtol=1e-5)
     assert ("discrepancy" in aux.metrics) == (weight != 0)
     for name in grads["model"]:
-        twice, sign = (2, -1) if name in common.HEAD_PARTS else (1, 1)
+        twice, sign = (2, -1) if name in swd.HEAD_PARTS else (1, 1)
         expected = jax.tree.map(
             lambda s, d, twice=twice, sign=sign: twice * s + sign * weight * d,
             by_source["model"][name],
@@ -100,7 +100,7 @@ def test_a_weight_of_zero_is_the_control_but_for_the_heads(start, key):
     ((ours, aux), grads), ((control, control_aux), expected) = found
     np.testing.assert_allclose(ours, control, rtol=1e-6)
     chex.assert_trees_all_close(aux.model_state, control_aux.model_state, **CLOSE)
-    for name in common.HEAD_PARTS:
+    for name in swd.HEAD_PARTS:
         doubled = jax.tree.map(lambda x: 2 * x, expected["model"][name])
         chex.assert_trees_all_close(grads["model"][name], doubled, **CLOSE)
     backbone = grads["model"]["backbone"]
@@ -142,7 +142,7 @@ def dense(layers, x, last):
 def predictions(model, points):
     """The outputs of both classifiers of the demo, ``[n, 1]`` each."""
     features = dense(model["backbone"], points, jax.nn.relu)
-    return [dense(model[name], features, jax.nn.sigmoid) for name in common.HEAD_PARTS]
+    return [dense(model[name], features, jax.nn.sigmoid) for name in swd.HEAD_PARTS]
 
 
 def demo(model, points, epsilon, measure):
