@@ -1,8 +1,4 @@
-"""Augmentation and normalisation on the device, inside the jitted step.
-
-`preprocess` turns the uint8 images of the pipeline into network input. The order of the
-effects, their presets and the normalisation are here, the effects in `transforms`.
-"""
+"""uint8 images to network input, inside the jitted step: presets and order of effects."""
 
 from __future__ import annotations
 
@@ -73,12 +69,8 @@ def preprocess(
 ) -> types.Batch:
     """Turns the pipeline's uint8 images of both domains into network input.
 
-    Args:
-      key: of this step. A domain's key does not depend on the presence of the other.
-      batch: of the pipeline; a domain or label that is None stays None.
-      source: keyword arguments of `augment` for source images.
-      target: the same for target images.
-      preprocessing: see `normalise`.
+    ``source`` and ``target`` are keyword arguments of `augment`; a domain or label that is
+    None stays None. A domain's random key does not depend on the presence of the other.
     """
 
     def prepare(key, images, options):
@@ -95,13 +87,11 @@ def preprocess(
 
 
 def normalise(image: jax.Array, *, preprocessing: str = "caffe") -> jax.Array:
-    """Turns RGB 0..255 ``[..., 3]`` into float32 network input.
+    """Turns RGB 0..255 ``[..., 3]``, uint8 or float32, into float32 network input.
 
-    Args:
-      image: uint8 or float32.
-      preprocessing: "caffe": BGR minus (104.00698793, 116.66876762, 122.67891434), as the
-        original DeepLab code; "imagenet": ``(x / 255 - mean) / std`` with torchvision's
-        numbers; "unit": ``x / 255``, as CAG.
+    "caffe": BGR minus (104.00698793, 116.66876762, 122.67891434), as the original DeepLab
+    code; "imagenet": ``(x / 255 - mean) / std`` with torchvision's numbers; "unit":
+    ``x / 255``, as CAG.
 
     Raises:
       InputError: unknown ``preprocessing``.
@@ -196,8 +186,9 @@ def augment(
             keys[2], image, white_point=white_point, jitter=jitter
         )
     if blur:
-        chance = blur_probability
-        image = transforms.blur(keys[3], image, strength=blur, probability=chance)
+        image = transforms.blur(
+            keys[3], image, strength=blur, probability=blur_probability
+        )
     if contrast:
         image = transforms.contrast(keys[4], image, strength=contrast)
     if saturation:

@@ -1,9 +1,8 @@
 """The strong augmentation of mixed images, DACS (``utils/transformsgpu.py``).
 
 Images are float32 ``[B, H, W, 3]`` with values 0..255. The colour operations are those of
-kornia 0.4, the release when the code appeared; in kornia 0.6 the same names mean other
-operations. The original draws once for both images of its batch whether to jitter and
-whether to blur; here each image has its own draws, as everywhere in this project.
+kornia 0.4; in 0.6 the same names mean others. The original draws once for both images of
+its batch whether to jitter and whether to blur; here each image has its own draws.
 """
 
 from __future__ import annotations

@@ -62,10 +62,9 @@ def scale_crop(
     """Resizes each image by a factor U(scale) and cuts a window of `size` out of it.
 
     The resized height and width are rounded. Images are resized bilinearly with
-    antialiasing and rounded once to whole levels (PIL rounds after each of its two passes:
-    at most one level apart), labels by nearest neighbour, row
-    ``floor((i + 0.5) H / scaled H)``, as PIL, whose running float sum may be one too small
-    where this is a whole number. CAG uses U(0.5, 1.5).
+    antialiasing and rounded once to whole levels (at most one level from PIL, which rounds
+    twice), labels by nearest neighbour, row ``floor((i + 0.5) H / scaled H)``, as PIL, whose
+    running float sum may be one too small. CAG uses U(0.5, 1.5).
 
     Raises:
       InputError: the window does not fit at the smallest scale.
@@ -126,8 +125,7 @@ def colour_jitter(
 
     ``clip(floor(255 x / r) + j, 0, 255)`` for whole levels x, with integers
     r ~ U{255 - white_point .. 255 + white_point}, never below `LOWEST_WHITE`, and
-    j ~ U{-jitter .. jitter}. The floor is the original's cast to uint8, here of the exact
-    quotient; where ``255 x / r`` is a whole number, a float evaluation may be one too small.
+    j ~ U{-jitter .. jitter}. The floor is the original's cast to uint8, here exact.
     """
     white_key, jitter_key = jax.random.split(key)
     shape = (image.shape[0], 1, 1, 3)
@@ -189,12 +187,10 @@ def blur(
 def gaussian_blur(image: jax.Array, sigma: jax.Array, *, largest: float) -> jax.Array:
     """Blurs like PIL's GaussianBlur with deviations sigma ``[B]``, at most `largest`.
 
-    PIL applies in each direction three equal boxes of variance sigma^2 / 3: weight 1 up to
-    a distance l from the middle and a fraction a beyond (extended box filter, Gwosdek et
-    al. 2011). Here they are one kernel (7 taps up to sigma = sqrt 2), the border is
-    repeated once and nothing is rounded; PIL repeats the border and rounds to whole levels
-    after every box. The difference is below three levels, except at the border of a busy
-    image.
+    PIL applies in each direction three equal boxes of variance sigma^2 / 3 (extended box
+    filter, Gwosdek et al. 2011). Here they are one kernel, the border is repeated once and
+    nothing is rounded; PIL repeats the border and rounds to whole levels after every box.
+    The difference is below three levels, except at the border of a busy image.
     """
     reach = math.floor((math.sqrt(4 * largest**2 + 1) - 1) / 2) + 1
     kernel = jax.vmap(_three_boxes, (0, None))(sigma, reach)

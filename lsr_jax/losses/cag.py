@@ -1,8 +1,4 @@
-"""CAG's distance losses: class means of single images, or cells, to category anchors.
-
-``models/adaptation_model.py`` of CAG_UDA. For the running mean of the anchors and their
-labels see `prototypes` and `pseudo_labels`.
-"""
+"""CAG's distances of class means or cells to anchors (``models/adaptation_model.py``)."""
 
 from __future__ import annotations
 
@@ -29,13 +25,12 @@ def image_class_means(
     Args:
       features: ``[B, h, w, D]``.
       labels: ``[B, h, w]``; a label outside ``0..C-1`` (255 = ignore) is left out.
-      predictions: ``[B, h, w]`` the network's arg-max; cells where it differs from the
-        label are left out.
+      predictions: ``[B, h, w]``; a cell that differs from its label is left out.
       num_classes: ``C``.
       minimum: a mean of fewer cells is not valid.
-      even_gradient: multiplies the gradient of a mean of ``n`` cells by ``2 n / (h w)``,
-        as ``models/adaptation_model.py::normalisation_pooling``: every cell then gets
-        ``2 / (h w)`` of it, however large its class. False is the plain mean.
+      even_gradient: multiplies the gradient of a mean of ``n`` cells by ``2 n / (h w)``
+        (``normalisation_pooling``): every cell then gets ``2 / (h w)`` of it, however
+        large its class. False is the plain mean.
 
     Returns:
       means ``[B, C, D]``, zeros where a class has no cell, and valid ``[B, C]`` bool.
@@ -74,7 +69,7 @@ def anchor_distance(
       means: ``[B, C, D]`` of `image_class_means`.
       valid: ``[B, C]`` bool; also False for a class without an anchor.
       anchors: ``[C, D]``, constants.
-      scale: factor of the whole.
+      scale: see the formula.
       limit: infinity never divides.
     """
     anchors = jax.lax.stop_gradient(anchors).astype(means.dtype)

@@ -37,9 +37,8 @@ def max_squares(
       probabilities: ``[B, H, W, C]``.
       weights: ``[B, H, W]`` of `image_weights`.
       where: ``[B, H, W]`` bool, the valid pixels; all by default.
-      divisor: "pixels_and_classes", or "pixels", which is ``C`` times as much: the
-        paper's ``-1/(2N) sum_x sum_c p_c(x)^2`` over ``N`` pixels, and with weights
-        ``-1/B sum_x omega_x sum_c p_c(x)^2``, twice that at ratio 0 here too.
+      divisor: "pixels_and_classes", or "pixels", ``C`` times as much: the paper's
+        ``-1/(2N) sum_x sum_c p_c(x)^2`` over ``N`` pixels.
 
     Raises:
       ValueError: any other ``divisor``.
@@ -62,16 +61,8 @@ def entropy(
 
     ``-mean_{x, c} p ln p`` over valid pixels and classes, or with image-wise weights
     ``-1 / (B C) sum_x omega_x sum_c p ln p`` (MaxSquareLoss, ``utils/loss.py``). Times
-    ``C / ln C`` it is ADVENT's entropy loss. ``0 ln 0`` is 0 with gradient 0.
-
-    Args:
-      probabilities: ``[B, H, W, C]``.
-      weights: ``[B, H, W]`` of `image_weights`.
-      where: ``[B, H, W]`` bool, the valid pixels; all by default.
-      divisor: as in `max_squares`; with "pixels" the mean entropy of a pixel.
-
-    Raises:
-      ValueError: any other ``divisor``.
+    ``C / ln C`` it is ADVENT's entropy loss. ``0 ln 0`` is 0 with gradient 0. Arguments
+    and errors as of `max_squares`.
     """
     positive = probabilities >= jnp.finfo(probabilities.dtype).tiny
     terms = probabilities * jnp.log(jnp.where(positive, probabilities, 1))
@@ -97,9 +88,9 @@ def soft_cross_entropy(
 
     Args:
       logits: ``[B, H, W, C]``.
-      targets: ``[B, H, W, C]``, differentiable too.
-      weights: ``[B, H, W]`` of `image_weights`.
-      where: ``[B, H, W]`` bool, the valid pixels; all by default.
+      targets: ``[B, H, W, C]``, ``t``, differentiable too.
+      weights: as of `max_squares`.
+      where: as of `max_squares`.
     """
     values = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1)
     if weights is None:
@@ -118,9 +109,8 @@ def image_weights(
 
     ``omega_x = 1 / max(n_c^r (sum_k n_k)^(1 - r), 1)`` for a pixel of class ``c``,
     with ``n`` the class histogram of the pixel's own image. Ratio 0 weighs every pixel
-    alike by ``1 / N``, ratio 1 every class alike by ``1 / n_c``. The originals of
-    MaxSquareLoss and UDAclustering only work for one image; LSR's copy
-    (``utils/losses.py``) and this function treat every image of the batch by itself.
+    alike by ``1 / N``, ratio 1 every class alike by ``1 / n_c`` (MaxSquareLoss and
+    UDAclustering, for one image; LSR, ``utils/losses.py``).
 
     Args:
       labels: ``[B, H, W]`` the class of every pixel, as a rule the arg-max of the
@@ -164,29 +154,19 @@ def _classes(probabilities, divisor) -> int:
 
 
 def self_information(probabilities: jax.Array) -> jax.Array:
-    """Weighted self-information maps, what ADVENT's discriminators see.
+    """Self-information ``[B, H, W, C]`` of probabilities, what ADVENT's discriminators see.
 
     ``I_c = -p_c log2(p_c + 1e-30) / log2 C``, class by class (ADVENT,
-    ``advent/utils/func.py::prob_2_entropy``).
-
-    Args:
-      probabilities: ``[B, H, W, C]``.
-
-    Returns:
-      ``[B, H, W, C]``, their sum over the classes lies in [0, 1].
+    ``advent/utils/func.py::prob_2_entropy``); the sum over the classes lies in [0, 1].
     """
     p = resample.at_least_float32(probabilities)
     return -p * jnp.log(p + _EPSILON) / jnp.log(jnp.asarray(p.shape[-1], p.dtype))
 
 
 def normalised_entropy(probabilities: jax.Array) -> jax.Array:
-    """Mean entropy of the predictions in units of the largest possible.
+    """Mean entropy of ``[B, H, W, C]`` predictions in units of the largest possible.
 
     ``-1 / (B H W log2 C) sum_{x, c} p log2(p + 1e-30)``, gradient through both factors
-    (ADVENT, ``advent/utils/loss.py::entropy_loss``). It is ``C / ln C`` times
-    `losses.entropy`.
-
-    Args:
-      probabilities: ``[B, H, W, C]``.
+    (ADVENT, ``advent/utils/loss.py::entropy_loss``).
     """
     return self_information(probabilities).sum(axis=-1).mean()

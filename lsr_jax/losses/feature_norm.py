@@ -17,17 +17,15 @@ def stepwise_norm(
 
     Args:
       features: ``[B, h, w, D]`` of the current parameters.
-      previous: ``[B, h, w, D]`` of the earlier parameters, as the paper; no gradient
-        flows into them. None takes ``features`` themselves, as the released
+      previous: the same of the earlier parameters, as the paper, without gradient. None
+        takes ``features`` themselves, as the released
         ``train.py::get_L2norm_loss_self_driven``: the value is always ``delta^2`` and the
-        gradient ``-2 delta f / ||f||`` over the number of cells, a constant pull
-        towards longer features (0 for zero vectors).
-      delta: the growth, 0.12 in the released code.
+        gradient ``-2 delta f / ||f||`` over the number of cells (0 for zero vectors).
+      delta: 0.12 in the released code.
     """
     norm = numerics.safe_norm(resample.at_least_float32(features))
-    if previous is None:
-        start = norm
-    else:
+    start = norm
+    if previous is not None:
         start = numerics.safe_norm(previous.astype(norm.dtype))
     # In this order the difference of equal norms is exactly 0.
     return jnp.square(jax.lax.stop_gradient(start) - norm + delta).mean()
@@ -36,10 +34,10 @@ def stepwise_norm(
 def damping(step: jax.Array, *, decay_steps: int, rate: float = 1.0) -> jax.Array:
     """``1 - rate step / decay_steps``: the factor that fades out a loss.
 
-    CLAN and Feature To Adapt fade the adversarial loss and the weight discrepancy with
-    ``rate`` 1 over 100,000 and 150,000 steps. Feature To Adapt fades the norm loss with
-    ``rate`` 1.5: its ``train.py`` does not stop at 0, so from two thirds of the decay_steps
-    on that factor is negative and norms are pushed down.
+    CLAN and Feature To Adapt fade the adversarial loss and the weight discrepancy over
+    100,000 and 150,000 steps. Feature To Adapt fades the norm loss with ``rate`` 1.5: its
+    ``train.py`` does not stop at 0, so from two thirds of the steps on norms are pushed
+    down.
     """
     dtype = jnp.result_type(float)
     return 1 - rate * jnp.asarray(step).astype(dtype) / decay_steps

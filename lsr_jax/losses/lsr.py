@@ -1,8 +1,7 @@
 """The three latent-space regularisers of LSR: clustering, perpendicularity, norm.
 
-Features are ``[B, h, w, D]``, labels ``[B, h, w]`` at feature resolution; a label
-outside ``0..C-1`` (255 = ignore) takes no part. Half-precision features are computed
-in float32. Where the paper and the released ``utils/losses.py`` differ, the defaults
+Labels are at feature resolution; one outside ``0..C-1`` (255 = ignore) takes no part.
+Half-precision features are computed in float32. Where the paper and the released ``utils/losses.py`` differ, the defaults
 are the paper's and a keyword names the other.
 """
 
@@ -17,8 +16,6 @@ from lsr_jax.ops import numerics, resample
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
-Distance = Literal["squared_l2", "l2_mean", "l1_mean", "cosine"]
-
 
 def clustering(
     features: jax.Array,
@@ -26,7 +23,7 @@ def clustering(
     prototypes: jax.Array,
     seen: jax.Array,
     *,
-    distance: Distance = "squared_l2",
+    distance: Literal["squared_l2", "l2_mean", "l1_mean", "cosine"] = "squared_l2",
     classes: Literal["present", "all"] = "present",
     prototype_gradient: bool = False,
 ) -> jax.Array:
@@ -44,11 +41,13 @@ def clustering(
         "l1_mean", the mean over the D channels of the squared or absolute difference;
         "cosine" ``1 - |cos(f, p)|``. ``utils/losses.py::clustering`` calls the last
         three euclidean, absolute (its default) and cosine.
-      classes: ``|C|``: "present" divides by the number of classes that contribute (the
-        reading of the paper's equation that was recorded), "all" by ``C``, as
-        ``utils/losses.py::clustering``.
+      classes: ``|C|``: "present", the number of classes that contribute; "all", ``C``,
+        as ``utils/losses.py::clustering``.
       prototype_gradient: whether the gradient also reaches the prototypes; the
         released code detaches them.
+
+    Raises:
+      ValueError: any other ``distance`` or ``classes``.
     """
     features = resample.at_least_float32(features)
     prototypes = prototypes.astype(features.dtype)
@@ -73,10 +72,9 @@ def perpendicularity(
       prototypes: ``[C, D]``; the paper means the batch means, the released code
         (``utils/losses.py``) the smoothed prototypes of all classes ever seen.
       present: ``[C]`` bool.
-      order: ``[C]`` permutation of the classes. The released code visits the classes
-        in a random order and detaches the earlier one of every pair: the value is
-        the same, the gradient reaches the later one only and is half as large on
-        average over the orders. None gives both their gradient.
+      order: ``[C]`` permutation of the classes. The released code visits them in a
+        random order and detaches the earlier one of every pair: the same value, on
+        average half the gradient. None gives both their gradient.
     """
     direction = numerics.unit(resample.at_least_float32(prototypes))
     place = jnp.arange(present.shape[0])
@@ -106,15 +104,14 @@ def norm_alignment(
     ``mean_f | m + delta - ||f|| |`` over all cells, void ones included. The paper takes
     for ``m`` the mean norm of the source features of the step before, and on the target
     ``side="below"``. ``utils/losses.py::normAlignment`` takes the mean norm of the
-    current source features, both sides on both domains and ``active_only``, with type
-    global (no more keywords), percent (``relative``), multiplicative
-    (``margin="multiply"``) or class (``labels``, where ``active_only`` crashes).
+    current source features, both sides on both domains and ``active_only``; its types
+    percent, multiplicative and class are ``relative``, ``margin`` and ``labels``.
 
     Args:
       features: ``[B, h, w, D]``.
       target_norm: ``m``, a scalar of `mean_norm`, or ``[C]`` of `class_mean_norms` with
         ``labels``. No gradient flows into it.
-      delta: margin in units of the norm, or its factor with ``margin="multiply"``.
+      delta: in units of the norm, or a factor with ``margin="multiply"``.
       side: "below" counts only norms that are smaller than wanted:
         ``max(0, m + delta - ||f||)``.
       relative: divides by ``m``.
@@ -125,6 +122,9 @@ def norm_alignment(
       labels: ``[B, h, w]``: compares every cell with its own class's ``m_c`` and
         averages within, then over the classes that occur in ``labels`` and have
         ``m_c > 0``.
+
+    Raises:
+      ValueError: any other ``side`` or ``margin``.
     """
     if side not in ("both", "below"):
         raise ValueError(f"side must be 'both' or 'below', got {side!r}")

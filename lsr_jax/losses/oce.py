@@ -3,8 +3,7 @@
 Features are ``[B, h, w, D]``, labels ``[B, h, w]`` at feature resolution; a label
 outside ``0..C-1`` (255 = ignore) takes no part. Centroids are ``[C, D]`` of both domains
 together (`prototypes.joint_class_means`), ``seen`` ``[C]`` bool says which exist. Nothing
-is detached: the gradient reaches the features and, through the centroids, all features
-that they are made of. Half-precision features are computed in float32.
+is detached, centroids neither. Half-precision features are computed in float32.
 """
 
 from __future__ import annotations
@@ -40,17 +39,15 @@ def contraction(
     and subtracts `spacing`.
 
     Args:
-      features: ``[B, h, w, D]``.
+      features: ``[B, h, w, D]`` of one domain.
       labels: ``[B, h, w]``.
       centroids: ``[C, D]``.
       seen: ``[C]`` bool.
       order: ``p`` of the norm in ``d``, 1 (the released default) or 2 (the slides).
       distance_of: "block", ``d(X) = ||X||_p / size(X)`` over all entries of the
-        differences ``X`` of a class: with order 1 their mean absolute value, with 2 the
-        root of their sum of squares over their number (UDAclustering,
-        ``utils/losses.py``, both). "vectors", ``d(X) = mean_n ||x_n||_p`` over its rows:
-        with order 2 the L2 distance of the slides, which do not say whether it is
-        squared; it is not, here as in the code's own order 2.
+        differences ``X`` of a class (UDAclustering, ``utils/losses.py``). "vectors",
+        ``d(X) = mean_n ||x_n||_p`` over its rows: with order 2 the L2 distance of the
+        slides, which do not say whether it is squared; it is not, as in the code.
 
     Raises:
       ValueError: any other ``order`` or ``distance_of``.
@@ -65,9 +62,8 @@ def contraction(
     def gather(gaps):
         return jnp.einsum("bhwc,bhw->c", one_hot, gaps, precision=_HIGHEST)
 
-    distance = _distance(
-        features - own, gather, jnp.maximum(counts, 1), order, distance_of
-    )
+    number = jnp.maximum(counts, 1)
+    distance = _distance(features - own, gather, number, order, distance_of)
     return numerics.masked_mean(distance, (counts > 0) & seen)
 
 
@@ -90,9 +86,8 @@ def spacing(
     def gather(gaps):
         return jnp.where(pairs, gaps, 0).sum(axis=-1)
 
-    distance = _distance(
-        centroids[:, None] - centroids, gather, others, order, distance_of
-    )
+    gaps = centroids[:, None] - centroids
+    distance = _distance(gaps, gather, others, order, distance_of)
     return numerics.masked_mean(distance, seen)
 
 
@@ -177,7 +172,10 @@ def sparsity(
 
 def _distance(gaps, gather, count, order, distance_of) -> jax.Array:
     """``d`` of `contraction` per class; ``gather`` adds up what belongs to a class."""
-    powers = _powers(gaps, order).sum(axis=-1)
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, got {order!r}")
+    powers = numerics.absolute(gaps) if order == 1 else jnp.square(gaps)
+    powers = powers.sum(axis=-1)
     if distance_of == "block":
         return _root(gather(powers), order) / (count * gaps.shape[-1])
     if distance_of == "vectors":
@@ -188,14 +186,6 @@ def _distance(gaps, gather, count, order, distance_of) -> jax.Array:
 def _check_reduce(reduce) -> None:
     if reduce not in ("mean", "sum"):
         raise ValueError(f"reduce must be 'mean' or 'sum', got {reduce!r}")
-
-
-def _powers(x, order: int) -> jax.Array:
-    if order == 1:
-        return numerics.absolute(x)
-    if order == 2:
-        return jnp.square(x)
-    raise ValueError(f"order must be 1 or 2, got {order!r}")
 
 
 def _root(total, order: int) -> jax.Array:

@@ -29,14 +29,17 @@ def focal_cross_entropy(
 
     CLAN and Feature To Adapt train with it at ``gamma`` 2 under the name of cross
     entropy (``utils/loss.py``); the gradient passes through both factors. ``gamma`` 0
-    is `cross_entropy`.
+    is `cross_entropy`, with its arrays.
 
     Args:
       logits: ``[B, H, W, C]``.
-      labels: ``[B, H, W]``; a label outside ``0..C-1`` (255 = ignore) is left out.
+      labels: ``[B, H, W]``.
       gamma: 0, or 1 and above (between them the gradient is unbounded at ``p = 1``).
       smallest: where ``p[label]`` is below it, the loss is that of ``smallest`` and the
         gradient 0. The released code clamps at 1e-9, so it gives up on such pixels.
+
+    Raises:
+      ValueError: any other ``gamma``.
     """
     if gamma < 0 or 0 < gamma < 1:
         raise ValueError(f"gamma must be 0 or at least 1, got {gamma}")

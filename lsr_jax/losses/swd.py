@@ -23,9 +23,11 @@ def sliced_wasserstein(
     Args:
       first: ``[..., C]``, all leading axes are samples.
       second: ``[..., C]``, as many.
-      directions: ``[C, M]``, of `random_directions` or any others; each column is
-        divided by its length. None compares without a projection, column by column, as
-        the original does for a single output.
+      directions: ``[C, M]``, as of `random_directions`; each column is divided by its
+        length. None compares column by column, as the original for a single output.
+
+    Raises:
+      ValueError: the shapes differ.
     """
     if first.shape != second.shape:
         raise ValueError(f"the outputs differ: {first.shape} and {second.shape}")

@@ -18,12 +18,11 @@ def draw_classes(
     """Draws half of the classes of every image, rounded up, without replacement.
 
     Args:
-      key: random key; the draws do not depend on how the batch is spread over devices.
+      key: random key.
       labels: ``[B, H, W]`` of the source.
       num_classes: ``C``.
-      void: whether 255 counts as a class and can be drawn, as in the released code
-        (which has the line that leaves it out as a comment): void pixels of the source
-        are then pasted too, and train nothing.
+      void: whether 255 counts as a class and can be drawn, as in the released code: void
+        pixels of the source are then pasted too, and train nothing.
 
     Returns:
       ``[B, C + 1]`` bool; all False for an image without a class.
@@ -41,24 +40,13 @@ def draw_classes(
 
 
 def mask(labels: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Where the source is pasted, ``[B, H, W]`` bool.
-
-    Args:
-      labels: ``[B, H, W]`` of the source.
-      chosen: ``[B, C + 1]`` bool of `draw_classes`.
-    """
+    """Where source labels ``[B, H, W]`` are pasted, bool; ``chosen`` of `draw_classes`."""
     slots = _slots(labels, chosen.shape[-1] - 1)
     return jax.vmap(lambda row, image: row[image])(chosen, slots)
 
 
 def mix(pasted: jax.Array, source: jax.Array, target: jax.Array) -> jax.Array:
-    """Source where ``pasted``, target elsewhere; images, labels or weights.
-
-    Args:
-      pasted: ``[B, H, W]`` bool of `mask`.
-      source: ``[B, H, W, ...]``.
-      target: the same shape.
-    """
+    """``[B, H, W, ...]``: source where ``pasted`` ``[B, H, W]`` of `mask`, else target."""
     extra = (1,) * (source.ndim - pasted.ndim)
     return jnp.where(pasted.reshape(*pasted.shape, *extra), source, target)
 
@@ -83,6 +71,9 @@ def pixel_weights(
 
     Returns:
       ``[B, H, W]`` float32, without gradient.
+
+    Raises:
+      ValueError: any other ``share``.
     """
     confident = (confidence >= threshold).astype(jnp.float32)
     if share == "batch":

@@ -11,15 +11,10 @@ from lsr_jax.ops import resample
 
 
 class Prototypes(NamedTuple):
-    """Smoothed class prototypes, carried from step to step.
+    """Smoothed class prototypes, carried from step to step."""
 
-    Attributes:
-      mean: ``[C, D]``; zero rows where a class was never seen.
-      seen: ``[C]`` bool, True where the class occurred in this or an earlier step.
-    """
-
-    mean: jax.Array
-    seen: jax.Array
+    mean: jax.Array  # [C, D]; zero rows where a class was never seen
+    seen: jax.Array  # [C] bool, whether the class occurred in this or an earlier step
 
 
 def init(num_classes: int, dim: int, *, dtype=jnp.float32) -> Prototypes:
@@ -59,17 +54,7 @@ def class_means(
 def joint_class_means(
     *domains: tuple[jax.Array, jax.Array], num_classes: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean feature vector of every class over several domains, OCE.
-
-    As `class_means` of all domains put side by side, whatever their sizes.
-
-    Args:
-      *domains: ``(features, labels)`` of each domain.
-      num_classes: ``C``.
-
-    Returns:
-      means ``[C, D]`` and counts ``[C]``.
-    """
+    """`class_means` of several domains together, OCE; each is ``(features, labels)``."""
     pairs = [class_means(*domain, num_classes=num_classes) for domain in domains]
     total = sum(counts for _, counts in pairs)
     sums = sum(means * counts[:, None] for means, counts in pairs)
@@ -96,9 +81,6 @@ def running_mean(
       vectors: ``[B, C, D]`` of `losses.image_class_means`.
       valid: ``[B, C]`` bool.
       cap: the largest count.
-
-    Returns:
-      means and counts.
     """
 
     def add(state, image):
@@ -140,6 +122,9 @@ def update(
         scaled by ``1 - momentum`` in the first step too.
       clamp: clips averaged prototypes at zero from below, as ``tools/train_UDA.py``.
         It changes no value for non-negative features.
+
+    Raises:
+      ValueError: any other ``initial``.
     """
     if initial not in ("zero", "first_seen", "itself"):
         raise ValueError(

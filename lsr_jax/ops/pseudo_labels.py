@@ -1,7 +1,6 @@
-"""Labels at feature resolution: from label maps, predictions and prototypes.
+"""Labels from label maps, predictions and prototypes: ``int32`` with 255 = ignore.
 
-Label maps are ``int32`` with 255 = ignore, and carry no gradient. BDL's class-wise
-thresholds over a whole data set (``SSL.py``) are here as well.
+They carry no gradient. BDL's class-wise thresholds (``SSL.py``) are here as well.
 """
 
 from __future__ import annotations
@@ -163,11 +162,8 @@ def nearest_prototype(
       seen: ``[C]`` bool.
       threshold: confidence; None keeps every cell.
       compact_index: returns the position of the class among the prototypes that exist
-        instead of the class. This is a bug of the released default ``doubleproto``,
-        which means to look up refined prototypes in a second pass but repeats the
-        first and loses the map to classes: until every class was seen, all labels
-        above a missing class are shifted down. (The released code also labels the first
-        image of a batch only; it trains with batches of one.)
+        instead of the class, a bug of the released default ``doubleproto``: until every
+        class was seen, all labels above a missing class are shifted down.
 
     Returns:
       ``[B, h, w]``.
@@ -230,14 +226,7 @@ def thresholded(
     The arg-max of ``probabilities``, void where the largest is not above
     ``threshold``. With a second head: the arg-max of the mean of both, kept where
     either head is above the threshold; the labels train the second head only.
-
-    Args:
-      probabilities: ``[B, H, W, C]``.
-      auxiliary: ``[B, H, W, C]`` of the second head.
-      threshold: exclusive.
-
-    Returns:
-      ``[B, H, W]``.
+    ``[B, H, W, C]`` to ``[B, H, W]``.
     """
     kept = probabilities.max(axis=-1) > threshold
     mean = probabilities
@@ -277,7 +266,8 @@ def class_thresholds(
         own = labels == label
         count = own.sum()
         ordered = jnp.sort(jnp.where(own, confidence, jnp.inf))
-        value = ordered[_rank(count, portion)]
+        rank = jnp.round(portion * count.astype(jnp.result_type(float)))
+        value = ordered[jnp.minimum(rank.astype(count.dtype), count - 1)]
         return jnp.where(count > 0, jnp.minimum(value, cap), 0)
 
     return jax.lax.map(quantile, jnp.arange(num_classes, dtype=labels.dtype))
@@ -309,15 +299,9 @@ def confidence_histogram(
 def histogram_thresholds(
     histogram: np.ndarray, *, portion: float = 0.5, cap: float = 0.9
 ) -> np.ndarray:
-    """`class_thresholds` from a summed histogram, lower by less than one bin.
+    """`class_thresholds`, lower by less than one bin, of ``[C, bins]``; float64.
 
-    Args:
-      histogram: ``[C, bins]`` of `confidence_histogram`.
-      portion: which quantile.
-      cap: the largest threshold.
-
-    Returns:
-      ``[C]`` float64.
+    ``histogram`` is the sum of `confidence_histogram` over a data set.
     """
     histogram = np.asarray(histogram)
     counts = histogram.sum(axis=-1, dtype=np.int64)
@@ -330,18 +314,8 @@ def histogram_thresholds(
 def class_thresholded(probabilities: jax.Array, thresholds: jax.Array) -> jax.Array:
     """The arg-max, void where its probability is below the threshold of its class.
 
-    Args:
-      probabilities: ``[B, H, W, C]``.
-      thresholds: ``[C]``.
-
-    Returns:
-      ``[B, H, W]`` int32, 255 = ignore.
+    Probabilities ``[B, H, W, C]`` and thresholds ``[C]`` to ``[B, H, W]``.
     """
     labels = probabilities.argmax(axis=-1).astype(jnp.int32)
     kept = probabilities.max(axis=-1) >= thresholds[labels]
     return jnp.where(kept, labels, IGNORE)
-
-
-def _rank(count, portion: float) -> jax.Array:
-    rank = jnp.round(portion * count.astype(jnp.result_type(float)))
-    return jnp.minimum(rank.astype(count.dtype), count - 1)

@@ -26,15 +26,9 @@ Window = Literal["full", "diagonal"]
 def bilinear(x: jax.Array, size: Size) -> jax.Array:
     """Bilinear interpolation with aligned corners, ``src = dst (in - 1) / (out - 1)``.
 
-    Shrinking does not smooth (torch ``interpolate(mode="bilinear",
+    ``[B, h, w, C]`` to ``[B, *size, C]``; half precision is computed and returned in
+    float32. Shrinking does not smooth (torch ``interpolate(mode="bilinear",
     align_corners=True)``).
-
-    Args:
-      x: ``[B, h, w, C]``; half precision is computed and returned in float32.
-      size: ``(H, W)`` of the result.
-
-    Returns:
-      ``[B, H, W, C]``.
     """
     return _separable(x, _bilinear_matrix, size)
 
@@ -42,15 +36,9 @@ def bilinear(x: jax.Array, size: Size) -> jax.Array:
 def adaptive_average(x: jax.Array, size: Size) -> jax.Array:
     """Adaptive average pooling: cell i averages rows floor(iH/h) .. ceil((i+1)H/h)-1.
 
-    Neighbouring cells overlap where ``H`` is no multiple of ``h`` (torch
+    ``[B, H, W, C]`` to ``[B, *size, C]``; half precision is computed and returned in
+    float32. Neighbouring cells overlap where ``H`` is no multiple of ``h`` (torch
     ``adaptive_avg_pool2d``).
-
-    Args:
-      x: ``[B, H, W, C]``; half precision is computed and returned in float32.
-      size: ``(h, w)`` of the result.
-
-    Returns:
-      ``[B, h, w, C]``.
     """
     return _separable(x, _average_matrix, size)
 
@@ -128,16 +116,10 @@ def _full_window_counts(labels, size: Size, num_classes: int) -> jax.Array:
 def nearest(
     labels: jax.Array, size: Size, *, rule: Literal["pil", "torch"] = "pil"
 ) -> jax.Array:
-    """Nearest-neighbour resize of label maps.
+    """Nearest-neighbour resize of label maps, ``[B, H, W]`` to ``[B, *size]``.
 
-    Args:
-      labels: ``[B, H, W]``.
-      size: ``(h, w)`` of the result.
-      rule: "pil" reads pixel ``floor((i + 1/2) H / h)``, "torch" reads
-        ``floor(i H / h)``.
-
-    Returns:
-      ``[B, h, w]``.
+    The rule "pil" reads pixel ``floor((i + 1/2) H / h)``, "torch" ``floor(i H / h)``; any
+    other is a ValueError.
     """
     if rule not in ("pil", "torch"):
         raise ValueError(f"rule must be 'pil' or 'torch', got {rule!r}")
