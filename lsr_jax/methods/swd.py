@@ -94,8 +94,10 @@ def opponents(model: PyTree) -> tuple[PyTree, PyTree]:
     The same values; gradients reach the heads 2 fold from the source pass and -1 fold
     from the target pass, and everything else as they are.
     """
-    heads = {name: model[name] for name in HEAD_PARTS}
-    return tuple(model | scaled_gradient(heads, factor) for factor in (2.0, -1.0))
+    return tuple(
+        model | {name: scaled_gradient(model[name], factor) for name in HEAD_PARTS}
+        for factor in (2.0, -1.0)
+    )
 
 
 def scaled_gradient(tree: PyTree, factor: float) -> PyTree:
