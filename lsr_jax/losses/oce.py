@@ -62,8 +62,8 @@ def contraction(
     def gather(gaps):
         return jnp.einsum("bhwc,bhw->c", one_hot, gaps, precision=_HIGHEST)
 
-    number = jnp.maximum(counts, 1)
-    distance = _distance(features - own, gather, number, order, distance_of)
+    gaps, number = features - own, jnp.maximum(counts, 1)
+    distance = _distance(gaps, gather, number, order, distance_of)
     return numerics.masked_mean(distance, (counts > 0) & seen)
 
 
