@@ -234,7 +234,7 @@ def run_cases(folder: Path, cases: Iterable[Case] = CASES) -> list[Outcome]:
     """Run cases one after another in ``folder``."""
     # Imported for the forks, so that each starts at once. JAX starts in the forks only: a
     # process with threads cannot be forked safely.
-    import lsr_jax.report.report
+    import lsr_jax.report
     import lsr_jax.training.loop  # noqa: F401
 
     os.environ.setdefault("LSR_JAX_DATA", str(folder / "data"))

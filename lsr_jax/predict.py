@@ -25,7 +25,7 @@ from lsr_jax import cli, streets
 from lsr_jax.data import custom, image_io, label_spaces, sources
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import class_maps, predictor
+from lsr_jax.evaluation import predictor
 from lsr_jax.evaluation.predictor import Size, TestTimeAugmentation
 from lsr_jax.training import compile, sharding, weights
 from lsr_jax.training.weights import Source
@@ -91,16 +91,16 @@ def predict(options) -> list[Path]:
     batch_size = options.batch_size
     written = []
     with cli.progress_bar(len(outputs), "predict", "image") as bar:
-        for paths in class_maps.batches(outputs, batch_size):
+        for paths in predictor.batched(outputs, batch_size):
             images = [read_image(path) for path in paths]
             if options.mode == "resize":
-                labels = class_maps.resize(
+                labels = predictor.resize(
                     network, images, size=size, batch_size=batch_size
                 )
             else:
                 keywords = {"overlap": options.overlap, "batch_size": batch_size}
                 labels = (
-                    class_maps.slide(network, image, window=size, **keywords)
+                    predictor.slide(network, image, window=size, **keywords)
                     for image in images
                 )
             for path, image, label in zip(paths, images, labels, strict=True):
@@ -116,7 +116,7 @@ def predict(options) -> list[Path]:
 
 def load(
     place: Source, config: Mapping, augmentation: TestTimeAugmentation
-) -> class_maps.Network:
+) -> predictor.Network:
     """The network, on all devices."""
     mesh = sharding.make_mesh(config["num_devices"])
     trained = weights.load(place, mesh=mesh, config=config)
@@ -128,7 +128,7 @@ def load(
     )
     num_classes = trained.model.num_classes
     own = predictor.Predictor(scores, num_classes=num_classes, mesh=mesh)
-    return class_maps.Network(own, trained.params, trained.model_state)
+    return predictor.Network(own, trained.params, trained.model_state)
 
 
 def label_space(config: Mapping) -> LabelSpace:

@@ -52,7 +52,7 @@ def train(options) -> None:
     limits = {"max_steps": options.max_steps, "max_minutes": options.max_minutes}
     with training_stop.Stop(**limits) as stop:
         # Imported here: bad flags are answered without waiting for JAX.
-        from lsr_jax.report import report
+        from lsr_jax import report
         from lsr_jax.training import compile, distributed, loop
 
         compile.configure(config["cpu_devices"])

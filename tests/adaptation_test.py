@@ -8,9 +8,8 @@ import dataclasses
 import jax
 import pytest
 
-from lsr_jax import streets
+from lsr_jax import report, streets
 from lsr_jax.augment.preprocess import AUGMENTATION
-from lsr_jax.report import report
 from lsr_jax.training import loop
 
 STEPS = 120

@@ -7,10 +7,9 @@ import pytest
 import quick
 from PIL import Image
 
-from lsr_jax import evaluate
+from lsr_jax import evaluate, report
 from lsr_jax.configs import gta2cs
 from lsr_jax.errors import InputError
-from lsr_jax.report import report
 from lsr_jax.training import loop
 from lsr_jax.training.checkpoint import Checkpointer
 

@@ -1,4 +1,4 @@
-"""The numbers behind the figures: feature vectors, class shares, training curves.
+"""The figures of the feature space: the numbers behind them, and drawing them for a run.
 
 Feature vectors are ``N`` of length ``D`` with a class each; angles are in degrees. What
 is undefined (a class without vectors, an angle at a zero vector) is NaN.
@@ -11,15 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from lsr_jax.errors import InputError
-from lsr_jax.ops import numerics
+from lsr_jax.ops import numerics, pseudo_labels, resample
+from lsr_jax.report import figures
+from lsr_jax.report.measure import Evaluation
+from lsr_jax.training import sharding
+from lsr_jax.training.stage import Run
 from lsr_jax.types import IGNORE
 
 PERPLEXITY = 30
 COMPONENTS = 50
+PER_CLASS = 350  # vectors, as in LSR
+PER_CLASS_OF_BOTH = 100  # vectors of each domain where both are shown together
+MAPS = 2  # images of the figure of downsampled labels
+SEED = 0  # of the choice of cells
+DOMAINS = ("source", "target")
 
 
 class Sample(NamedTuple):
@@ -64,11 +75,6 @@ def class_means(sample: Sample, *, num_classes: int) -> np.ndarray:
     for c in np.unique(sample.labels):
         means[c] = sample.vectors[sample.labels == c].mean(axis=0, dtype=np.float64)
     return means
-
-
-def norm_interval(vectors: np.ndarray) -> np.ndarray:
-    """2.5 %, 50 % and 97.5 % quantile of the norms (LSR, Fig. 5)."""
-    return np.quantile(numerics.norms(vectors), (0.025, 0.5, 0.975))
 
 
 def inner_angles(sample: Sample, prototypes: np.ndarray) -> np.ndarray:
@@ -154,3 +160,243 @@ def read_curves(path: Path) -> pd.DataFrame:
     except (ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error}); restore the file") from error
     return found.select_dtypes("number")
+
+
+class Picture(NamedTuple):
+    """A PNG in the folder of the report, and its caption."""
+
+    file: str
+    caption: str
+
+
+PANEL = Picture(
+    "panel.png",
+    "Target validation images: image, ground truth where there is one, and the prediction "
+    "of every stage.",
+)
+
+
+def curves(run: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
+    """Draw the training curves of the stages that have a log."""
+    found = {
+        stage: read_curves(run.folder(stage) / "metrics.jsonl") for stage in stages
+    }
+    found = {stage: table for stage, table in found.items() if len(table)}
+    if not found:
+        return []
+    figure = figures.training_curves(found)
+    return [_save(figure, folder, "training_curves", "Metrics of every training step.")]
+
+
+def draw(evaluation: Evaluation, stages: Sequence[str], folder: Path) -> list[Picture]:
+    """Compute and draw everything that needs the networks.
+
+    Args:
+      evaluation: of the run.
+      stages: in the order of the panels.
+      folder: the report.
+
+    Raises:
+      InputError: a split without labelled images.
+    """
+    sampler = Sampler(evaluation)
+    return [
+        _confusion(evaluation, stages, folder),
+        *_labels(sampler, folder),
+        *_latent(sampler, stages, folder),
+        *_domains(sampler, stages, folder),
+    ]
+
+
+class Sampler:
+    """Feature vectors of trained networks, of the same balanced cells for each of them."""
+
+    def __init__(self, evaluation: Evaluation):
+        self.evaluation = evaluation
+        self.space = evaluation.space
+        self._model = evaluation.run.model
+        self._maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._gather = jax.jit(self._gather)
+        self._downsample = jax.jit(self._downsample, static_argnames="size")
+
+    def label_maps(self, domain: str) -> tuple[np.ndarray, np.ndarray]:
+        """Validation labels ``[N, h, w]`` at the size of the feature map, by two rules.
+
+        `pseudo_labels.histogram_downsample` (frequency-aware) and `resample.nearest`.
+        """
+        if domain not in self._maps:
+            found = []
+            with self.evaluation.batches(domain) as batches:
+                for images, valid, _ in batches:
+                    size = self.feature_size(images.image)
+                    # One at a time: labels may be large, and their one-hot form is.
+                    for label in images.label[valid]:
+                        found.append(self._downsample(label[None], size=size))
+            aware, nearest = map(np.concatenate, zip(*found, strict=True))
+            self._maps[domain] = aware, nearest
+        return self._maps[domain]
+
+    def choose(self, domain: str, count: int) -> np.ndarray:
+        """Positions of at most ``count`` cells of every class of a domain.
+
+        Raises:
+          InputError: no cell of the split has a class.
+        """
+        labels, _ = self.label_maps(domain)
+        positions = balanced_choice(
+            labels, count=count, num_classes=self.space.num_classes, seed=SEED
+        )
+        if len(positions) < 2:
+            raise InputError(
+                f"--figures: the {domain} split has no labelled pixel; choose another"
+            )
+        return positions
+
+    def sample(self, stage: str, domain: str, count: int) -> Sample:
+        """A network's vectors of at most ``count`` cells of every class."""
+        network = self.evaluation.network(stage)
+        positions = self.choose(domain, count)
+        labels, _ = self.label_maps(domain)
+        found, seen = [], 0
+        with self.evaluation.batches(domain) as batches:
+            for images, valid, _ in batches:
+                end = seen + valid.sum() * labels[0].size
+                inside = positions[(positions >= seen) & (positions < end)] - seen
+                if len(inside):
+                    image = sharding.shard_batch(images.image, self.evaluation.run.mesh)
+                    # Few different lengths, so that few programs are compiled.
+                    length = 1 << (len(inside) - 1).bit_length()
+                    index = np.resize(inside, length)
+                    vectors = self._gather(
+                        network.params, network.model_state, image, index
+                    )
+                    found.append(np.asarray(vectors, np.float32)[: len(inside)])
+                seen = end
+        return Sample(np.concatenate(found), labels.reshape(-1)[positions])
+
+    def feature_size(self, images: np.ndarray) -> tuple[int, int]:
+        """``(h, w)`` of the feature map of ``[B, H, W, 3]`` images, from shapes alone."""
+        fresh = jax.eval_shape(
+            lambda key: self._model.init(key, images.shape[1:3]), jax.random.key(0)
+        )
+        return jax.eval_shape(self._features, *fresh, images).shape[1:3]
+
+    def _features(self, params, model_state, image):
+        inputs = self.evaluation.run.normalise(image)
+        return self._model.forward(params, model_state, inputs, False)[0].features
+
+    def _gather(self, params, model_state, image, index):
+        maps = self._features(params, model_state, image)
+        return maps.reshape(-1, maps.shape[-1])[index]
+
+    def _downsample(self, label, size):
+        label = label.astype(jnp.int32)
+        aware = pseudo_labels.histogram_downsample(
+            label, size=size, num_classes=self.space.num_classes
+        )
+        return aware, resample.nearest(label, size)
+
+
+def _confusion(evaluation, stages, folder):
+    shares = {}
+    for stage in stages:
+        predictor, params = evaluation.predictor(evaluation.entry(stage))
+        state = evaluation.network(stage).model_state
+        # That of the table: running statistics, the first of its protocols.
+        protocols = evaluation.protocols[:1]
+        with evaluation.batches("target") as batches:
+            found = predictor.confusions(params, state, batches, protocols=protocols)
+        shares[stage] = row_shares(found[tuple(protocols)])
+    figure = figures.confusion(shares, evaluation.space.classes)
+    caption = (
+        "Confusion on the target in percent of the pixels of each true class; grey: a "
+        "class that does not occur."
+    )
+    return _save(figure, folder, "confusion", caption)
+
+
+def _labels(sampler, folder):
+    names, colors = sampler.space.classes, sampler.space.colors
+    positions, images, truths = sampler.evaluation.examples("source", MAPS)
+    aware, nearest = sampler.label_maps("source")
+    rules = {"nearest": nearest, "frequency-aware": aware}
+    columns = {"image": images, "ground truth": truths}
+    columns |= {rule: maps[positions] for rule, maps in rules.items()}
+    shares = {
+        rule: class_shares(maps, num_classes=len(names)) for rule, maps in rules.items()
+    }
+    drawn = {
+        "downsampling": (
+            figures.panel(columns, names, colors),
+            "Source labels at the size of the feature map, nearest and frequency-aware "
+            "(LSR, Fig. 3b).",
+        ),
+        "class_shares": (
+            figures.shares(shares, names),
+            "Share of each class among the cells of the source labels after nearest and "
+            "frequency-aware downsampling (LSR, Fig. 4).",
+        ),
+    }
+    return [_save(figure, folder, name, text) for name, (figure, text) in drawn.items()]
+
+
+def _latent(sampler, stages, folder):
+    names, colors = sampler.space.classes, sampler.space.colors
+    samples = {stage: sampler.sample(stage, "target", PER_CLASS) for stage in stages}
+    rays, angles, points, labels = {}, {}, {}, {}
+    for stage, sample in samples.items():
+        prototypes = class_means(sample, num_classes=len(names))
+        norms = numerics.norms(sample.vectors)
+        rays[stage] = norms, inner_angles(sample, prototypes), sample.labels
+        angles[stage] = prototype_angles(prototypes)
+        points[stage], labels[stage] = _tsne(sample), sample.labels
+    vectors = f"at most {PER_CLASS} feature vectors a class, target validation images"
+    drawn = {
+        "polar": (
+            figures.polar(rays, names, colors),
+            "Norms (radius) and angles to the class mean (beside the ray of the class) "
+            f"of {vectors} (LSR, Fig. 5).",
+        ),
+        "prototype_angles": (
+            figures.prototype_angles(angles, names),
+            "Mean angle of each class prototype to all others; dashed: 90 degrees, the "
+            f"largest possible; {vectors} (LSR, Fig. 6).",
+        ),
+        "tsne": (
+            figures.scatter(points, labels, names),
+            f"t-SNE of normalised features, {vectors} (LSR, Fig. 7).",
+        ),
+    }
+    return [_save(figure, folder, name, text) for name, (figure, text) in drawn.items()]
+
+
+def _domains(sampler, stages, folder):
+    components, neighbors, labels = {}, {}, {}
+    for stage in stages:
+        parts = [sampler.sample(stage, d, PER_CLASS_OF_BOTH) for d in DOMAINS]
+        whole, labels[stage] = joined(parts)
+        components[stage] = principal(whole.vectors)
+        neighbors[stage] = _tsne(whole)
+    vectors = (
+        f"of both domains, at most {PER_CLASS_OF_BOTH} vectors a class and domain, "
+        "validation images."
+    )
+    drawn = {
+        "domains_pca": (components, "Two principal components of the features"),
+        "domains_tsne": (neighbors, "t-SNE of normalised features"),
+    }
+    return [
+        _save(
+            figures.scatter(points, labels, DOMAINS), folder, name, f"{what} {vectors}"
+        )
+        for name, (points, what) in drawn.items()
+    ]
+
+
+def _tsne(sample: Sample) -> np.ndarray:
+    return tsne(np.nan_to_num(numerics.unit_rows(sample.vectors)))
+
+
+def _save(figure: figures.Figure, folder: Path, name: str, caption: str) -> Picture:
+    figures.save(figure, folder / name)
+    return Picture(f"{name}.png", caption)

@@ -25,9 +25,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lsr_jax import files
-from lsr_jax.ops import numerics
-from lsr_jax.report import features
-from lsr_jax.report.features import Sample
 from lsr_jax.types import IGNORE
 
 COLORS = (
@@ -157,7 +154,9 @@ def shares(values: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
 
 @styled
 def polar(
-    samples: Mapping[str, Sample], names: Sequence[str], colors: np.ndarray
+    samples: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    names: Sequence[str],
+    colors: np.ndarray,
 ) -> Figure:
     """Norms and angles of feature vectors, one star for each sample (LSR, Fig. 5).
 
@@ -166,31 +165,30 @@ def polar(
     alternating sides (the angle has no sign). Grey: median norm and 95 % interval.
 
     Args:
-      samples: title -> vectors and labels, in the order of the panels.
+      samples: title -> for ``N`` vectors their norms, angles in degrees and classes.
       names: the ``C`` classes.
       colors: uint8 ``[C, 3]``.
     """
     figure, axes = _grid(len(samples), 4.4, 4.6, projection="polar")
-    norms = [numerics.norms(sample.vectors) for sample in samples.values()]
-    positive = np.concatenate([x[x > 0] for x in norms])
+    norms = np.concatenate([norm for norm, *_ in samples.values()])
+    positive = norms[norms > 0]
     low, high = positive.min() / 1.4, positive.max()
     rays = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     circle = np.linspace(0, 2 * np.pi, 181)
-    for place, (title, sample), norm in zip(axes, samples.items(), norms, strict=True):
-        prototypes = features.class_means(sample, num_classes=len(names))
-        angles = np.radians(features.inner_angles(sample, prototypes))
+    for place, (title, sample) in zip(axes, samples.items(), strict=True):
+        norm, angles, labels = sample
         side = np.where(np.arange(len(angles)) % 2, 1, -1)
         place.set_rscale("log")
         place.scatter(
-            (rays[sample.labels] + side * angles)[norm > 0],
+            (rays[labels] + side * np.radians(angles))[norm > 0],
             norm[norm > 0],
             s=3,
-            c=np.asarray(colors)[sample.labels[norm > 0]] / 255,
+            c=np.asarray(colors)[labels[norm > 0]] / 255,
             alpha=0.6,
             linewidths=0,
             rasterized=True,
         )
-        first, median, last = features.norm_interval(sample.vectors).clip(low)
+        first, median, last = np.quantile(norm, (0.025, 0.5, 0.975)).clip(low)
         place.fill_between(circle, first, last, color=GREY, alpha=0.35, linewidth=0)
         place.plot(circle, np.full(len(circle), median), color=INK, linewidth=1.2)
         for ray, color in zip(rays, np.asarray(colors) / 255, strict=True):

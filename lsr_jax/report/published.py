@@ -20,7 +20,7 @@ import numpy as np
 from lsr_jax import files
 from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import metrics
+from lsr_jax.evaluation import confusion
 from lsr_jax.evaluation.predictor import PROTOCOLS
 from lsr_jax.report import results
 from lsr_jax.report.results import Row
@@ -131,12 +131,12 @@ def attach_ratios(
 
 def _with_ratios(row, oracle_iou, oracle, subsets):
     supervised = np.array([oracle_iou.get(name, math.nan) for name in row["iou"]])
-    ratios = metrics.asr(np.array(list(row["iou"].values())), supervised)
+    ratios = confusion.asr(np.array(list(row["iou"].values())), supervised)
     counted = {n: s for n, s in subsets.items() if n.isdecimal() and f"miou_{n}" in row}
     return {
         **row,
-        "masr": metrics.mean(ratios),
-        **{f"masr_{name}": metrics.mean(ratios, s) for name, s in counted.items()},
+        "masr": confusion.mean(ratios),
+        **{f"masr_{name}": confusion.mean(ratios, s) for name, s in counted.items()},
         "asr": dict(zip(row["iou"], ratios.tolist(), strict=True)),
         "oracle": oracle,
     }

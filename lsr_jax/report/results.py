@@ -1,5 +1,9 @@
 """Results of evaluations: rows of ``report/metrics.json``, and tables of them.
 
+As a command, keep the rows of a run with the command that made them, for other tables:
+
+python -m lsr_jax.report.results runs/streets-target_only --out docs/results/oracle.json
+
 A row is a plain dict of one evaluation. Its identity: ``stage, method, seed, step,
 domain, split`` (which images), ``bn`` ("running", or "target": statistics re-estimated
 on unlabelled target images), ``protocol`` ("native" or "resized") and ``selection`` (how
@@ -26,6 +30,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +39,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lsr_jax import files
+from lsr_jax import cli, files
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import metrics
+from lsr_jax.evaluation import confusion
+from lsr_jax.training import workdir
 
 Row = dict[str, Any]
 
@@ -83,7 +89,7 @@ def make(
     """
     declared = range(len(classes)) if declared is None else declared
     absent = np.setdiff1d(range(len(classes)), declared)
-    iou, precision = metrics.iou(matrix), metrics.precision(matrix)
+    iou, precision = confusion.iou(matrix), confusion.precision(matrix)
     iou[absent] = precision[absent] = np.nan
     if np.isnan(iou).all():
         raise InputError(
@@ -103,15 +109,15 @@ def make(
     return {
         **{name: facts.pop(name) for name in IDENTITY},
         "num_classes": len(declared),
-        "miou": metrics.mean_iou(iou),
+        "miou": confusion.mean_iou(iou),
         "iou": by_class(iou),
-        **{f"miou_{name}": metrics.mean_iou(iou, s) for name, s in subsets.items()},
-        "pixel_accuracy": metrics.pixel_accuracy(matrix),
-        "mean_accuracy": metrics.mean(metrics.class_accuracy(matrix)),
-        "mean_precision": metrics.mean(precision),
-        "frequency_weighted_iou": metrics.frequency_weighted_iou(matrix),
-        "iou_std": metrics.population_std(iou),
-        "accuracy": by_class(metrics.class_accuracy(matrix)),
+        **{f"miou_{name}": confusion.mean_iou(iou, s) for name, s in subsets.items()},
+        "pixel_accuracy": confusion.pixel_accuracy(matrix),
+        "mean_accuracy": confusion.mean(confusion.class_accuracy(matrix)),
+        "mean_precision": confusion.mean(precision),
+        "frequency_weighted_iou": confusion.frequency_weighted_iou(matrix),
+        "iou_std": confusion.population_std(iou),
+        "accuracy": by_class(confusion.class_accuracy(matrix)),
         "precision": by_class(precision),
         **facts,
     }
@@ -524,3 +530,33 @@ def machine(facts: Mapping) -> str:
         f"{facts['cpus']} cores ({facts['device_kind']}), {system}, "
         f"Python {facts['python']}, {versions}"
     )
+
+
+def recorded(folder: Path) -> list[Row]:
+    """The rows of a run's report, each with ``recorded``: the command of the run.
+
+    Raises:
+      InputError: no report there.
+    """
+    found = read(folder / "report" / "metrics.json")
+    command = workdir.manifest(folder)["command"]
+    return [{**row, "recorded": command} for row in found]
+
+
+def define(flags: cli.Flags) -> None:
+    """Define the flags."""
+    flags.path("out", "JSON file to write.", required=True)
+
+
+def record(options, folder: str) -> None:
+    """Write the rows."""
+    write(options.out, recorded(files.expanded(folder)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return cli.run(define, record, argv, arguments=["WORKDIR"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,10 +20,9 @@ from pathlib import Path
 
 import jax
 
-from lsr_jax import cli, keywords
+from lsr_jax import cli, keywords, report
 from lsr_jax.errors import InputError, TrainingError, one_line
 from lsr_jax.methods import METHODS
-from lsr_jax.report import report
 from lsr_jax.study import outcome, plan
 from lsr_jax.study.plan import Line, Run
 from lsr_jax.training import compile, loop, workdir

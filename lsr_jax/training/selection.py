@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import metrics, predictor
+from lsr_jax.evaluation import confusion, predictor
 from lsr_jax.training.stage import Run, Stage
 from lsr_jax.training.state import TrainState
 
@@ -83,7 +83,7 @@ class Selector:
                 state.params["model"], state.model_state, batches
             )
         declared = self._run.domains[domain].space.declared
-        score = float(metrics.mean_iou(matrix, declared))
+        score = float(confusion.mean_iou(matrix, declared))
         if best is not None and not score > best["miou"]:
             return dict(best)
         return {"step": step, "miou": score, "domain": domain, "split": split}

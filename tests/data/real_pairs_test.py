@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from lsr_jax import report
 from lsr_jax.configs import cs2crosscity, gta2cs, synthia2cs
-from lsr_jax.report import report
 from lsr_jax.training import loop
 
 RUNS = {

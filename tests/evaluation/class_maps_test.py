@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lsr_jax.data import image_io
-from lsr_jax.evaluation import class_maps, predictor
+from lsr_jax.evaluation import predictor
 from lsr_jax.evaluation.predictor import Predictor, TestTimeAugmentation
 from lsr_jax.training import sharding
 from lsr_jax.types import Outputs
@@ -32,7 +32,7 @@ def network():
         augmentation=TestTimeAugmentation(average="pixel_probabilities"),
     )
     own = Predictor(scores, num_classes=CLASSES, mesh=sharding.make_mesh(1))
-    return class_maps.Network(own, PARAMS, {})
+    return predictor.Network(own, PARAMS, {})
 
 
 def draw(height, width, seed=0):
@@ -58,7 +58,7 @@ def whole(image, size):
     ],
 )
 def test_windows_cover_everything(length, window, overlap, expected):
-    found = class_maps.window_starts(length, window, overlap)
+    found = predictor.window_starts(length, window, overlap)
     assert found == expected
     covered = {i for start in found for i in range(start, start + window)}
     assert covered == set(range(length))
@@ -70,12 +70,12 @@ def test_sliding_averages_the_scores_of_all_windows(height, width, overlap):
     image = draw(height, width)
     total = np.zeros((height, width, CLASSES))
     count = np.zeros((height, width, 1))
-    for top in class_maps.window_starts(height, ROWS, overlap):
-        for left in class_maps.window_starts(width, COLUMNS, overlap):
+    for top in predictor.window_starts(height, ROWS, overlap):
+        for left in predictor.window_starts(width, COLUMNS, overlap):
             part = (slice(top, top + ROWS), slice(left, left + COLUMNS))
             total[part] += whole(image[part], (ROWS, COLUMNS))
             count[part] += 1
-    found = class_maps.slide(
+    found = predictor.slide(
         network(), image, window=(ROWS, COLUMNS), overlap=overlap, batch_size=3
     )
     assert found.dtype == np.uint8
@@ -86,7 +86,7 @@ def test_sliding_averages_the_scores_of_all_windows(height, width, overlap):
 def test_sliding_continues_a_small_image_by_its_border():
     image = draw(4, 5)
     padded = np.pad(image, ((0, 2), (0, 3), (0, 0)), mode="edge")
-    found = class_maps.slide(
+    found = predictor.slide(
         network(), image, window=(ROWS, COLUMNS), overlap=0.5, batch_size=2
     )
     expected = whole(padded, (ROWS, COLUMNS)).argmax(-1)[:4, :5]
@@ -95,7 +95,7 @@ def test_sliding_continues_a_small_image_by_its_border():
 
 def test_resizing_gives_every_image_a_map_of_its_own_size():
     images = [draw(9, 14, 1), draw(6, 8, 2), draw(30, 7, 3)]
-    found = class_maps.resize(network(), images, size=(ROWS, COLUMNS), batch_size=4)
+    found = predictor.resize(network(), images, size=(ROWS, COLUMNS), batch_size=4)
     for image, label in zip(images, found, strict=True):
         small = image_io.resize_image(image, (ROWS, COLUMNS))
         expected = whole(small, image.shape[:2]).argmax(-1)

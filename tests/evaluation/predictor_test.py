@@ -10,7 +10,7 @@ from PIL import Image
 from toy_bn import BATCH, HEIGHT, WIDTH, batched, draw
 
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import metrics, predictor
+from lsr_jax.evaluation import confusion, predictor
 from lsr_jax.evaluation.predictor import Predictor, TestTimeAugmentation
 from lsr_jax.ops import resample
 from lsr_jax.training import sharding
@@ -51,12 +51,12 @@ def test_shrinking_labels_loses_what_is_thin():
     native, resized = found["native",], found["resized",]
     # By hand. Resized: the label becomes 0 0 1 1, all right; class 2 has gone.
     np.testing.assert_array_equal(resized, np.diag([4, 4, 0]))
-    assert metrics.mean_iou(resized) == 1
-    assert np.isnan(metrics.iou(resized)[2])
+    assert confusion.mean_iou(resized) == 1
+    assert np.isnan(confusion.iou(resized)[2])
     # Native: the border of the enlarged prediction lies between columns 3 and 4, so of
     # 4 rows the columns 2 and 4 of class 2 are wrong, the others right.
     np.testing.assert_array_equal(native, [[12, 0, 0], [0, 12, 0], [4, 4, 0]])
-    np.testing.assert_allclose(metrics.iou(native), [12 / 16, 12 / 16, 0])
+    np.testing.assert_allclose(confusion.iou(native), [12 / 16, 12 / 16, 0])
 
 
 def test_resized_labels_are_those_of_pil():
@@ -295,7 +295,7 @@ def test_confusion_is_that_of_the_predictions_without_the_padding(params, model_
     assert matrix.dtype == np.int64
     assert matrix.sum() == (label != 255).sum()
     predictions = own.predict(params, model_state, image)
-    expected = metrics.confusion_matrix(label, predictions, toy_bn.CLASSES)
+    expected = confusion.confusion_matrix(label, predictions, toy_bn.CLASSES)
     np.testing.assert_array_equal(matrix, expected)
     assert own.confusion(params, model_state, []).sum() == 0
 
@@ -334,10 +334,11 @@ def test_protocols_compare_at_the_size_of_the_label_or_of_the_input(
     )
     predictions = own.predict(params, model_state, image)
     np.testing.assert_array_equal(
-        score("native"), metrics.confusion_matrix(label, enlarged, toy_bn.CLASSES)
+        score("native"), confusion.confusion_matrix(label, enlarged, toy_bn.CLASSES)
     )
     np.testing.assert_array_equal(
-        score("resized"), metrics.confusion_matrix(shrunk, predictions, toy_bn.CLASSES)
+        score("resized"),
+        confusion.confusion_matrix(shrunk, predictions, toy_bn.CLASSES),
     )
 
 

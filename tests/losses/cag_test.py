@@ -7,7 +7,7 @@ import pytest
 from held import widen
 
 from lsr_jax import losses
-from lsr_jax.evaluation import metrics
+from lsr_jax.evaluation import confusion
 from lsr_jax.ops import prototypes, pseudo_labels, resample
 
 C = 19
@@ -161,9 +161,9 @@ def test_golden_pseudo_labels(golden):
         "thr": (jnp.argmax(logits, axis=-1), confident),
     }
     for name, (all_labels, kept) in everywhere.items():
-        matrix = metrics.confusion_matrix(truth, all_labels, C)
+        matrix = confusion.confusion_matrix(truth, all_labels, C)
         golden.holds(f"ati__confusion_{name}", matrix)
-        right = np.diagonal(metrics.confusion_matrix(truth, kept, C))
+        right = np.diagonal(confusion.confusion_matrix(truth, kept, C))
         counts = [
             np.bincount(x[x < C], minlength=C) for x in map(np.asarray, (truth, kept))
         ]

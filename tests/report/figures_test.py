@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from lsr_jax.report import figures
-from lsr_jax.report.features import Sample
 from lsr_jax.report.figures import Estimate
 
 NAMES = ("road", "car", "sky")
@@ -17,8 +16,9 @@ COLORS = np.array([[128, 64, 128], [0, 0, 142], [70, 130, 180]], np.uint8)
 
 def samples():
     rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 10)
     return {
-        stage: Sample(rng.uniform(0.5, 4, (30, 4)), np.repeat([0, 1, 2], 10))
+        stage: (rng.uniform(0.5, 4, 30), rng.uniform(0, 40, 30), labels)
         for stage in ("source", "lsr")
     }
 
@@ -33,7 +33,7 @@ def angles():
 
 
 def scatter():
-    points = {name: sample.vectors[:, :2] for name, sample in samples().items()}
+    points = {name: np.stack(sample[:2], 1) for name, sample in samples().items()}
     labels = dict.fromkeys(points, np.repeat([0, 1, 2], 10))
     return figures.scatter(points, labels, NAMES)
 
@@ -143,14 +143,23 @@ def test_bars_are_the_values_and_nan_leaves_a_gap():
 
 
 def test_polar_radius_is_the_logarithm_of_the_norm_and_the_angle_beside_the_ray():
-    vectors = np.array([[1, 0, 0], [100, 0, 0], [0, 10, 0]], float)
-    sample = Sample(vectors, np.array([0, 0, 1]))
+    sample = np.array([1.0, 100, 10]), np.array([0, 0, 90]), np.array([0, 0, 1])
     axes = figures.polar({"one": sample}, NAMES, COLORS).axes[0]
     theta, radius = axes.collections[0].get_offsets().T
-    np.testing.assert_allclose(theta, [0, 0, 2 * np.pi / 3], atol=1e-6)
+    ray = 2 * np.pi / 3
+    np.testing.assert_allclose(theta, [0, 0, ray - np.pi / 2], atol=1e-6)
     np.testing.assert_allclose(radius, [1, 100, 10])
     assert axes.get_yscale() == "log"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), 10)
+
+
+def test_polar_ring_holds_95_percent_of_the_norms():
+    norms = np.arange(1, 1002, dtype=float)
+    sample = norms, np.zeros(1001), np.zeros(1001, int)
+    axes = figures.polar({"one": sample}, NAMES, COLORS).axes[0]
+    ring = axes.collections[1].get_paths()[0].vertices[:, 1]
+    assert (ring.min(), ring.max()) == pytest.approx((26, 976))
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 501)
 
 
 def test_confusion_writes_percent_and_greys_absent_classes():
@@ -176,7 +185,7 @@ def test_ablation_has_a_bar_for_every_line():
 def test_the_backend_of_the_environment_does_not_matter(backend, tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
     program = (
-        "from lsr_jax.report import figures, gallery\n"
+        "from lsr_jax.report import features, figures\n"
         "figure = figures.shares({'a': [0.5, 0.5]}, ['road'])\n"
         "figures.save(figure, 'a', ['png'])"
     )

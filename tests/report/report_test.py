@@ -2,8 +2,8 @@
 
 import pytest
 
+from lsr_jax import report
 from lsr_jax.errors import InputError
-from lsr_jax.report import report
 
 
 def test_recorded_rows_are_read(load_config):

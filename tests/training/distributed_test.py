@@ -12,10 +12,10 @@ import jax
 import one_of_two
 import pytest
 
+from lsr_jax import report
 from lsr_jax.data import pseudo_label_store
 from lsr_jax.errors import InputError
 from lsr_jax.models import BACKBONES
-from lsr_jax.report import report
 from lsr_jax.training import distributed, loop, stage
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.workdir import read_config

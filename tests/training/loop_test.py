@@ -15,13 +15,11 @@ import pytest
 import saved
 from PIL import Image
 
-from lsr_jax import convert
+from lsr_jax import convert, report
 from lsr_jax.errors import InputError, TrainingError
-from lsr_jax.evaluation import metrics
 from lsr_jax.methods import common
 from lsr_jax.models import BACKBONES
 from lsr_jax.models.resnet import Architecture
-from lsr_jax.report import report
 from lsr_jax.training import distributed, loop, workdir
 from lsr_jax.training.checkpoint import FORMAT, Checkpointer
 from lsr_jax.training.loop import profiling
@@ -362,7 +360,7 @@ def test_the_best_checkpoint_is_kept_and_reported(
     config, tmp_path, monkeypatch, capsys
 ):
     scores = iter([0.1, 0.4, 0.4, 0.3])
-    monkeypatch.setattr(metrics, "mean_iou", lambda iou: next(scores))
+    monkeypatch.setattr(confusion, "mean_iou", lambda *_: next(scores))
     chosen = {"selection": "source_val", "every": 1}
     chosen = {**config, "evaluation": {**config["evaluation"], **chosen}}
     chosen |= {"stages": ("source",), "source": {**config["source"]}}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import recorded
 
-from lsr_jax.evaluation import metrics
+from lsr_jax.evaluation import confusion
 
 GOLDENS = np.load(recorded.GOLDENS / "eval.npz")
 
@@ -28,7 +28,7 @@ def test_confusion_equals_a_loop_over_pixels():
     labels = rng.choice([0, 1, 2, 3, 4, 255], size=(4, 5, 7)).astype(np.uint8)
     predictions = rng.integers(0, 5, labels.shape).astype(np.uint8)
     count = jax.jit(
-        chex.assert_max_traces(metrics.confusion_matrix, 1), static_argnums=2
+        chex.assert_max_traces(confusion.confusion_matrix, 1), static_argnums=2
     )
     for valid in ([True] * 4, [True, False, True, False], [False] * 4):
         matrix = count(labels, predictions, 5, np.array(valid))
@@ -41,49 +41,55 @@ def test_confusion_equals_a_loop_over_pixels():
 def test_values_outside_the_classes_drop_out():
     labels = np.array([[[0, 1, -1, 255, 3]]], np.int32)
     predictions = np.array([[[1, 7, 0, 0, 0]]], np.int32)
-    matrix = np.asarray(metrics.confusion_matrix(labels, predictions, 3))
+    matrix = np.asarray(confusion.confusion_matrix(labels, predictions, 3))
     assert matrix.sum() == 1
     assert matrix[0, 1] == 1
 
 
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match=r"\(1, 2, 2\).*\(1, 2, 3\)"):
-        metrics.confusion_matrix(np.zeros((1, 2, 2), int), np.zeros((1, 2, 3), int), 3)
+        confusion.confusion_matrix(
+            np.zeros((1, 2, 2), int), np.zeros((1, 2, 3), int), 3
+        )
     with pytest.raises(ValueError, match=r"\[C, C\]"):
-        metrics.iou(np.zeros((2, 3)))
+        confusion.iou(np.zeros((2, 3)))
 
 
 def test_hand_matrix():
-    np.testing.assert_allclose(metrics.iou(HAND), [3 / 6, 4 / 7, np.nan])
-    np.testing.assert_allclose(metrics.class_accuracy(HAND), [3 / 4, 4 / 6, np.nan])
-    np.testing.assert_allclose(metrics.precision(HAND), [3 / 5, 4 / 5, np.nan])
-    assert metrics.pixel_accuracy(HAND) == 7 / 10
-    assert metrics.mean_iou(HAND) == pytest.approx((3 / 6 + 4 / 7) / 2)
-    assert metrics.mean_iou(metrics.iou(HAND)) == metrics.mean_iou(HAND)
-    assert metrics.mean_iou(HAND, classes=(1, 2)) == pytest.approx(4 / 7)
-    assert metrics.mean(metrics.class_accuracy(HAND)) == pytest.approx(
+    np.testing.assert_allclose(confusion.iou(HAND), [3 / 6, 4 / 7, np.nan])
+    np.testing.assert_allclose(confusion.class_accuracy(HAND), [3 / 4, 4 / 6, np.nan])
+    np.testing.assert_allclose(confusion.precision(HAND), [3 / 5, 4 / 5, np.nan])
+    assert confusion.pixel_accuracy(HAND) == 7 / 10
+    assert confusion.mean_iou(HAND) == pytest.approx((3 / 6 + 4 / 7) / 2)
+    assert confusion.mean_iou(confusion.iou(HAND)) == confusion.mean_iou(HAND)
+    assert confusion.mean_iou(HAND, classes=(1, 2)) == pytest.approx(4 / 7)
+    assert confusion.mean(confusion.class_accuracy(HAND)) == pytest.approx(
         (3 / 4 + 4 / 6) / 2
     )
-    assert metrics.mean(metrics.precision(HAND), classes=(0,)) == pytest.approx(3 / 5)
-    assert metrics.frequency_weighted_iou(HAND) == pytest.approx(0.4 / 2 + 0.6 * 4 / 7)
-    assert metrics.frequency_weighted_iou(HAND, (0, 2)) == pytest.approx(0.4 / 2)
-    assert metrics.population_std(metrics.iou(HAND)) == pytest.approx(1 / 28)
+    assert confusion.mean(confusion.precision(HAND), classes=(0,)) == pytest.approx(
+        3 / 5
+    )
+    assert confusion.frequency_weighted_iou(HAND) == pytest.approx(
+        0.4 / 2 + 0.6 * 4 / 7
+    )
+    assert confusion.frequency_weighted_iou(HAND, (0, 2)) == pytest.approx(0.4 / 2)
+    assert confusion.population_std(confusion.iou(HAND)) == pytest.approx(1 / 28)
 
 
 def test_a_class_only_predicted_scores_zero_and_an_absent_one_nothing():
     matrix = np.array([[2, 1, 0], [0, 0, 0], [0, 0, 0]])
-    np.testing.assert_array_equal(metrics.iou(matrix), [2 / 3, 0, np.nan])
-    assert metrics.mean_iou(matrix) == pytest.approx(1 / 3)
-    assert np.isnan(metrics.mean_iou(matrix, classes=(2,)))
+    np.testing.assert_array_equal(confusion.iou(matrix), [2 / 3, 0, np.nan])
+    assert confusion.mean_iou(matrix) == pytest.approx(1 / 3)
+    assert np.isnan(confusion.mean_iou(matrix, classes=(2,)))
 
 
 def test_no_pixels_at_all():
     empty = np.zeros((3, 3), np.int64)
-    assert metrics.pixel_accuracy(empty) == GOLDENS["empty_PA"] == 0
-    assert np.isnan(metrics.iou(empty)).all()
-    assert np.isnan(metrics.mean_iou(empty))
-    assert np.isnan(metrics.frequency_weighted_iou(empty))
-    assert np.isnan(metrics.population_std(metrics.iou(empty)))
+    assert confusion.pixel_accuracy(empty) == GOLDENS["empty_PA"] == 0
+    assert np.isnan(confusion.iou(empty)).all()
+    assert np.isnan(confusion.mean_iou(empty))
+    assert np.isnan(confusion.frequency_weighted_iou(empty))
+    assert np.isnan(confusion.population_std(confusion.iou(empty)))
 
 
 SUBSETS = {
@@ -92,18 +98,20 @@ SUBSETS = {
     "13": tuple(GOLDENS["set_13_of_16"]),
 }
 MEASURES = {
-    "MPA": lambda matrix, *classes: metrics.mean(
-        metrics.class_accuracy(matrix), *classes
+    "MPA": lambda matrix, *classes: confusion.mean(
+        confusion.class_accuracy(matrix), *classes
     ),
-    "MIoU": metrics.mean_iou,
-    "FWIoU": metrics.frequency_weighted_iou,
-    "PC": lambda matrix, *classes: metrics.mean(metrics.precision(matrix), *classes),
-    "PA": metrics.pixel_accuracy,
-    "IoU_per_class": metrics.iou,
-    "PA_per_class": metrics.class_accuracy,
-    "PC_per_class": metrics.precision,
-    "cag_FreqW_Acc": metrics.frequency_weighted_iou,
-    "cag_mean_iou": metrics.mean_iou,
+    "MIoU": confusion.mean_iou,
+    "FWIoU": confusion.frequency_weighted_iou,
+    "PC": lambda matrix, *classes: confusion.mean(
+        confusion.precision(matrix), *classes
+    ),
+    "PA": confusion.pixel_accuracy,
+    "IoU_per_class": confusion.iou,
+    "PA_per_class": confusion.class_accuracy,
+    "PC_per_class": confusion.precision,
+    "cag_FreqW_Acc": confusion.frequency_weighted_iou,
+    "cag_mean_iou": confusion.mean_iou,
 }
 
 
@@ -120,7 +128,7 @@ def golden_measure(key):
 @pytest.mark.parametrize("classes", [19, 16, 13])
 def test_golden_confusion(golden, classes):
     golden.only(f"c{classes}__.*")
-    matrix = metrics.confusion_matrix(
+    matrix = confusion.confusion_matrix(
         golden[f"c{classes}__gt"], golden[f"c{classes}__pred"], classes
     )
     golden.equals(f"c{classes}__confusion", matrix)
@@ -129,7 +137,7 @@ def test_golden_confusion(golden, classes):
 @pytest.mark.golden("eval", "c\\d+__(?!gt|pred).*", "empty_PA", "set_.*")
 def test_golden_measures(golden):
     golden.used("set_16_of_19", "set_13_of_19", "set_13_of_16")
-    golden.equals("empty_PA", metrics.pixel_accuracy(np.zeros((3, 3))))
+    golden.equals("empty_PA", confusion.pixel_accuracy(np.zeros((3, 3))))
     keys = {
         key for key in golden.arrays if "__" in key and not key.endswith("__confusion")
     }
@@ -145,7 +153,7 @@ def test_the_subsets_of_the_literature_are_rows_of_the_same_matrix():
     of_19, of_16 = SUBSETS["13of19"], SUBSETS["13"]
     assert tuple(np.take(SUBSETS["16of19"], of_16)) == of_19
     cut = matrix[np.ix_(of_19, of_19)]
-    assert metrics.mean_iou(cut) > metrics.mean_iou(matrix, of_19)
+    assert confusion.mean_iou(cut) > confusion.mean_iou(matrix, of_19)
 
 
 def published(row):
@@ -207,8 +215,10 @@ SYNTHIA = {
 @pytest.mark.parametrize("name", GTA5)
 def test_published_rows_of_gta5_to_cityscapes(name):
     row, miou, masr = GTA5[name]
-    assert metrics.mean_iou(row) == pytest.approx(miou, abs=0.06)
-    assert 100 * metrics.mean(metrics.asr(row, ORACLE)) == pytest.approx(masr, abs=0.06)
+    assert confusion.mean_iou(row) == pytest.approx(miou, abs=0.06)
+    assert 100 * confusion.mean(confusion.asr(row, ORACLE)) == pytest.approx(
+        masr, abs=0.06
+    )
 
 
 @pytest.mark.parametrize("name", SYNTHIA)
@@ -216,17 +226,17 @@ def test_published_rows_of_synthia_to_cityscapes(name):
     row, mious, masrs = SYNTHIA[name]
     oracle = ORACLE[list(SUBSETS["16of19"])]
     for classes, miou, masr in zip((None, SUBSETS["13"]), mious, masrs, strict=True):
-        assert metrics.mean_iou(row, classes) == pytest.approx(miou, abs=0.06)
-        assert 100 * metrics.mean(metrics.asr(row, oracle), classes) == pytest.approx(
-            masr, abs=0.06
-        )
+        assert confusion.mean_iou(row, classes) == pytest.approx(miou, abs=0.06)
+        assert 100 * confusion.mean(
+            confusion.asr(row, oracle), classes
+        ) == pytest.approx(masr, abs=0.06)
 
 
 def test_published_std_is_that_of_the_population():
-    assert metrics.population_std(GTA5["oce"][0]) == pytest.approx(24.82, abs=0.006)
+    assert confusion.population_std(GTA5["oce"][0]) == pytest.approx(24.82, abs=0.006)
 
 
 def test_asr_leaves_out_what_the_oracle_does_not_know():
-    ratio = metrics.asr(np.array([0.2, 0.3, 0.1]), np.array([0.4, np.nan, 0.0]))
+    ratio = confusion.asr(np.array([0.2, 0.3, 0.1]), np.array([0.4, np.nan, 0.0]))
     np.testing.assert_array_equal(ratio, [0.5, np.nan, np.nan])
-    assert metrics.mean(metrics.asr([0.2, 0.3], [0.4, 0.3])) == pytest.approx(0.75)
+    assert confusion.mean(confusion.asr([0.2, 0.3], [0.4, 0.3])) == pytest.approx(0.75)

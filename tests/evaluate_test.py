@@ -12,7 +12,7 @@ import saved
 from lsr_jax import cli, evaluate, streets
 from lsr_jax.data import label_spaces
 from lsr_jax.errors import InputError
-from lsr_jax.report import request, results
+from lsr_jax.report import results
 from lsr_jax.training import weights
 
 PRESET = dataclasses.replace(
@@ -74,7 +74,7 @@ def _preset():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(streets.PRESETS, PRESET.name, PRESET)
         # JAX is already in use here.
-        patch.setattr(request.compile, "configure", lambda cpu_devices: None)
+        patch.setattr(evaluate.compile, "configure", lambda cpu_devices: None)
         yield
 
 
@@ -84,7 +84,7 @@ def evaluated(run, tmp_path_factory):
     rows = tmp_path_factory.mktemp("oracle") / "rows.json"
     oracle = oracle_of(rows, "streets_camera smallest")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        found = request.evaluate(ask(workdir=str(run), oracle=oracle))
+        found = evaluate.evaluate(ask(workdir=str(run), oracle=oracle))
     return found, printed.getvalue()
 
 
@@ -112,10 +112,10 @@ def test_stages_of_a_run(run, evaluated):
 
 
 def test_a_step_and_a_checkpoint_are_that_network(run):
-    by_step = request.evaluate(ask(workdir=str(run), stages=["source"], step=1))
+    by_step = evaluate.evaluate(ask(workdir=str(run), stages=["source"], step=1))
     kept = results.read(run / "report-source-step1" / "metrics.json")
     path = run / "source" / "checkpoints" / "1"
-    by_path = request.evaluate(ask(checkpoint=str(path)))
+    by_path = evaluate.evaluate(ask(checkpoint=str(path)))
     np.testing.assert_equal(by_step, by_path)
     np.testing.assert_equal(by_step, kept)
     assert {row["selection"] for row in by_step} == {"named"}
@@ -124,7 +124,7 @@ def test_a_step_and_a_checkpoint_are_that_network(run):
 def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_path):
     name = f"{run}:source"
     alone = [row for row in evaluated[0] if row["stage"] == "source"]
-    found = request.evaluate(
+    found = evaluate.evaluate(
         ask(ensemble=[f"{name}=0.7", f"{name}=0.3"], out=str(tmp_path / "twice"))
     )
     assert {row["stage"] for row in found} == {"ensemble"}
@@ -138,7 +138,7 @@ def test_an_ensemble_of_one_network_twice_is_that_network(run, evaluated, tmp_pa
 
 
 def test_views_reach_the_network(run, evaluated):
-    flipped = request.evaluate(
+    flipped = evaluate.evaluate(
         ask(checkpoint=str(run), protocol="native", flip=True, split="test")
     )
     assert {row["averaging"] for row in flipped} == {"flip, probabilities"}
@@ -160,7 +160,7 @@ def test_views_reach_the_network(run, evaluated):
 )
 def test_only_a_report_of_all_stages_is_the_report(flags, name, run):
     given = ask(workdir=str(run), **flags)
-    assert request.output(given, [], "one view", ["source", "adapt"]) == run / name
+    assert evaluate.output(given, [], "one view", ["source", "adapt"]) == run / name
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_a_choice_on_the_split_of_the_flag_is_an_oracles(flags, chosen, monkeypa
         entries = entries or [evaluation.entry(stage) for stage in stages]
         return [m.selection for entry in entries for m in entry.members]
 
-    monkeypatch.setattr(request.report, "write", selections)
+    monkeypatch.setattr(evaluate.report, "write", selections)
     for split, rule in (("test", "oracle"), (None, "target_heldout")):
-        assert set(request.evaluate(ask(split=split, **flags))) == {rule}
+        assert set(evaluate.evaluate(ask(split=split, **flags))) == {rule}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_wrong_flags_are_one_line(flags, message, run):
         for name, value in flags.items()
     }
     with pytest.raises(InputError, match=message) as caught:
-        request.evaluate(ask(**flags))
+        evaluate.evaluate(ask(**flags))
     assert "\n" not in str(caught.value)
 
 
@@ -234,10 +234,10 @@ def test_processes_meet_before_anything_is_read(run, monkeypatch):
     def initialize(**given):
         raise MetError(given)
 
-    monkeypatch.setattr(request.distributed, "initialize", initialize)
+    monkeypatch.setattr(evaluate.distributed, "initialize", initialize)
     given = {"num_processes": 2, "process_id": 1}
     with pytest.raises(MetError, match="'process_id': 1"):
-        request.evaluate(ask(workdir=str(run), processes=given))
+        evaluate.evaluate(ask(workdir=str(run), processes=given))
 
 
 def test_weights_outside_of_a_run_need_data_and_a_folder(run, tmp_path):
@@ -245,11 +245,11 @@ def test_weights_outside_of_a_run_need_data_and_a_folder(run, tmp_path):
     place = weights.resolve(str(tmp_path / "w.safetensors"))
     given = ask(checkpoint=str(place.path))
     with pytest.raises(InputError, match="name the data by --config"):
-        request.data_config(given, [place])
+        evaluate.data_config(given, [place])
     with pytest.raises(InputError, match="folder to write by --out"):
-        request.output(given, [place], "one view", ["source"])
+        evaluate.output(given, [place], "one view", ["source"])
     config = json.loads((run / "config.json").read_text())
-    assert request.data_config(ask(config=config), [place]) is config
+    assert evaluate.data_config(ask(config=config), [place]) is config
 
 
 def test_a_network_of_other_classes_is_named(run, load_config):
@@ -257,4 +257,4 @@ def test_a_network_of_other_classes_is_named(run, load_config):
     config["model"]["num_classes"] = 16
     other = saved.run(run.parent / "other", config, {"source": (1,)})
     with pytest.raises(InputError, match=r"labels have 19 classes, the network 16"):
-        request.evaluate(ask(workdir=str(run), checkpoint=f"{other}:source"))
+        evaluate.evaluate(ask(workdir=str(run), checkpoint=f"{other}:source"))
