@@ -1,9 +1,5 @@
 """Results of evaluations: rows of ``report/metrics.json``, and tables of them.
 
-As a command, keep the rows of a run with the command that made them, for other tables:
-
-python -m lsr_jax.report.results runs/streets-target_only --out docs/results/oracle.json
-
 A row is a plain dict of one evaluation. Its identity: ``stage, method, seed, step,
 domain, split`` (which images), ``bn`` ("running", or "target": statistics re-estimated
 on unlabelled target images), ``protocol`` ("native" or "resized") and ``selection`` (how
@@ -30,7 +26,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,10 +34,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lsr_jax import cli, files
+from lsr_jax import files
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import confusion
-from lsr_jax.training import workdir
 
 Row = dict[str, Any]
 
@@ -530,33 +524,3 @@ def machine(facts: Mapping) -> str:
         f"{facts['cpus']} cores ({facts['device_kind']}), {system}, "
         f"Python {facts['python']}, {versions}"
     )
-
-
-def recorded(folder: Path) -> list[Row]:
-    """The rows of a run's report, each with ``recorded``: the command of the run.
-
-    Raises:
-      InputError: no report there.
-    """
-    found = read(folder / "report" / "metrics.json")
-    command = workdir.manifest(folder)["command"]
-    return [{**row, "recorded": command} for row in found]
-
-
-def define(flags: cli.Flags) -> None:
-    """Define the flags."""
-    flags.path("out", "JSON file to write.", required=True)
-
-
-def record(options, folder: str) -> None:
-    """Write the rows."""
-    write(options.out, recorded(files.expanded(folder)))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    return cli.run(define, record, argv, arguments=["WORKDIR"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,6 +17,7 @@ from PIL import Image
 
 from lsr_jax import convert, report
 from lsr_jax.errors import InputError, TrainingError
+from lsr_jax.evaluation import confusion
 from lsr_jax.methods import common
 from lsr_jax.models import BACKBONES
 from lsr_jax.models.resnet import Architecture

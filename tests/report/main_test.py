@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from lsr_jax.errors import InputError
+from lsr_jax.report import __main__ as command
 from lsr_jax.report import results
 
 FACTS = {
@@ -41,7 +42,7 @@ def test_recorded_rows_name_their_command(tmp_path):
     found = [row("target_only"), row("lsr")]
     results.write(tmp_path / "report" / "metrics.json", found)
     (tmp_path / "manifest.json").write_text(json.dumps(FACTS))
-    assert results.recorded(tmp_path) == [
+    assert command.recorded(tmp_path) == [
         {**one, "recorded": "python train.py --config.seed=1"} for one in found
     ]
 
@@ -53,7 +54,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
         with pytest.raises(
             InputError, match=r"manifest\.json: expected the manifest of a run, found"
         ):
-            results.recorded(tmp_path)
+            command.recorded(tmp_path)
 
 
 def test_the_machine_in_words():
@@ -62,9 +63,9 @@ def test_the_machine_in_words():
 
 
 def test_a_folder_without_report_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "lsr_jax.report.results", str(tmp_path)]
-    command += ["--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = [sys.executable, "-m", "lsr_jax.report", str(tmp_path)]
+    words += ["--out", str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
