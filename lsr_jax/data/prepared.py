@@ -176,6 +176,11 @@ def check_identity(
 ) -> None:
     """Raises InputError if a folder was written from other files, or with other labels."""
     for key, value in expected.items():
+        if key not in manifest:
+            raise InputError(
+                f"{folder}: expected its {key} in {MANIFEST}, found none: written by an "
+                "earlier version, or changed; remove it and prepare it again"
+            )
         found = manifest[key]
         if found == value:
             continue
