@@ -19,7 +19,7 @@ from lsr_jax import cli, files, streets
 from lsr_jax.data import image_io, label_spaces, prepared, processes
 from lsr_jax.data.prepared import MANIFEST, Record
 from lsr_jax.errors import InputError
-from lsr_jax.streets.presets import SPLITS, Preset
+from lsr_jax.streets import SPLITS, Preset
 
 COMMAND = "python -m lsr_jax.streets --prepare"
 FORMAT_VERSION = "1.0.0"  # of the stored records
