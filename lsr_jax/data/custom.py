@@ -62,9 +62,13 @@ def read(path: str | os.PathLike) -> Layout:
         _require(
             kind in LABEL_FORMATS, "label_format", " or ".join(LABEL_FORMATS), kind
         )
-        ids = {_id("ids", raw): _name("ids", name) for raw, name in text["ids"].items()}
+        given = [*(("ids", raw) for raw in text["ids"])]
+        given += [("ignored", raw) for raw in text.get("ignored", ())]
+        numbers = _numbers(given, painted=kind == "colors")
+        ids = {numbers[raw]: _name("ids", name) for raw, name in text["ids"].items()}
         classes = _classes(text.get("classes"), ids)
-        ignored = frozenset(_id("ignored", raw) for raw in text.get("ignored", ()))
+        ignored = frozenset(numbers[str(raw)] for raw in text.get("ignored", ()))
+        painted = tuple(map(_color, numbers)) if kind == "colors" else ()
         both = sorted(ignored & ids.keys())
         _require(not both, "ignored", "no id of a class", *both[:1] or [None])
         return Layout(
@@ -75,7 +79,8 @@ def read(path: str | os.PathLike) -> Layout:
             ids=ids,
             ignored=ignored,
             classes=classes,
-            colors=_colors(classes, ids, text.get("palette", {})),
+            colors=_colors(classes, ids, painted, text.get("palette", {})),
+            painted=painted,
             size=(int(size[2]), int(size[1])) if "size" in text else None,
             root=os.fspath(path.parent / text.get("root", "")),
         )
@@ -141,9 +146,11 @@ def _classes(given, ids):
     return names
 
 
-def _colors(classes, ids, palette):
-    """Returns one colour a class; the 19 keep theirs unless the palette has another."""
+def _colors(classes, ids, painted, palette):
+    """Returns one colour a class: of the palette, of its first id, or of the 19."""
     known = {row.name: row.color for row in label_spaces.CLASSES}
+    for raw in sorted(ids, reverse=True) if painted else ():
+        known[ids[raw]] = tuple(painted[raw].to_bytes(3))
     for name, color in palette.items():
         found = _name("palette", name)
         _require(found in ids.values(), "palette", "names that occur in ids", name)
@@ -158,10 +165,26 @@ def _colors(classes, ids, palette):
     return tuple(colors)
 
 
-def _id(key, raw):
-    # Looked up as text: as numbers, "7" and "07" would be one id.
-    _require(str(raw) in _IDS, key, "ids of 0-255", raw)
-    return _IDS[str(raw)]
+def _numbers(given, *, painted):
+    """Returns the id of every key as it is written; colours are counted."""
+    found = {}
+    for key, raw in given:
+        # Looked up as text: as numbers, "7" and "07" would be one id.
+        text = str(raw)
+        if not painted:
+            _require(text in _IDS, key, "ids of 0-255", raw)
+        else:
+            _require(_color(text) is not None, key, "colors such as #804080", raw)
+            other = next((t for t in found if _color(t) == _color(text)), text)
+            _require(other == text, key, f"every color once, {other} or", raw)
+        found.setdefault(text, len(found) if painted else _IDS[text])
+    _require(len(found) <= 256, "ids", "at most 256 colors", len(found))
+    return found
+
+
+def _color(text):
+    found = re.fullmatch(r"#([0-9a-fA-F]{6})", text)
+    return int(found[1], 16) if found else None
 
 
 def _name(key, name):

@@ -17,6 +17,7 @@ import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
 import cv2
@@ -60,6 +61,7 @@ _TAKEN = {  # modes and bits of a channel
     "palette": (_PALETTE, (1, 2, 4, 8)),
     "grey": ((*_GREY, *_RGB), (8, 16)),
     "red16": (_RGB, (16,)),
+    "colors": ((*_RGB, *_PALETTE), (1, 2, 4, 8)),
 }
 _ORIENTATION = 274  # EXIF tag
 _TURNED = {  # its value -> the upright picture
@@ -114,7 +116,7 @@ class Reader:
 
     def __init__(self, files: Files, layout: Layout):
         self.files = files
-        self._format = layout.label_format
+        self._format, self._painted = layout.label_format, layout.painted
         self._known = np.zeros(256, bool)
         self._known[[*layout.ids, *layout.ignored]] = True
 
@@ -132,7 +134,7 @@ class Reader:
     def label(self, name: str) -> np.ndarray:
         """Returns ids, uint8 ``[H, W]``."""
         where = self.files.where(name)
-        label = decode_label(self.data(name), where, self._format)
+        label = decode_label(self.data(name), where, self._format, self._painted)
         present = np.bincount(label.ravel(), minlength=256) > 0
         unknown = np.flatnonzero(present & ~self._known)
         if unknown.size:
@@ -215,19 +217,24 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     return _upright(_decode_by_cv2(data, where, flags), header)
 
 
-def decode_label(data: bytes, where: str, label_format: str) -> np.ndarray:
+def decode_label(
+    data: bytes, where: str, label_format: str, painted: Sequence[int] = ()
+) -> np.ndarray:
     """Decodes a label file to upright ids, uint8 ``[H, W]``.
 
     Args:
       data: the file.
       where: its name in error messages.
       label_format: key of `layouts.LABEL_FORMATS`.
+      painted: of the format "colors", ``0xRRGGBB`` of each id from 0 on.
 
     Raises:
       BadExample: the file is damaged, truncated, too large, lossy, has more than one
         picture or another format, or an id needs more than 8 bits.
     """
     header = check_header(data, where, label_format)
+    if label_format == "colors":
+        return _ids_of_colors(decode_image(data, where), where, np.array(painted))
     if label_format == "palette" or header.format != "PNG":
         if header.format == "PNG":  # cv2 would return colours
             _check_end(data, where)
@@ -243,7 +250,7 @@ def decode_label(data: bytes, where: str, label_format: str) -> np.ndarray:
             raise BadExample(
                 "wrong mode",
                 f"{where}: expected ids, found colours: red, green and blue differ; "
-                "store the ids in a grey file",
+                "store the ids in a grey file, or name the colors, see docs/your_data.md",
             )
     if label.max() > 255:
         raise BadExample(
@@ -252,6 +259,21 @@ def decode_label(data: bytes, where: str, label_format: str) -> np.ndarray:
             "take the label file as it was downloaded",
         )
     return np.ascontiguousarray(label, np.uint8)
+
+
+def _ids_of_colors(image, where, painted):
+    colors = (image.astype(np.int64) << (16, 8, 0)).sum(axis=2)
+    order = np.argsort(painted)
+    places = np.searchsorted(painted[order], colors).clip(max=len(painted) - 1)
+    label = order[places].astype(np.uint8)
+    unknown = colors[painted[label] != colors]
+    if unknown.size:
+        raise BadExample(
+            "unknown id",
+            f"{where}: color #{unknown[0]:06x} is unknown; add it to the description or "
+            "correct the file",
+        )
+    return label
 
 
 def read_header(data: bytes, where: str, file: BinaryIO | None = None) -> Header:

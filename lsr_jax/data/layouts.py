@@ -15,6 +15,7 @@ LABEL_FORMATS = {
     "palette": "a palette PNG, TIFF or BMP whose indices are ids",
     "grey": "a grey PNG, TIFF, BMP or PGM of 8 or 16 bits whose values are ids",
     "red16": "a 16-bit RGB PNG with ids in the red channel",
+    "colors": "an 8-bit RGB or palette PNG, TIFF, BMP or PPM painted in colors",
 }
 
 
@@ -65,6 +66,7 @@ class Layout:
       label_format: key of `LABEL_FORMATS`.
       ids: id in a label file -> class name.
       ignored: further ids that may occur.
+      painted: of the format "colors", ``0xRRGGBB`` of each id from 0 on.
       subsets: splits by rule.
       spaces: keys of `label_spaces.SPACES` for these ids; the first is the default.
       folders: where below the root the patterns may begin.
@@ -91,6 +93,7 @@ class Layout:
     colors: tuple[label_spaces.Color, ...] = ()
     size: tuple[int, int] | None = None
     root: str = ""
+    painted: tuple[int, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -104,6 +107,7 @@ class Layout:
             "label_format": self.label_format,
             "ids": {str(raw): name for raw, name in self.ids.items()},
             "ignored": sorted(self.ignored),
+            "painted": [f"#{color:06x}" for color in self.painted],
             "patterns": {
                 name: [part.images, part.labels, part.native_labels]
                 for name, part in self.parts.items()

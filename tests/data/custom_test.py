@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from lsr_jax import cli
-from lsr_jax.data import check, custom, prepare, records, sources
+from lsr_jax.data import check, custom, image_io, prepare, records, sources
+from lsr_jax.data.archives import Folder
 from lsr_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -122,7 +123,10 @@ def test_names_of_cityscapes_itself_are_known(tmp_path):
         ({"splits": {"a": {"images": "x.jpg"}}}, r"a\.images: expected a pattern"),
         ({"splits": {"a": {"image": "*.jpg"}}}, r"a\.image: expected one of the keys"),
         ({"splits": {"a": {"images": "*.jpg", "labels": "*/*.png"}}}, "the stars of"),
-        ({"label_format": "gray"}, "label_format: expected palette or grey or red16"),
+        (
+            {"label_format": "gray"},
+            "label_format: expected palette or grey or red16 or colors",
+        ),
         ({"ids": {"256": "sky"}}, "ids: expected ids of 0-255, found '256'"),
         ({"ids": {"x": "sky"}}, "ids: expected ids of 0-255, found 'x'"),
         (
@@ -234,3 +238,41 @@ def test_bad_arguments_of_the_config_of_descriptions(tmp_path):
         with pytest.raises(InputError, match=message):
             cli.read_config(f"custom{words}")
     assert cli.read_config(f"custom:{path},{path},tiny")["model"]["num_classes"] == 3
+
+
+def test_masks_that_are_painted(tmp_path):
+    text = {
+        "splits": {"train": {"images": "*.jpg", "labels": "*.png"}},
+        "label_format": "colors",
+        "ids": {"#005AA0": "water", "#dc3c14": "vessel", "#ff0000": "vessel"},
+        "ignored": ["#000000"],
+    }
+    path = tmp_path / "painted.json"
+
+    def read(**changes):
+        path.write_text(json.dumps({**text, **changes}))
+        return custom.read(path)
+
+    layout = read()
+    assert layout.classes == ("water", "vessel")
+    assert layout.colors == ((0, 90, 160), (220, 60, 20))
+    colors = np.array([[0, 90, 160], [220, 60, 20], [255, 0, 0], [0, 0, 0]], np.uint8)
+    picture = np.random.default_rng(0).integers(0, 4, (6, 8))
+    for file_format in ("PNG", "BMP", "TIFF"):
+        Image.fromarray(colors[picture]).save(tmp_path / "a.png", file_format)
+        label = image_io.Reader(Folder(tmp_path), layout).label("a.png")
+        space = sources.label_space({"space": ""}, layout)
+        expected = np.array([0, 1, 1, 255])[picture]
+        np.testing.assert_array_equal(space.encode(label), expected)
+    other = read(ignored=["#010101"])
+    with pytest.raises(InputError, match=r"a.png: color #000000 is unknown"):
+        image_io.Reader(Folder(tmp_path), other).label("a.png")
+    assert other.meaning() != layout.meaning()
+    for changes, message in (
+        ({"ids": {"1": "water"}}, "ids: expected colors such as #804080, found '1'"),
+        ({"ignored": [0]}, "ignored: expected colors such as #804080, found 0"),
+        ({"ignored": ["#005aa0"]}, "every color once, #005AA0 or, found '#005aa0'"),
+        ({"ignored": ["#ff0000"]}, "ignored: expected no id of a class"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read(**changes)
