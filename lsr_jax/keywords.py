@@ -4,7 +4,7 @@ A keyword states its range or its choices once, in its annotation::
 
     def make(*, clustering: Weight = 0.1, kind: Literal["l1", "l2"] = "l2") -> Method:
 
-`check` reads the annotations of such a function, or of a class that lists config keys.
+`check` reads the annotations of such a function.
 """
 
 from __future__ import annotations
@@ -59,14 +59,16 @@ Seed = Annotated[int, Range(most=2**32 - 1)]  # JAX repeats the draws of larger 
 CpuDevices = Annotated[int, Range(least=1, most=1024)]
 
 
-def check(values: Mapping[str, Any], prefix: str, *declared: Callable | type) -> None:
+def check(
+    values: Mapping[str, Any], prefix: str, *declared: Callable | Mapping
+) -> None:
     """Check the values of a config section against the annotations of its keywords.
 
     Args:
       values: by keyword.
       prefix: the section, such as ``adapt.method``; "" for the top level.
       *declared: functions with keyword-only arguments, which together name every key;
-        or a class with annotations for some of the keys.
+        or annotations of some of the keys.
 
     Raises:
       InputError: the first value out of range, or a keyword that no function has.
@@ -76,15 +78,15 @@ def check(values: Mapping[str, Any], prefix: str, *declared: Callable | type) ->
         key = f"{prefix}.{name}" if prefix else name
         if name in known:
             check_value(key, value, known[name])
-        elif not isinstance(declared[0], type):
+        elif callable(declared[0]):
             raise InputError(f"{key}: unknown keyword; expected {', '.join(known)}")
 
 
-def annotations(keywords: Callable | type) -> dict[str, Any]:
-    """Annotations of a class, or of the keyword-only arguments of a function."""
+def annotations(keywords: Callable | Mapping) -> Mapping[str, Any]:
+    """Annotations of the keyword-only arguments of a function; a mapping as it is."""
+    if not callable(keywords):
+        return keywords
     hints = get_type_hints(keywords, include_extras=True)
-    if isinstance(keywords, type):
-        return hints
     parameters = inspect.signature(keywords).parameters.values()
     return {p.name: hints.get(p.name) for p in parameters if p.kind is p.KEYWORD_ONLY}
 

@@ -82,10 +82,8 @@ def test_the_message_names_key_range_and_value(name, value, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_lists_some_of_the_keys():
-    class Section:
-        size: Size
-
-    keywords.check({"size": (1, 2), "nested": {}}, "", Section)
+def test_a_mapping_lists_some_of_the_keys():
+    section = {"size": Size}
+    keywords.check({"size": (1, 2), "nested": {}}, "", section)
     with pytest.raises(InputError, match=r"^size: expected 2 whole numbers, each"):
-        keywords.check({"size": (0, 2)}, "", Section)
+        keywords.check({"size": (0, 2)}, "", section)

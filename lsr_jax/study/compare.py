@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy import special
 
 from lsr_jax.report import figures, results
@@ -167,17 +167,10 @@ def class_tables(table: pd.DataFrame) -> list[Table]:
     return tables
 
 
-class Drawing(NamedTuple):
-    """A figure of a study and its caption."""
-
-    figure: figures.Figure
-    caption: str
-
-
 def draw(
     table: pd.DataFrame, controls: Sequence[str], ablated: str | None
-) -> dict[str, Drawing]:
-    """The figures of a study, of its first benchmark.
+) -> dict[str, tuple[Figure, str]]:
+    """Figures of a study and their captions, of its first benchmark.
 
     They show the last control that is not the method ``ablated`` of all its terms.
     """
@@ -191,7 +184,7 @@ def draw(
     control = ([name for name in controls if name != ablated] or controls or [None])[-1]
     both = {line: _estimates(values, line) for line in lines}
     drawn = {
-        "methods": Drawing(
+        "methods": (
             figures.methods(both, control, axis),
             f"Every seed, mean and 95 % confidence interval; {where}.",
         )
@@ -202,7 +195,7 @@ def draw(
         gaps = gaps.reindex(columns=_classes(target)).droplevel([*_others("bn")])
         above = {line: 100 * gaps.loc[line].to_numpy() for line in gaps.index}
         names = [name.partition("/")[2] for name in gaps.columns]
-        drawn["by_class"] = Drawing(
+        drawn["by_class"] = (
             figures.per_class(above, names, control),
             f"IoU of each class above {control} in points, mean over seeds, running "
             f"BatchNorm statistics; {where}.",
@@ -210,7 +203,7 @@ def draw(
     terms = [line for line in lines if line.startswith(f"{ablated} without ")]
     if ablated in lines and terms:
         running = {line: both[line]["running BN"] for line in (ablated, *terms)}
-        drawn["ablation"] = Drawing(
+        drawn["ablation"] = (
             figures.ablation(running, axis),
             f"{ablated} and each of its terms removed (LSR, Fig. 3a), with every seed "
             f"and the 95 % confidence interval; {where}.",

@@ -58,9 +58,9 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     stepwise = compare.means(results.with_facts(stages), {}, split)
     classes = compare.class_tables(table)
     pictures = {}
-    for name, drawing in compare.draw(table, controls, ablated).items():
-        figures.save(drawing.figure, folder / name)
-        pictures[f"{name}.png"] = drawing.caption
+    for name, (figure, caption) in compare.draw(table, controls, ablated).items():
+        figures.save(figure, folder / name)
+        pictures[f"{name}.png"] = caption
 
     facts = workdir.environment()
     values = compare.measurements(table)

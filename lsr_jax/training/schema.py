@@ -1,7 +1,7 @@
 """Check every key of a config before data or weights are opened.
 
 Keys that are keywords of a function have their ranges there: `METHODS`, `models.build`,
-`optimizer.make`, `preprocess.augment`, `feature_norm.norm`. The classes below list the rest.
+`optimizer.make`, `preprocess.augment`, `feature_norm.norm`. The tables below list the rest.
 """
 
 from __future__ import annotations
@@ -16,50 +16,38 @@ from lsr_jax.keywords import Count, CountOrZero, Range
 from lsr_jax.methods import METHODS, feature_norm
 from lsr_jax.training import optimizer
 
-
-class Run:
-    """Top-level keys."""
-
-    seed: keywords.Seed
-    num_devices: Count | None
-    cpu_devices: keywords.CpuDevices
-
-
-class Data:
-    """Keys of ``data``."""
-
-    workers: CountOrZero
-
-
-class Domain:
-    """Keys of ``data.source`` and ``data.target``."""
-
+DOMAIN = {
     # (0, 0): the size of the stored images.
-    size: Annotated[
+    "size": Annotated[
         tuple[int, int], Range(least=1, also=((0, 0),), unit="height and width")
     ]
-
-
-class Evaluation:
-    """Keys of ``evaluation``."""
-
-    batch_size: Count
-    batchnorm_images: Count
-    panel_images: Count
-    selection: Literal["last", "source_val", "target_heldout", "oracle"]
-    every: CountOrZero
-
-
-class Stage:
-    """Keys of a stage."""
-
-    steps: Count
-    batch_size: Count
-    micro_batches: Count
-    log_every: Count
-    checkpoint_every: Count
-    keep_every: CountOrZero
-    on_nonfinite: Literal["stop", "skip"]
+}
+SECTIONS = {
+    "": {
+        "seed": keywords.Seed,
+        "num_devices": Count | None,
+        "cpu_devices": keywords.CpuDevices,
+    },
+    "data": {"workers": CountOrZero},
+    "data.source": DOMAIN,
+    "data.target": DOMAIN,
+    "evaluation": {
+        "batch_size": Count,
+        "batchnorm_images": Count,
+        "panel_images": Count,
+        "selection": Literal["last", "source_val", "target_heldout", "oracle"],
+        "every": CountOrZero,
+    },
+}
+STAGE = {
+    "steps": Count,
+    "batch_size": Count,
+    "micro_batches": Count,
+    "log_every": Count,
+    "checkpoint_every": Count,
+    "keep_every": CountOrZero,
+    "on_nonfinite": Literal["stop", "skip"],
+}
 
 
 def check(config: Mapping) -> None:
@@ -67,19 +55,18 @@ def check(config: Mapping) -> None:
 
     ``model`` is checked by `models.build`.
     """
-    data = config["data"]
-    keywords.check(config, "", Run)
-    keywords.check(data, "data", Data)
-    for domain in ("source", "target"):
-        keywords.check(data[domain], f"data.{domain}", Domain)
-    keywords.check(config["evaluation"], "evaluation", Evaluation)
+    for name, kinds in SECTIONS.items():
+        section = config
+        for key in filter(None, name.split(".")):
+            section = section[key]
+        keywords.check(section, name, kinds)
     for stage in config["stages"]:
         check_stage(config[stage], stage)
 
 
 def check_stage(section: Mapping, stage: str) -> None:
     """Raise InputError for the first value of a stage that is out of range."""
-    keywords.check(section, stage, Stage)
+    keywords.check(section, stage, STAGE)
     keywords.check(section["feature_norm"], f"{stage}.feature_norm", feature_norm.norm)
     keywords.check(
         section["optimizer"],

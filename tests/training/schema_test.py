@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 FILES = [
     path.stem
     for path in sorted((ROOT / "configs").glob("*.py"))
-    if "def get_config(argument" in path.read_text()
+    if "def get_config(argument" in path.read_text() and path.stem != "custom"
 ]
 
 
@@ -55,15 +55,15 @@ def test_every_number_of_a_network_has_a_range():
 def test_every_number_of_a_config_has_a_range():
     config, stage = default.get_config().to_dict(), default.stage().to_dict()
     sections = [
-        (schema.Run, config),
-        (schema.Data, config["data"]),
-        (schema.Domain, config["data"]["source"]),
-        (schema.Evaluation, config["evaluation"]),
-        (schema.Stage, stage),
+        (schema.SECTIONS[""], config),
+        (schema.SECTIONS["data"], config["data"]),
+        (schema.DOMAIN, config["data"]["source"]),
+        (schema.SECTIONS["evaluation"], config["evaluation"]),
+        (schema.STAGE, stage),
     ]
     for declared, section in sections:
         numeric = {key for key, value in section.items() if is_number(value)}
-        assert numeric <= keywords.annotations(declared).keys() <= section.keys()
+        assert numeric <= declared.keys() <= section.keys()
 
 
 @pytest.mark.parametrize("name", FILES)
