@@ -1,7 +1,6 @@
 """PyTorch weight files in and out: ``python -m lsr_jax.convert --help``."""
 
 from lsr_jax.convert.conversion import (
-    check_preprocessing,
     check_values,
     export,
     load,
@@ -13,7 +12,6 @@ __all__ = [
     "CONVERTER",
     "INFO",
     "Imported",
-    "check_preprocessing",
     "check_values",
     "export",
     "fingerprint",

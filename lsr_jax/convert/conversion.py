@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -170,23 +169,6 @@ def check_values(origin: object, weights: Mapping[str, np.ndarray]) -> None:
     if any(broken.values()):
         raise InputError(
             f"{origin}: damaged weights; {_listed(broken)}; use another checkpoint"
-        )
-
-
-def check_preprocessing(
-    info: Mapping[str, Any], expected: str, *, allow: bool = False
-) -> None:
-    """Check that weights were trained on the input that the run will give them.
-
-    ``allow`` accepts others: LSR feeds BGR images to ImageNet weights for RGB.
-
-    Raises:
-      InputError: ``info["preprocessing"]`` is not ``expected``.
-    """
-    if info["preprocessing"] != expected and not allow:
-        raise InputError(
-            f"{info['file']}: trained on {info['preprocessing']!r} input, the config "
-            f"prepares {expected!r}; change the preprocessing or allow the mismatch"
         )
 
 

@@ -28,7 +28,6 @@ from lsr_jax.errors import InputError
 from lsr_jax.methods import cag
 from lsr_jax.models import resnet
 
-Arrays = Mapping[str, np.ndarray]
 SUFFIXES = (".pth", ".pt", ".safetensors")  # of files to write
 AGAIN = "download or save it again"
 CONVERTER = "python -m lsr_jax.convert from-torch"

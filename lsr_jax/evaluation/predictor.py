@@ -366,9 +366,6 @@ def resize(
       images: at most ``batch_size`` of uint8 ``[H, W, 3]``, of any sizes.
       size: ``(H, W)`` of the network's input.
       batch_size: to which the images are padded, so that one program serves all.
-
-    Returns:
-      uint8 ``[H, W]`` for each image.
     """
     inputs = [image_io.resize_image(image, size) for image in images]
     maps = network.maps(inputs, batch_size)
@@ -400,9 +397,6 @@ def slide(
       window: ``(H, W)`` of the network's input.
       overlap: share of a window that the next one covers again, 0 to below 1.
       batch_size: windows that pass through the network together.
-
-    Returns:
-      uint8 ``[H, W]``.
     """
     height, width = image.shape[:2]
     missing = max(0, window[0] - height), max(0, window[1] - width)

@@ -34,12 +34,7 @@ DOMAINS = ("source", "target")
 
 
 class Sample(NamedTuple):
-    """Feature vectors of one domain.
-
-    Attributes:
-      vectors: float32 ``[N, D]``.
-      labels: ``[N]`` class indices.
-    """
+    """Feature vectors of one domain, float32 ``[N, D]``, and their classes ``[N]``."""
 
     vectors: np.ndarray
     labels: np.ndarray
@@ -51,16 +46,9 @@ def balanced_choice(
     """Draw at most ``count`` cells of every class without replacement.
 
     The draw depends on labels and seed alone, so two networks with feature maps of one
-    size are compared on the same cells.
-
-    Args:
-      labels: class indices of any shape, 255 = ignore.
-      count: cells of a class; a class with fewer gives all of them.
-      num_classes: ``C``.
-      seed: of the draw.
-
-    Returns:
-      ``[N]`` ascending positions in the flattened labels.
+    size are compared on the same cells. ``labels`` have any shape, 255 = ignore; a class
+    with fewer cells gives all of them. Returns ``[N]`` ascending positions in the
+    flattened labels.
     """
     flat = np.asarray(labels).reshape(-1)
     order = np.random.default_rng(seed).permutation(flat.size)
@@ -189,12 +177,7 @@ def curves(run: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
 
 
 def draw(evaluation: Evaluation, stages: Sequence[str], folder: Path) -> list[Picture]:
-    """Compute and draw everything that needs the networks.
-
-    Args:
-      evaluation: of the run.
-      stages: in the order of the panels.
-      folder: the report.
+    """Compute and draw everything that needs the networks, a panel for each stage.
 
     Raises:
       InputError: a split without labelled images.

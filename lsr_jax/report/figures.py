@@ -1,7 +1,8 @@
 """Drawing of every figure, from numbers to matplotlib, and saving.
 
 Figures are readable for color-blind people: the eight colors of Okabe and Ito, and every
-further thing gets another marker, dash or hatch.
+further thing gets another marker, dash or hatch. ``names`` are those of the ``C`` classes,
+``colors`` uint8 ``[C, 3]``; mappings have a panel, bar or row for each title.
 """
 
 from __future__ import annotations
@@ -103,11 +104,8 @@ def panel(
 ) -> Figure:
     """Rows of images, with a column for the image, the truth and each prediction.
 
-    Args:
-      columns: title -> RGB images uint8 ``[H, W, 3]`` or class maps ``[h, w]``,
-        255 = ignore (black).
-      names: the ``C`` classes; the legend has those that occur.
-      colors: uint8 ``[C, 3]``.
+    ``columns`` are RGB images uint8 ``[H, W, 3]`` or class maps ``[h, w]``, 255 (ignore)
+    black.
     """
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(names)] = colors
@@ -139,9 +137,7 @@ def panel(
 def shares(values: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Share of each class among the cells, unlabeled ones last (LSR, Fig. 4).
 
-    Args:
-      values: rule -> ``[C + 1]`` shares of `features.class_shares`.
-      names: the ``C`` classes.
+    ``values`` are the ``[C + 1]`` shares of `features.class_shares` by rule.
     """
     table = 100 * pd.DataFrame(dict(values), index=[*names, "unlabeled"])
     figure, axes = _bars(table.where(table > 0))
@@ -162,12 +158,8 @@ def polar(
 
     The radius is the norm on a logarithmic scale. Classes are spread evenly over the
     circle; a vector is drawn at its angle to the class mean from the ray of its class,
-    alternating sides (the angle has no sign). Grey: median norm and 95 % interval.
-
-    Args:
-      samples: title -> for ``N`` vectors their norms, angles in degrees and classes.
-      names: the ``C`` classes.
-      colors: uint8 ``[C, 3]``.
+    alternating sides (the angle has no sign). Grey: median norm and 95 % interval. A sample
+    has norms, angles in degrees and classes of ``N`` vectors.
     """
     figure, axes = _grid(len(samples), 4.4, 4.6, projection="polar")
     norms = np.concatenate([norm for norm, *_ in samples.values()])
@@ -210,9 +202,7 @@ def polar(
 def prototype_angles(angles: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Mean angle of each class prototype to the others, one bar a sample (LSR, Fig. 6).
 
-    Args:
-      angles: title -> ``[C]`` degrees of `features.prototype_angles`.
-      names: the ``C`` classes.
+    ``angles`` are the ``[C]`` degrees of `features.prototype_angles`.
     """
     table = pd.DataFrame(dict(angles), index=list(names))
     means = table.mean()
@@ -232,10 +222,7 @@ def scatter(
 ) -> Figure:
     """Points in the plane, a color and marker for each class (LSR, Fig. 7).
 
-    Args:
-      points: title -> ``[N, 2]``, in the order of the panels.
-      labels: title -> ``[N]`` indices into ``names``.
-      names: classes, or domains.
+    ``points`` are ``[N, 2]``, ``labels`` ``[N]`` indices into ``names``.
     """
     figure, axes = _grid(len(points), 3.9, 3.7)
     for place, (title, where) in zip(axes, points.items(), strict=True):
@@ -264,11 +251,7 @@ def scatter(
 
 @styled
 def training_curves(stages: Mapping[str, pd.DataFrame]) -> Figure:
-    """Every logged metric over the steps of its stage, one small panel a metric.
-
-    Args:
-      stages: stage -> table of `features.read_curves`.
-    """
+    """Every logged metric over the steps of its stage, one small panel a metric."""
     metrics = list(dict.fromkeys(name for table in stages.values() for name in table))
     figure, axes = _grid(len(metrics), 3.2, 1.9)
     looks = {stage: look(number) for number, stage in enumerate(stages)}
@@ -295,9 +278,7 @@ def training_curves(stages: Mapping[str, pd.DataFrame]) -> Figure:
 def confusion(shares: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     """Where the pixels of each true class went, in percent; one panel a stage.
 
-    Args:
-      shares: title -> ``[C, C]`` of `features.row_shares`, NaN rows for absent classes.
-      names: the ``C`` classes.
+    ``shares`` are ``[C, C]`` of `features.row_shares`, rows of absent classes NaN.
     """
     side = 1.5 + 0.26 * len(names)
     figure, axes = _grid(len(shares), side, side + 0.6)
@@ -334,10 +315,8 @@ def methods(
 ) -> Figure:
     """One row a method: its seeds, their mean and its 95 % confidence interval.
 
-    Args:
-      found: method -> series (such as BatchNorm statistics) -> estimate.
-      control: its mean in the first series is drawn as a line through all rows.
-      measure: label of the axis, with its unit.
+    ``found`` maps a method to its series (such as BatchNorm statistics); the mean of the
+    control in the first is drawn as a line through all rows.
     """
     series = list(dict.fromkeys(name for one in found.values() for name in one))
     figure = _new(6.4, 1.2 + 0.42 * len(found))
@@ -381,10 +360,7 @@ def per_class(
 ) -> Figure:
     """IoU of every class above the control, in points: a row a method.
 
-    Args:
-      differences: method -> ``[C]``, NaN where undefined.
-      names: the ``C`` classes.
-      control: with which they were compared.
+    ``differences`` are ``[C]``, NaN where undefined.
     """
     values = np.stack(list(differences.values()))
     most = max(1.0, float(np.nanmax(np.abs(values), initial=0)))
@@ -404,12 +380,7 @@ def per_class(
 
 @styled
 def ablation(found: Mapping[str, Estimate], measure: str) -> Figure:
-    """A bar for the full method and for each term removed (LSR, Fig. 3a).
-
-    Args:
-      found: label -> estimate, the full method first.
-      measure: label of the axis, with its unit.
-    """
+    """A bar for the full method, which is first, and for each term removed (LSR, Fig. 3a)."""
     figure = _new(1.6 + 0.95 * len(found), 3.2)
     axes = figure.subplots()
     for x, estimate in enumerate(found.values()):

@@ -171,7 +171,7 @@ class Evaluation:
         if len(found) == 1:
             return found[0].predictor, entry.members[0].params
         scores = predictor.ensemble([one.scores for one in found], entry.weights)
-        own = self._predictor(scores, self.space.num_classes)
+        own = Predictor(scores, num_classes=self.space.num_classes, mesh=self.run.mesh)
         return own, tuple(member.params for member in entry.members)
 
     def statistics(self, entry: Entry) -> dict[str, PyTree]:
@@ -285,13 +285,9 @@ class Evaluation:
                 augmentation=self.augmentation,
             )
             estimate = batchnorm.estimator(model.forward, normalise, mesh=self.run.mesh)
-            own = self._predictor(scores, model.num_classes)
+            own = Predictor(scores, num_classes=model.num_classes, mesh=self.run.mesh)
             self._compiled[key] = Compiled(scores, own, estimate)
         return self._compiled[key]
-
-    def _predictor(self, scores, num_classes):
-        mesh = self.run.mesh
-        return Predictor(scores, num_classes=num_classes, mesh=mesh)
 
 
 class First:

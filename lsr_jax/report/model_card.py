@@ -32,15 +32,10 @@ def markdown(
     scores: Sequence[Table],
     remarks: Sequence[str] = (),
 ) -> str:
-    """The card as Markdown.
+    """The card of a run as Markdown.
 
-    Args:
-      config: resolved, of the run.
-      manifest: of its workdir.
-      classes: of the network's output.
-      stages: those that were evaluated.
-      scores: tables of the report.
-      remarks: on the data, and on what has no score.
+    ``stages`` are those that were evaluated; ``remarks`` are on the data, and on what has
+    no score.
     """
     model = config["model"]
     parts = [

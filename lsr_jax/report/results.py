@@ -213,10 +213,8 @@ class Table(NamedTuple):
 def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
     """One line a stage: target and source mIoU under both BatchNorm statistics.
 
-    Args:
-      rows: of one run or of several.
-      control: method of the control; every target mIoU then gets its signed difference
-        to the control's with the same seed and statistics, in points.
+    With the method of a ``control`` every target mIoU gets its signed difference to the
+    control's with the same seed and statistics, in points.
     """
     tables = []
     for target, source, part in benchmarks(with_facts(rows)):
@@ -268,9 +266,7 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
 def per_class(rows: Sequence[Row], key: str = "iou") -> list[Table]:
     """One line a class, one column a stage; a table for each kind of evaluation.
 
-    Args:
-      rows: of one run or of several.
-      key: "iou", or "asr" (ratio to the oracle) of the rows that have it.
+    ``key`` is "iou", or "asr" (ratio to the oracle) of the rows that have it.
     """
     rows = [row for row in rows if key in row]
     tables = []

@@ -273,10 +273,11 @@ def import_file(
     Args:
       path: of the file or folder.
       network: freshly initialised.
-      model: of the config, which describes the network.
+      model: section of the config that describes the network.
       preprocessing: of the config.
       skip_head: keep the fresh heads.
-      allow_other_preprocessing: accept weights that were trained on other input.
+      allow_other_preprocessing: accept weights that were trained on other input; LSR
+        feeds BGR images to ImageNet weights for RGB.
       whole: require all weights of a network.
 
     Raises:
@@ -285,9 +286,12 @@ def import_file(
     imported = convert.load(
         path, architecture=model["architecture"], skip_head=skip_head
     )
-    convert.check_preprocessing(
-        imported.info, preprocessing, allow=allow_other_preprocessing
-    )
+    trained_on = imported.info["preprocessing"]
+    if trained_on != preprocessing and not allow_other_preprocessing:
+        raise InputError(
+            f"{path}: trained on {trained_on!r} input, the config prepares "
+            f"{preprocessing!r}; change the preprocessing or allow the mismatch"
+        )
     has_head = "head" in imported.params
     if whole and (imported.info["fresh"] or not has_head):
         raise InputError(

@@ -336,14 +336,6 @@ def test_missing_second_head_and_other_body(layout_state, write):
         convert.overlay(params, state, imported)
 
 
-def test_preprocessing_must_agree_unless_allowed(layout_state, write):
-    info = convert.load(write(layout_state("torchvision_resnet")[0])).info
-    convert.check_preprocessing(info, "imagenet")
-    convert.check_preprocessing(info, "caffe", allow=True)
-    with pytest.raises(errors.InputError, match=r"'imagenet' input.*'caffe'"):
-        convert.check_preprocessing(info, "caffe")
-
-
 LAYOUTS = (
     *("adaptsegnet", "advent", "bdl", "clan", "f2a", "maxsquare", "oce", "lsr"),
     "cag",

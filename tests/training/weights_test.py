@@ -106,6 +106,19 @@ def test_a_weight_folder_is_a_network(config, weight_folder, mesh):
         weights.load(weights.resolve(str(weight_folder)), mesh=mesh, config=other)
 
 
+def test_other_preprocessing_can_be_allowed(config, weight_folder):
+    network = saved.network(config, 0)
+    given = {"model": config["model"], "preprocessing": "caffe"}
+    with pytest.raises(
+        InputError, match="mini: trained on 'imagenet' input, the config"
+    ):
+        weights.import_file(weight_folder, network, **given)
+    params, _ = weights.import_file(
+        weight_folder, network, **given, allow_other_preprocessing=True
+    )
+    chex.assert_trees_all_equal(params, dict(saved.network(config, 7)[0]))
+
+
 def test_weights_without_head_are_refused(config, mesh, tmp_path):
     params, model_state = jax.device_get(saved.network(config, 7))
     info = saved.weight_info(config["model"]) | {"fresh": ["params/head"]}
