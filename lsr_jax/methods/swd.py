@@ -9,10 +9,9 @@ this is one update: the heads go down ``2 dL_s - lambda dD``, the generator down
 
 That is what is done here, in one scalar ``L_s + lambda D`` whose gradient is scaled on
 the way into the heads: by 2 on the source, by -1 on the target. The released demo
-(``swd.py``) groups its four updates into one session call without an order, so that reads
-and writes race; this is their reading without the race. The sequence of the paper would
-take three updates and as many fresh passes a step: it would break the one train step, and
-the comparison with methods that update once.
+(``swd.py``) groups its four updates into one session call without an order; this is their
+reading without the race. The paper's sequence would take three updates and as many passes
+a step, and not compare with methods that update once.
 
 A weight of 0 takes ``D`` away and leaves the rest of the update: the heads still go down
 ``2 dL_s`` and the target still passes through the network in train mode. So it is not

@@ -94,8 +94,7 @@ class BatchNorm(nn.Module):
     and (biased) variance are those of the batch, and the running statistics become
     ``0.9 old + 0.1 batch``, with the variance divided by ``n - 1`` if
     ``unbiased_variance`` (PyTorch) or by ``n`` (Flax). Statistics are float32 whatever
-    the compute dtype. Under ``jit`` they are taken over the whole batch, also where
-    that is split over devices.
+    the compute dtype, and of the whole batch, also where it is split over devices.
 
     With ``bn_group_size`` = g, each g consecutive images are normalised by themselves
     (g = 1: the per-image statistics of the originals), and the running statistics move
