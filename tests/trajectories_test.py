@@ -392,7 +392,7 @@ def hold_groups(golden):
 INPUTS = ("num_classes", "base_lr", "iter_max", "momentum", "weight_decay")
 
 
-@pytest.mark.slow
+@pytest.mark.long  # LSR in the released setting runs the same network and optimizer
 @pytest.mark.golden(
     "trajectory_ce",
     "(?!.*__).*",

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import quick
 
 from lsr_jax import report
 from lsr_jax.configs import cs2crosscity, gta2cs, synthia2cs
@@ -34,7 +35,8 @@ def test_tiny_runs_end_to_end(name, downloads, tmp_path, capsys):
     if name != "synthia2cs":
         config.stages = ("adapt",)
         config.adapt.init_from = "scratch"
-    report.write(loop.train(config.to_dict(), tmp_path))
+    with quick.backbones(mini=quick.ThreeLayers()):
+        report.write(loop.train(config.to_dict(), tmp_path))
     rows = json.loads((tmp_path / "report" / "metrics.json").read_text())
     target_rows = [row for row in rows if row["domain"] == "target"]
     assert {row["bn"] for row in target_rows} == {"running", "target"}

@@ -16,9 +16,12 @@ from lsr_jax.types import IGNORE
 DEVICE_TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
 
 
-def run(method, key, batches, num_devices, folder):
-    chex.clear_trace_counter()
-    whole, compiled = placed(method, key, folder, num_devices)
+# {(name, preset, devices): the step}; with batches of 8 each is traced once.
+STEPS = {}
+
+
+def run(name, preset, key, batches, num_devices, folder):
+    whole, compiled = placed(name, preset, key, folder, num_devices)
     history = []
     for batch in batches:
         whole, metrics = compiled(whole, batch)
@@ -26,17 +29,18 @@ def run(method, key, batches, num_devices, folder):
     return jax.device_get(whole.replace(rng=jax.random.key_data(whole.rng))), history
 
 
-def placed(method, key, folder, num_devices=1):
-    """The state on its devices and the compiled step, which traces once; it donates.
-
-    With batches of 8 it is one program for all tests that use it.
-    """
+def placed(name, preset, key, folder, num_devices=1):
+    """The state on its devices, and the compiled step, to which it is donated."""
     mesh = sharding.make_mesh(num_devices)
-    whole, train_step = variants.start(method, key, folder)
-    compiled = sharding.jit_step(chex.assert_max_traces(train_step, 1), mesh)
+    whole, train_step = variants.start(variants.build(name, preset), key, folder)
+    if (name, preset, num_devices) not in STEPS:
+        chex.clear_trace_counter()  # it counts by the name of the function
+        once = chex.assert_max_traces(train_step, 1)
+        STEPS[name, preset, num_devices] = sharding.jit_step(once, mesh)
 
     def call(whole, batch):
-        return compiled(whole, sharding.shard_batch(jax.device_get(batch), mesh))
+        batch = sharding.shard_batch(jax.device_get(batch), mesh)
+        return STEPS[name, preset, num_devices](whole, batch)
 
     return sharding.replicate(whole, mesh), call
 
@@ -49,8 +53,8 @@ def test_traces_once_keeps_its_tree_and_agrees_on_eight_devices(
     method = variants.build(name, preset)
     batches = [toy.batch(jax.random.fold_in(key, i), 8, method) for i in range(3)]
     before, _ = variants.start(method, key, tmp_path)
-    one, one_metrics = run(method, key, batches, 1, tmp_path)
-    eight, eight_metrics = run(method, key, batches, 8, tmp_path)
+    one, one_metrics = run(name, preset, key, batches, 1, tmp_path)
+    eight, eight_metrics = run(name, preset, key, batches, 8, tmp_path)
 
     before = before.replace(rng=jax.random.key_data(before.rng))
     chex.assert_trees_all_equal_shapes_and_dtypes(before, one)
@@ -66,15 +70,15 @@ def test_fewer_devices_agree(devices, key, tmp_path):
     """Prototypes, norms and statistics of images on two devices are those on one."""
     method = variants.build("lsr", None)
     batches = [toy.batch(key, 8, method)]
-    one = run(method, key, batches, 1, tmp_path)
-    found = run(method, key, batches, devices, tmp_path)
+    one = run("lsr", None, key, batches, 1, tmp_path)
+    found = run("lsr", None, key, batches, devices, tmp_path)
     chex.assert_trees_all_close(found, one, **DEVICE_TOLERANCE)
 
 
 @pytest.mark.parametrize(("name", "preset"), variants.VARIANTS)
 def test_finite_with_absent_classes_and_without_labels(name, preset, key, tmp_path):
     method = variants.build(name, preset)
-    whole, compiled = placed(method, key, tmp_path)
+    whole, compiled = placed(name, preset, key, tmp_path)
     one_class = toy.batch(key, 8, method, classes=1)
     void = jax.tree.map(
         lambda x: jnp.full_like(x, IGNORE) if x.dtype == jnp.int32 else x * 0,
@@ -93,7 +97,7 @@ def test_jit_equals_eager(name, preset, key, tmp_path):
     whole, train_step = variants.start(method, key, tmp_path / "eager")
     batch = toy.batch(key, 8, method)
     eager, metrics = train_step(whole, batch)
-    whole, compiled = placed(method, key, tmp_path / "jitted")
+    whole, compiled = placed(name, preset, key, tmp_path / "jitted")
     jitted, found = jax.device_get(compiled(whole, batch))
     chex.assert_trees_all_close(metrics, found, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(
@@ -104,13 +108,13 @@ def test_jit_equals_eager(name, preset, key, tmp_path):
 @pytest.mark.parametrize(("name", "preset"), variants.CARRYING)
 def test_a_restored_state_goes_on_bit_for_bit(name, preset, key, tmp_path):
     method = variants.build(name, preset)
-    whole, compiled = placed(method, key, tmp_path / "stage")
+    whole, compiled = placed(name, preset, key, tmp_path / "stage")
     batches = [toy.batch(jax.random.fold_in(key, i), 8, method) for i in range(3)]
     for batch in batches[:2]:
         whole, _ = compiled(whole, batch)
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(2, whole, {"step": 2, "best": None})
-    other, _ = placed(method, jax.random.key(1), tmp_path / "other")
+    other, _ = placed(name, preset, jax.random.key(1), tmp_path / "other")
     with checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
         restored, _ = checkpoints.restore(2, other)
     unbroken, resumed = compiled(whole, batches[2]), compiled(restored, batches[2])
