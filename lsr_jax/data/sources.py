@@ -396,6 +396,7 @@ class Prepared:
         self._layout, self._folder = layout, folder
         self._command = f"python -m lsr_jax.data.prepare {layout.name}"
         self._names = functools.cache(self._read_names)
+        self._warnings = functools.cache(self._odd)
         self.warnings: list[str] = []
         self.manifest = prepared.read_manifest(folder, command=self._command)
         with self._reading():
@@ -444,7 +445,7 @@ class Prepared:
         if not listing.is_list(split):
             part = listing.part_of(self._layout, split)
             names = self._names(part)
-            self.warnings += listing.count_warning(self._layout, part, len(names))
+            self.warnings += self._warnings(part)
             return part, listing.choose(self._layout, split, names, self._folder)
         parts = {
             name: part for part in self.manifest["splits"] for name in self._names(part)
@@ -466,6 +467,24 @@ class Prepared:
                     f"{image}; correct the list"
                 )
         return parts[pairs[0].image], [image for image, _ in pairs]
+
+    def _odd(self, part):
+        """Returns what is odd about a part, as `listing.warnings` does of files."""
+        lines = listing.count_warning(self._layout, part, len(self._names(part)))
+        root, stored = self.manifest["root"], self.manifest["splits"][part]["files"]
+        try:
+            files = listing.open_files(self._layout, root)
+            pairs = listing.list_part(files, self._layout.parts[part]).pairs
+            now = listing.fingerprint(files, pairs)
+        except InputError:
+            return lines  # the originals are not needed any more
+        if now != stored:
+            lines.append(
+                f"{self._folder} {part}: {root} has changed since it was prepared (found "
+                f"{now}, prepared {stored}); remove the folder and prepare it again to "
+                "use the new files"
+            )
+        return lines
 
     def _read_names(self, part):
         """Returns all names of a part, also of skipped images, in order."""

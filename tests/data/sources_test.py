@@ -332,3 +332,20 @@ def test_a_folder_that_was_prepared_with_skips_says_so(downloads, tmp_path, caps
     assert "skipped (6 of " in capsys.readouterr().err
     with pytest.raises(InputError, match="finished folder without 6 pairs, first: "):
         prepare.prepare(LAYOUTS["gta5"], root, **options)
+
+
+def test_originals_that_changed_since_they_were_prepared_are_a_warning(
+    downloads, tmp_path
+):
+    root = shutil.copytree(downloads / "gta5", tmp_path / "gta5_raw")
+    prepare.prepare(LAYOUTS["gta5"], root, size=SIZE, out=tmp_path, progress=False)
+
+    def found():
+        return [*sources.open_domain(spec("gta5", tmp_path)).warnings]
+
+    assert len(found()) == 1  # on the number of images
+    os.utime(root / "labels" / "00001.png", ns=(1, 1))
+    _, line = found()
+    assert "gta5_raw has changed since it was prepared (found 8 images, " in line
+    shutil.rmtree(root)
+    assert len(found()) == 1
