@@ -12,9 +12,9 @@ import signal
 
 import pytest
 
-from lsr_jax import cli
+from lsr_jax import cli, report
 from lsr_jax.errors import TrainingError
-from lsr_jax.report import figures, report, results
+from lsr_jax.report import figures, results
 from lsr_jax.study import __main__ as study_run
 from lsr_jax.training import compile, loop, workdir
 from lsr_jax.training.stop import Stopped
