@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 import saved
 from PIL import Image
 
@@ -20,7 +21,6 @@ from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.evaluation import confusion
 from lsr_jax.methods import common
 from lsr_jax.models import BACKBONES
-from lsr_jax.models.resnet import Architecture
 from lsr_jax.training import distributed, loop, workdir
 from lsr_jax.training.checkpoint import FORMAT, Checkpointer
 from lsr_jax.training.loop import profiling
@@ -43,7 +43,7 @@ def _standard_promotion():
 def _data(tmp_path_factory):
     """Data drawn once for all runs of this module; a network that compiles fast."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "nano", Architecture(8, 4, (1, 1, 1, 1)))
+        patch.setitem(BACKBONES, "nano", quick.ThreeLayers())
         patch.setenv("LSR_JAX_DATA", str(tmp_path_factory.mktemp("data")))
         yield
 
