@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
+import quick
 from jax.sharding import AxisType
 
 from lsr_jax import models
 from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS
-from lsr_jax.models import BACKBONES, resnet
 from lsr_jax.training import optimizer, sharding, state, step
 from lsr_jax.types import Batch, BatchSpec, Images
 
@@ -120,9 +120,7 @@ def test_eight_devices_give_what_one_gives_with_groups(group):
 
 
 def tiny(devices, images=12):
-    with pytest.MonkeyPatch.context() as patch:
-        architecture = resnet.Architecture(8, 4, (1, 1, 1, 1))
-        patch.setitem(BACKBONES, "nano", architecture)
+    with quick.backbones(nano=quick.ThreeLayers()):
         return after_one_step(devices, backbone="nano", images=images)
 
 
