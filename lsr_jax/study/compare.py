@@ -80,10 +80,7 @@ def means(
 ) -> list[Table]:
     """A line a method: target mIoU under both BatchNorm statistics, and source mIoU.
 
-    Args:
-      table: of all rows.
-      published: label -> published results of its method.
-      split: of the target, to which published numbers belong.
+    ``published`` are results by label, which belong to the target ``split``.
     """
     tables = []
     for target, source in benchmarks(table):
@@ -116,7 +113,8 @@ def means(
             for score in scores.get(line, ())
         }
         caption = "mIoU in percent, mean ± standard deviation over seeds, "
-        caption += _describe(target) + results.describe_oracle(target)
+        caption += results.describe_mean(target) + _describe(target)
+        caption += results.describe_oracle(target)
         whole = results.text_table(cells, lines, "method")
         tables.append(Table(caption, whole, list(notes.items())))
     return tables
