@@ -45,13 +45,17 @@ CAG = {
 }
 
 
-def flatten(params: types.PyTree, model_state: types.PyTree) -> dict[str, object]:
-    """``{"params/backbone/conv1/kernel": leaf, ..., "model_state/...": leaf}``."""
-    trees = {"params": params, "model_state": model_state}
+def leaves_by_path(tree: types.PyTree) -> dict[str, object]:
+    """Leaves by path, such as ``params/model/head/conv2d_list_0/kernel``."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def flatten(params: types.PyTree, model_state: types.PyTree) -> dict[str, object]:
+    """``{"params/backbone/conv1/kernel": leaf, ..., "model_state/...": leaf}``."""
+    return leaves_by_path({"params": params, "model_state": model_state})
 
 
 def unflatten(flat: Mapping[str, object]) -> tuple[dict, dict]:

@@ -55,13 +55,7 @@ MIN_WIDTH = 720  # CSS pixels below which a wide picture scrolls instead of shri
 
 
 class Section(NamedTuple):
-    """A part of a page.
-
-    Attributes:
-      title: its heading.
-      tables: first.
-      pictures: then these, pairs of a PNG and its caption.
-    """
+    """A part of a page: tables, then pictures, pairs of a PNG and its caption."""
 
     title: str
     tables: Sequence[Table] = ()

@@ -96,7 +96,7 @@ def attach_ratios(
 
     Args:
       rows: measured and recorded.
-      subsets: of the classes, see `results.make`.
+      subsets: of the classes.
       oracle: "published" (LSR, Table 1), a workdir or a JSON file of rows with a
         ``target_only`` network; None takes the first of ``rows``, if there is one.
 

@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from lsr_jax import convert
+from lsr_jax.convert.names import leaves_by_path
 from lsr_jax.errors import DISK_FULL, InputError, TrainingError
 from lsr_jax.training import distributed
 from lsr_jax.training.state import TrainState
@@ -320,14 +321,6 @@ def check_format(found: int, what: str) -> None:
         )
 
 
-def leaves_by_path(tree: PyTree) -> dict[str, PyTree]:
-    """Leaves by path, such as ``params/model/head/conv2d_list_0/kernel``."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def host_copy(tree: PyTree) -> dict[str, np.ndarray]:
     """Arrays by path, which no donation of ``tree`` overwrites; keys as their data."""
 
@@ -391,18 +384,12 @@ def check_leaves(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
 
 def network_leaves(tree: PyTree) -> dict[str, str]:
     """Shapes by path of the network in a state, or in the metadata of a checkpoint."""
-    return {
-        name: f"{list(leaf.shape)}"
-        for name, leaf in leaves_by_path(tree).items()
-        if name.startswith(NETWORK)
-    }
+    leaves = leaves_by_path(tree).items()
+    return {name: f"{list(x.shape)}" for name, x in leaves if name.startswith(NETWORK)}
 
 
 def typed_leaves(tree: PyTree) -> dict[str, str]:
-    """Dtypes and shapes by path.
-
-    A key that lost its type is read as numbers, which have the same digest.
-    """
+    """Dtypes and shapes; a key that lost its type is numbers with the same digest."""
     leaves = leaves_by_path(tree).items()
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves}
 
