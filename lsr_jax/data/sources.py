@@ -38,7 +38,7 @@ from lsr_jax.streets import dataset as streets_dataset
 
 ON_BAD_EXAMPLE = ("stop", "skip")
 # Keys of `Domain.identity` that say what labels mean, wherever the files are.
-MEANING = ("classes", "ids", "ignored", "label_format")
+MEANING = ("classes", "ids", "ignored", "label_format", "painted")
 
 
 class Domain(NamedTuple):
