@@ -36,18 +36,36 @@ class Batch(NamedTuple):
     target: Images | None
 
 
+class Detail(NamedTuple):
+    """HRDA's logits of one window of each training image.
+
+    Attributes:
+      logits: ``[B, h, w, C]``, at the window's resolution.
+      corners: ``[B, 2]`` int32, row and column of the window's first pixel.
+    """
+
+    logits: jax.Array
+    corners: jax.Array
+
+
 class Outputs(NamedTuple):
     """Outputs of a network for ``[B, H, W, 3]`` images.
 
     Attributes:
       features: ``[B, h, w, D]``, non-negative (after the last ReLU before the head).
-      logits: ``[B, h, w, C]`` of the main head, at feature resolution.
+      logits: ``[B, h, w, C]`` of the main head, at feature resolution; DAFormer's at
+        that of the image, which it enlarges to with half-pixel corners.
       aux_logits: ``[B, h, w, C]`` of the second head, None for a one-head network.
+      encoder: ``[B, h', w', D']``, signed output of the last stage of DAFormer's
+        encoder; None for other networks.
+      detail: HRDA's window in training; None elsewhere.
     """
 
     features: jax.Array
     logits: jax.Array
     aux_logits: jax.Array | None = None
+    encoder: jax.Array | None = None
+    detail: Detail | None = None
 
 
 Forward = Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]

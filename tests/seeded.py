@@ -40,6 +40,43 @@ def trees(name, *, heads, branches, dtype=np.float32):
     return found["params"], found["batch_stats"]
 
 
+def mmseg_trees(name, *, prefix="", dtype=np.float32):
+    """``(params, model_state)`` of the DAFormer family, of the names below ``prefix``."""
+    found = {"params": {}, "batch_stats": {}}
+    for torch_name, value in state_dict(name).items():
+        place = mmseg_place(torch_name.removeprefix(prefix), value.ndim)
+        if place is None or not torch_name.startswith(prefix):
+            continue
+        collection, (*modules, last) = place
+        node = found[collection]
+        for module in modules:
+            node = node.setdefault(module, {})
+        axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim)
+        node[last] = jnp.asarray(np.transpose(value, axes).astype(np.float32), dtype)
+    return found["params"], found["batch_stats"]
+
+
+def mmseg_place(name, rank):
+    """The place of a torch name of the DAFormer family; None for a counter."""
+    *modules, last = name.split(".")
+    if last == "num_batches_tracked":
+        return None
+    path = re.sub(r"/(\d+)", r"_\1", "/".join(modules))
+    path = path.replace("dwconv/dwconv", "dwconv").replace("decode_head", "head")
+    path = re.sub(r"(embed_layers_\d)/proj", r"\1", path)
+    if last in LEAVES:
+        return "batch_stats", (*path.split("/"), LEAVES[last])
+    weight = "scale" if rank == 1 else "kernel"
+    return "params", (*path.split("/"), weight if last == "weight" else last)
+
+
+def mmseg_leaf(params, name, rank):
+    """The parameter that a torch name of the DAFormer family stands for."""
+    for key in mmseg_place(name, rank)[1]:
+        params = params[key]
+    return params
+
+
 def leaf(params, model_state, name, heads):
     """The leaf that a torch name stands for; None where this project has none."""
     place = _place(name, heads)
@@ -70,7 +107,9 @@ def draw(name, shape, kind):
         return draw.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))
     if kind == "head_conv":
         return draw.standard_normal(shape) * 0.01
-    if kind in ("bn_weight", "running_var"):
+    if kind == "linear":
+        return draw.standard_normal(shape) * math.sqrt(2 / shape[1])
+    if kind in ("bn_weight", "ln_weight", "running_var"):
         return draw.uniform(0.5, 1.5, shape)
     if kind == "bn_weight_res":
         return draw.uniform(0.5, 1.5, shape) * 0.15

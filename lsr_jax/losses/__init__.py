@@ -19,6 +19,7 @@ from lsr_jax.losses.entropy import (
     self_information,
     soft_cross_entropy,
 )
+from lsr_jax.losses.feature_distance import feature_distance, majority_labels
 from lsr_jax.losses.feature_norm import damping, stepwise_norm
 from lsr_jax.losses.lsr import (
     class_mean_norms,

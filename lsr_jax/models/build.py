@@ -14,6 +14,8 @@ features.28.weight (VGG)   backbone/features_28/kernel
 layer6, clas, classifier   head; the branches are conv2d_list_0, conv2d_list_1, ...
 layer5                     aux_head beside a layer6, head where it is alone
 aspp, decoder (CAG)        head, see `lsr_jax.convert.names`
+block3.5.attn.q (MiT)      backbone/block3_5/attn/q
+decode_head (DAFormer)     head
 =========================  =============================================================
 """
 
@@ -26,8 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from lsr_jax import errors, keywords, types
-from lsr_jax.keywords import Count, Range
-from lsr_jax.models import deeplab, layers, resnet, vgg
+from lsr_jax.keywords import Count, Probability, Range
+from lsr_jax.models import daformer, deeplab, layers, mix_transformer, resnet, vgg
 from lsr_jax.models import initialisation as weights
 from lsr_jax.models.backbone import Backbone
 
@@ -37,6 +39,14 @@ BACKBONES: Mapping[str, Backbone] = {
     "mini": resnet.Architecture(32, 16, (1, 1, 2, 1)),  # for training on a CPU
     "vgg16": vgg.Architecture((2, 2, 3, 3, 3)),
     "vgg13": vgg.Architecture((2, 2, 2, 2, 2)),
+    "mit_b0": mix_transformer.Architecture((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": mix_transformer.Architecture((64, 128, 320, 512), (2, 2, 2, 2)),
+    "mit_b2": mix_transformer.Architecture((64, 128, 320, 512), (3, 4, 6, 3)),
+    "mit_b3": mix_transformer.Architecture((64, 128, 320, 512), (3, 4, 18, 3)),
+    "mit_b4": mix_transformer.Architecture((64, 128, 320, 512), (3, 8, 27, 3)),
+    "mit_b5": mix_transformer.Architecture((64, 128, 320, 512), (3, 6, 40, 3)),
+    # For training on a CPU.
+    "mit_mini": mix_transformer.Architecture((16, 32, 80, 128), (1, 1, 1, 1), 64),
 }
 STEM_AFFINE = r"(^|/)backbone/bn1/(scale|bias)$"
 ALL_AFFINE = r"(^|/)(backbone|head)/(.*/)?(bn\d?|downsample_bn)/(scale|bias)$"
@@ -78,10 +88,13 @@ class Model(NamedTuple):
 def build(
     *,
     backbone: str | Backbone,
-    architecture: Literal["deeplabv2", "deeplabv3plus"] = "deeplabv2",
+    architecture: Literal["deeplabv2", "deeplabv3plus", "daformer"] = "deeplabv2",
     num_classes: Annotated[int, Range(least=2, most=255)] = 19,
     head: Literal["single", "multi_level", "two_heads"] = "single",
     aspp_dilations: Dilations = (6, 12),
+    fusion: Literal["sepaspp", "aspp", "conv1", "isa"] = "sepaspp",
+    drop_path: Probability = 0.1,
+    head_dropout: Probability = 0.1,
     batch_norm: Literal["train", "frozen_affine", "eval"] = "train",
     freeze_stem_affine: bool = False,
     unbiased_variance: bool = True,
@@ -96,7 +109,9 @@ def build(
       backbone: a key of `BACKBONES`, or a `Backbone`.
       architecture: "deeplabv2" (Chen et al., TPAMI 2018), features of layer4 at output
         stride 8. "deeplabv3plus" (Chen et al., ECCV 2018; CAG): a ResNet of output
-        stride 16, ASPP, decoder; features of the decoder at stride 4.
+        stride 16, ASPP, decoder; features of the decoder at stride 4. "daformer"
+        (Hoyer et al., CVPR 2022): a Mix Transformer and a decoder over its four stages;
+        features of the decoder at stride 4.
       num_classes: ``C``.
       head: "single": one ASPP on layer4. "multi_level": a second one on layer3 (the
         layer5 of AdaptSegNet, ADVENT, MaxSquare). "two_heads": both on layer4 (CLAN,
@@ -105,6 +120,12 @@ def build(
       aspp_dilations: the branches that run. The released AdaptSegNet, MaxSquare, OCE
         and LSR own four branches but return after (6, 12); CLAN, Feature-To-Adapt, ADVENT
         and BDL sum (6, 12, 18, 24). CAG's DeepLabV3+ has (6, 12, 18) beside its 1x1.
+      fusion: how DAFormer's decoder fuses the stages: "sepaspp", the paper's depthwise
+        separable pyramid, or "aspp", "conv1", "isa", which it is compared with.
+      drop_path: probability with which training leaves out a residual branch of a Mix
+        Transformer's last block; earlier blocks have less.
+      head_dropout: share of channels that training leaves out before DAFormer's
+        classifier.
       batch_norm: "train": batch statistics in training. "frozen_affine": the same,
         scale and bias carry no gradient (AdaptSegNet, CLAN, Feature-To-Adapt, ADVENT,
         BDL). "eval": running statistics always.
@@ -129,7 +150,9 @@ def build(
     """
     arguments = dict(locals())
     keywords.check(arguments, "model", build)
-    options = layers.Options(batch_norm, unbiased_variance, bn_group_size, dtype, remat)
+    options = layers.Options(
+        batch_norm, unbiased_variance, bn_group_size, dtype, remat, drop_path
+    )
     body = _checked_body(backbone, architecture, head)
     dilations = tuple(aspp_dilations)
     if architecture == "deeplabv2":
@@ -138,6 +161,15 @@ def build(
         names = ("head",) if head == "single" else ("head", "aux_head")
         heads = {n: deeplab.ASPP(num_classes, dilations, options) for n in names}
         feature_dim, feature_size = body.channels[4], body.feature_size
+    elif architecture == "daformer":
+        levels = (1, 2, 3, 4)
+        network, rules = daformer.DAFormer, daformer.initial(body.initial)
+        feature_dim, feature_size = body.head_width, body.feature_size
+        heads = {
+            "head": daformer.Head(
+                num_classes, feature_dim, feature_dim, fusion, head_dropout, options
+            )
+        }
     else:
         levels = (1, 4)
         network, rules = deeplab.DeepLabV3Plus, deeplab.initial_v3plus(body.initial)
@@ -194,16 +226,21 @@ def _checked_body(backbone, architecture, head) -> Backbone:
         raise errors.InputError(
             f"model.backbone: expected one of {', '.join(BACKBONES)}, found {backbone!r}"
         )
-    if architecture == "deeplabv3plus":
-        if 1 not in body.channels:
-            raise errors.InputError(
-                f"model.backbone: {architecture} needs layer1 of a ResNet, found "
-                f"{backbone!r}"
-            )
-        if head != "single":
-            raise errors.InputError(
-                f"model.head: {architecture} has a 'single' one, found {head!r}"
-            )
+    transformer = isinstance(body, mix_transformer.Architecture)
+    if transformer != (architecture == "daformer"):
+        raise errors.InputError(
+            "model.architecture: 'daformer' is for Mix Transformers and they are for it, "
+            f"found {architecture!r} on {backbone!r}"
+        )
+    if architecture == "deeplabv3plus" and 1 not in body.channels:
+        raise errors.InputError(
+            f"model.backbone: {architecture} needs layer1 of a ResNet, found "
+            f"{backbone!r}"
+        )
+    if architecture != "deeplabv2" and head != "single":
+        raise errors.InputError(
+            f"model.head: {architecture} has a 'single' one, found {head!r}"
+        )
     if head == "multi_level" and 3 not in body.channels:
         raise errors.InputError(
             f"model.head: 'multi_level' needs layer3 of a ResNet, found {backbone!r}"

@@ -47,6 +47,48 @@ def convolve(
     )
 
 
+def depthwise(
+    x: Array,
+    kernel: Array,
+    *,
+    dilation: int = 1,
+    precision: lax.Precision = lax.Precision.HIGHEST,
+) -> Array:
+    """Convolution of every channel with a kernel of its own; the size stays.
+
+    XLA's grouped convolution takes many times as long on a CPU as shifted products.
+
+    Args:
+      x: ``[B, H, W, D]``.
+      kernel: ``[k, k, 1, D]``, k odd.
+      dilation: distance between two taps of the kernel.
+      precision: of the products of float32 numbers.
+
+    Returns:
+      ``[B, H, W, D]``.
+    """
+    size, channels = kernel.shape[0], x.shape[-1]
+    padding = dilation * (size // 2)
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(1, 1),
+            padding=((padding, padding),) * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+            precision=precision,
+        )
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return sum(
+        padded[:, dilation * i :, dilation * j :][:, :height, :width] * kernel[i, j, 0]
+        for i in range(size)
+        for j in range(size)
+    )
+
+
 def _matmul(x, matrix, precision):
     flat = jnp.matmul(x.reshape(-1, x.shape[-1]), matrix, precision=precision)
     return flat.reshape(*x.shape[:-1], matrix.shape[-1])

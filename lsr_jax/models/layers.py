@@ -40,6 +40,7 @@ class Options:
     bn_group_size: int | None = None
     dtype: str = "float32"
     remat: bool = False
+    drop_path: float = 0.0
 
     @property
     def compute(self):
@@ -85,6 +86,100 @@ class Conv(nn.Module):
             return x
         bias = self.param("bias", initializers.zeros, (self.features,))
         return x + bias.astype(compute)
+
+
+class DepthwiseConv(nn.Module):
+    """3x3 convolution of every channel by itself, ``[B, H, W, D] -> [B, H, W, D]``.
+
+    The kernel is ``[3, 3, 1, D]``, zeros pad the image.
+    """
+
+    dilation: int
+    use_bias: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves ``x``; the result has the compute dtype."""
+        compute, precision = PRECISIONS[self.dtype]
+        channels = x.shape[-1]
+        kernel = self.param("kernel", initializers.zeros, (3, 3, 1, channels))
+        x = convolution.depthwise(
+            x.astype(compute),
+            kernel.astype(compute),
+            dilation=self.dilation,
+            precision=precision,
+        )
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", initializers.zeros, (channels,))
+        return x + bias.astype(compute)
+
+
+class Linear(nn.Module):
+    """``x W + b`` over the channels, as ``torch.nn.Linear``; the kernel is [in, out]."""
+
+    features: int
+    options: Options
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[..., in] -> [..., features]`` in the compute dtype."""
+        compute, precision = PRECISIONS[self.options.dtype]
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", initializers.zeros, shape)
+        bias = self.param("bias", initializers.zeros, (self.features,))
+        x = jnp.matmul(x.astype(compute), kernel.astype(compute), precision=precision)
+        return x + bias.astype(compute)
+
+
+class LayerNorm(nn.Module):
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` over the channels of a cell.
+
+    Mean and (biased) variance are float32 whatever the compute dtype.
+    """
+
+    epsilon: float
+    options: Options
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises ``x [..., D]``."""
+        channels, wide = x.shape[-1:], self.options.wide
+        scale = self.param("scale", initializers.ones, channels).astype(wide)
+        bias = self.param("bias", initializers.zeros, channels).astype(wide)
+        x = x.astype(wide)
+        centred = x - x.mean(-1, keepdims=True)
+        var = jnp.square(centred).mean(-1, keepdims=True)
+        normalised = centred * lax.rsqrt(var + self.epsilon)
+        return (normalised * scale + bias).astype(self.options.compute)
+
+
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, dtype: str
+) -> jax.Array:
+    """``softmax(query key^T / sqrt(D)) value`` of every head.
+
+    Args:
+      query: ``[B, T, heads, D]``.
+      key: ``[B, S, heads, D]``.
+      value: ``[B, S, heads, D]``.
+      dtype: a key of `PRECISIONS`. The softmax is float32, or float64.
+
+    Returns:
+      ``[B, T, heads, D]``.
+    """
+    precision = PRECISIONS[dtype][1]
+    if dtype == "float64":  # jax.nn.dot_product_attention has a float32 softmax
+        scores = jnp.einsum("bthd,bshd->bhts", query, key, precision=precision)
+        weights = jax.nn.softmax(scores / math.sqrt(query.shape[-1]))
+        return jnp.einsum("bhts,bshd->bthd", weights, value, precision=precision)
+    # It promotes bfloat16 to float32 by itself.
+    with (
+        jax.default_matmul_precision(precision.name.lower()),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        return jax.nn.dot_product_attention(query, key, value)
 
 
 class BatchNorm(nn.Module):

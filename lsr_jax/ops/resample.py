@@ -21,16 +21,21 @@ from lsr_jax.types import IGNORE
 
 Size = tuple[int, int]
 Window = Literal["full", "diagonal"]
+Corners = Literal["aligned", "half_pixel"]
 
 
-def bilinear(x: jax.Array, size: Size) -> jax.Array:
-    """Bilinear interpolation with aligned corners, ``src = dst (in - 1) / (out - 1)``.
+def bilinear(x: jax.Array, size: Size, *, corners: Corners = "aligned") -> jax.Array:
+    """Bilinear interpolation; the identity where the size does not change.
 
     ``[B, h, w, C]`` to ``[B, *size, C]``; half precision is computed and returned in
-    float32. Shrinking does not smooth (torch ``interpolate(mode="bilinear",
-    align_corners=True)``).
+    float32. Pixel ``i`` of the result reads position ``i (in - 1) / (out - 1)`` with
+    "aligned" corners, ``(i + 1/2) in / out - 1/2`` with "half_pixel", clipped to the
+    image (torch ``interpolate(mode="bilinear")``, ``align_corners`` true and false).
+    Shrinking does not smooth.
     """
-    return _separable(x, _bilinear_matrix, size)
+    if x.shape[1:3] == tuple(size):
+        return at_least_float32(x)
+    return _separable(x, functools.partial(_bilinear_matrix, corners), size)
 
 
 def adaptive_average(x: jax.Array, size: Size) -> jax.Array:
@@ -147,8 +152,12 @@ def _separable(x, matrix, size: Size) -> jax.Array:
 
 
 @functools.cache
-def _bilinear_matrix(source: int, target: int) -> np.ndarray:
-    position = np.arange(target) * ((source - 1) / max(target - 1, 1))
+def _bilinear_matrix(corners: Corners, source: int, target: int) -> np.ndarray:
+    if corners == "aligned":
+        position = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    else:
+        position = (np.arange(target) + 0.5) * (source / target) - 0.5
+        position = np.clip(position, 0, source - 1)
     lower = np.minimum(position.astype(int), max(source - 2, 0))
     fraction = position - lower
     matrix = np.zeros((target, source))

@@ -206,3 +206,30 @@ def test_nearest_parity_with_torch_and_pil_at_many_sizes():
             ours = resample._nearest_index(length, target, "pil")
             theirs = image.fromarray(ramp).resize(size[::-1], image.NEAREST)
             np.testing.assert_array_equal(ours, np.asarray(theirs)[0])
+
+
+@pytest.mark.parametrize("case", ["up4", "odd", "down", "scale2", "up8"])
+@pytest.mark.golden("daformer_losses", "resize__(in|(up4|odd|down|scale2|up8)__.*)")
+def test_half_pixel_corners_are_those_of_torch(golden, case):
+    golden.only(f"resize__(in|{case}__.*)")
+    image = golden["resize__in"]
+    size = golden[f"resize__{case}__out"].shape[1:3]
+
+    @jax.jit
+    def resized(x):
+        return resample.bilinear(x, size, corners="half_pixel")
+
+    golden.holds(f"resize__{case}__out", resized(image), scale="largest")
+    with jax.enable_x64(True):
+        wide = jnp.asarray(image, jnp.float64)
+        out, pullback = jax.vjp(resized, wide)
+        channels_first = jnp.linspace(-1, 1, out.size).reshape(1, 3, *size)
+        (gradient,) = pullback(jnp.moveaxis(channels_first, 1, -1))
+    golden.holds(f"resize__{case}__out_f64", out, 1e-12, scale="largest")
+    golden.holds(f"resize__{case}__grad_f64", gradient, 1e-12, scale="largest")
+
+
+@pytest.mark.parametrize("corners", ["aligned", "half_pixel"])
+def test_the_same_size_is_the_identity(corners):
+    ours = resample.bilinear(IMAGE, IMAGE.shape[1:3], corners=corners)
+    np.testing.assert_array_equal(ours, IMAGE)

@@ -1,0 +1,200 @@
+"""Mix Transformer (MiT, Xie et al., NeurIPS 2021), the encoder of SegFormer and DAFormer.
+
+Four stages at strides 4, 8, 16 and 32: a strided convolution, blocks of attention over
+reduced keys and of a feed-forward part with a depthwise convolution, a LayerNorm. There
+is no positional embedding and no class token. LayerNorm divides by
+``sqrt(var + 1e-5)`` behind convolutions and by ``sqrt(var + 1e-6)`` elsewhere
+(``mmseg/models/backbones/mix_transformer.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from lsr_jax.models import initialisation, layers
+from lsr_jax.models.backbone import Backbone
+
+HEADS = (1, 2, 5, 8)
+REDUCTIONS = (8, 4, 2, 1)  # of the rows and columns that keys come from
+EXPANSION = 4  # of the feed-forward part
+PATCHES = ((7, 4), (3, 2), (3, 2), (3, 2))  # kernel and stride of each stage
+
+
+class PatchEmbedding(nn.Module):
+    """Strided convolution and LayerNorm; the patches overlap."""
+
+    features: int
+    kernel_size: int
+    stride: int
+    options: layers.Options
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[B, H, W, in] -> [B, ceil(H/stride), ceil(W/stride), features]``."""
+        x = layers.Conv(
+            self.features,
+            self.kernel_size,
+            use_bias=True,
+            stride=self.stride,
+            padding=self.kernel_size // 2,
+            dtype=self.options.dtype,
+            name="proj",
+        )(x)
+        return layers.LayerNorm(1e-5, self.options, name="norm")(x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of all cells to the cells of a map ``reduction`` smaller."""
+
+    heads: int
+    reduction: int
+    options: layers.Options
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[B, h, w, D] -> [B, h, w, D]``; rows and columns that remain are not read."""
+        channels, options = x.shape[-1], self.options
+        reduced = x
+        if self.reduction > 1:
+            reduced = layers.Conv(
+                channels,
+                self.reduction,
+                use_bias=True,
+                stride=self.reduction,
+                dtype=options.dtype,
+                name="sr",
+            )(x)
+            reduced = layers.LayerNorm(1e-5, options, name="norm")(reduced)
+        query = layers.Linear(channels, options, name="q")(x)
+        key_value = layers.Linear(2 * channels, options, name="kv")(reduced)
+        query, key, value = (
+            array.reshape(x.shape[0], -1, self.heads, channels // self.heads)
+            for array in (query, *jnp.split(key_value, 2, axis=-1))
+        )
+        mixed = layers.attention(query, key, value, options.dtype).reshape(x.shape)
+        return layers.Linear(channels, options, name="proj")(mixed)
+
+
+class FeedForward(nn.Module):
+    """Linear, depthwise 3x3 convolution, GELU (with erf), linear."""
+
+    options: layers.Options
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[B, h, w, D] -> [B, h, w, D]``."""
+        channels, options = x.shape[-1], self.options
+        x = layers.Linear(EXPANSION * channels, options, name="fc1")(x)
+        x = layers.DepthwiseConv(1, True, options.dtype, name="dwconv")(x)
+        x = nn.gelu(x, approximate=False)
+        return layers.Linear(channels, options, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
+
+    heads: int
+    reduction: int
+    drop_path: float
+    options: layers.Options
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """``[B, h, w, D] -> [B, h, w, D]``.
+
+        In training with a dropout key each sum leaves its second term out with
+        probability ``drop_path``, for each image, and else divides it by
+        ``1 - drop_path``.
+        """
+        drop = nn.Dropout(
+            self.drop_path,
+            broadcast_dims=(1, 2, 3),
+            deterministic=not (train and self.has_rng("dropout")),
+        )
+        attention = Attention(self.heads, self.reduction, self.options, name="attn")
+        x += drop(attention(layers.LayerNorm(1e-6, self.options, name="norm1")(x)))
+        mlp = FeedForward(self.options, name="mlp")
+        return x + drop(mlp(layers.LayerNorm(1e-6, self.options, name="norm2")(x)))
+
+
+class MixTransformer(nn.Module):
+    """Four stages; returns the normalised outputs of ``levels`` of them."""
+
+    architecture: Architecture
+    options: layers.Options
+    levels: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        """``[B, H, W, 3]`` to the ``[B, h, w, width]`` of each level, signed."""
+        block = Block
+        if self.options.remat:
+            block = nn.remat(Block, static_argnums=(2,))
+        rates = iter(self.architecture.drop_rates(self.options.drop_path))
+        outputs = []
+        for stage, (kernel, stride) in enumerate(PATCHES):
+            number = stage + 1
+            x = PatchEmbedding(
+                self.architecture.widths[stage],
+                kernel,
+                stride,
+                self.options,
+                name=f"patch_embed{number}",
+            )(x)
+            for index in range(self.architecture.depths[stage]):
+                x = block(
+                    HEADS[stage],
+                    REDUCTIONS[stage],
+                    next(rates),
+                    self.options,
+                    name=f"block{number}_{index}",
+                )(x, train)
+            x = layers.LayerNorm(1e-6, self.options, name=f"norm{number}")(x)
+            outputs.append(x)
+        return [outputs[level - 1] for level in self.levels]
+
+
+def initial(path: str, shape: tuple[int, ...], fan_in: int):
+    """Linear N(0, 0.02), convolutions N(0, sqrt(2 / (k^2 out / groups))), zero biases."""
+    if not path.endswith("kernel"):
+        return initialisation.constant(path.endswith("scale"))
+    if len(shape) == 2:
+        return initialisation.normal(0.02)
+    features = 1 if "dwconv" in path else shape[-1]
+    return initialisation.normal(math.sqrt(2.0 / (shape[0] * shape[1] * features)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture(Backbone):
+    """Channels and numbers of blocks of the four stages, channels of DAFormer's head."""
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    head_width: int = 256
+
+    repeated = ()
+    initial: ClassVar = {"scratch": initial, "released": initial}
+
+    @property
+    def channels(self):
+        """Of the four stages."""
+        return dict(enumerate(self.widths, 1))
+
+    def body(self, options, levels, *, architecture, freeze_stem_affine):
+        """A `MixTransformer`; it has no BatchNorm to freeze."""
+        return MixTransformer(self, options, levels)
+
+    def feature_size(self, image_size):
+        """Rows and columns of the first stage."""
+        return tuple(-(-side // 4) for side in image_size)
+
+    def drop_rates(self, rate: float) -> list[float]:
+        """Of every block: from 0 to ``rate``, in equal steps."""
+        return np.linspace(0, rate, sum(self.depths)).tolist()
