@@ -5,7 +5,7 @@ import inspect
 from ml_collections import ConfigDict, config_dict
 
 from lsr_jax.augment import preprocess
-from lsr_jax.methods import METHODS
+from lsr_jax.methods import METHODS, masked
 
 
 def get_config():
@@ -45,11 +45,15 @@ def domain():
 
 def model():
     c = ConfigDict()
-    c.architecture = "deeplabv2"  # deeplabv2; deeplabv3plus: ResNets, output stride 16
-    c.backbone = "resnet101"  # resnet101, resnet50, vgg16, vgg13, mini
+    c.architecture = "deeplabv2"  # deeplabv2; deeplabv3plus: ResNets; daformer: MiT
+    c.backbone = "resnet101"  # resnet101, resnet50, vgg16, vgg13, mini; mit_b0..b5, mit_mini
     c.num_classes = 19
     c.head = "single"  # single; multi_level: layer3 and layer4; two_heads: layer4 twice
     c.aspp_dilations = (6, 12)  # feature cells; what ASN, MaxSquare, OCE and LSR run
+    c.fusion = "sepaspp"  # of daformer's decoder: sepaspp, aspp, conv1, isa
+    c.detail = config_dict.placeholder(float)  # HRDA: share of the sides; None: no HRDA
+    c.drop_path = 0.1  # of the last block of a Mix Transformer
+    c.head_dropout = 0.1  # of daformer's decoder
     c.batch_norm = "train"  # train, frozen_affine, eval
     c.freeze_stem_affine = True  # as MaxSquare, OCE and LSR do
     c.unbiased_variance = True  # running variance, as torch
@@ -78,6 +82,7 @@ def stage(method="source_only", **overrides):
     c = ConfigDict()
     c.method = method_keywords(method, overrides)
     c.feature_norm = feature_norm()
+    c.masked = keywords(masked.masked, {})  # MIC's masked consistency, on any method
     c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
     c.pseudo_labeler = (
         "start"  # network of anchors and pseudo-labels: start, else as init_from
@@ -90,6 +95,7 @@ def stage(method="source_only", **overrides):
     c.steps = 1000
     c.batch_size = 1  # images of each domain, over all devices
     c.micro_batches = 1  # parts of it that pass the network one by one, to save memory
+    c.remat_passes = False  # recompute each pass of the network in the backward pass
     c.optimizer = optimizer()
     c.augment = ConfigDict()
     c.augment.source = keywords(preprocess.augment, preprocess.AUGMENTATION["none"])
@@ -121,7 +127,9 @@ def optimizer():
     c.decay_steps = config_dict.placeholder(
         int
     )  # steps to rate 0; None: those of the stage
+    c.decay_norms = True  # False: not the backbone's LayerNorms (DAFormer)
     c.warmup_steps = 0
+    c.warmup = "replaces"  # the decay, then the rate jumps (CLAN); multiplies (DAFormer)
     c.schedule_offset = 0  # steps by which the schedule is ahead; CAG: 1
     c.duplicate_updates = "off"  # sequential: the originals' repeated parameters
     c.discriminator_rate = 1e-4  # of Adam on the discriminators, before decay

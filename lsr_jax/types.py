@@ -23,10 +23,13 @@ class Images(NamedTuple):
     Attributes:
       image: ``[B, H, W, 3]``; uint8 RGB from the pipeline, then float32 network input.
       label: ``[B, H, W]`` trainIds, 255 = ignore; None where the method may not read it.
+      trusted: ``[B, H, W]`` bool, False on the margins of target images where
+        pseudo-labels count nothing; None without margins.
     """
 
     image: jax.Array
     label: jax.Array | None
+    trusted: jax.Array | None = None
 
 
 class Batch(NamedTuple):
@@ -68,8 +71,11 @@ class Outputs(NamedTuple):
     detail: Detail | None = None
 
 
-Forward = Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]
-"""``forward(params, model_state, images, train) -> (Outputs, model_state)``."""
+Forward = Callable[..., tuple[Outputs, PyTree]]
+"""``forward(params, model_state, images, train, dropout=True) -> (Outputs, model_state)``.
+
+Without dropout nothing is left out in training, and HRDA's detail covers the image.
+"""
 
 
 class Pixels(NamedTuple):

@@ -19,6 +19,8 @@ Scale = Annotated[
     tuple[float, float], Range(excluded=0, increasing=True, unit="a factor")
 ]
 
+Margins = Annotated[tuple[float, float, float, float], Range(most=1, unit="a share")]
+
 _NONE = {
     "flip": 0.0,
     "white_point": 0,
@@ -76,8 +78,9 @@ def preprocess(
     def prepare(key, images, options):
         if images is None:
             return None
-        image, label = augment(key, images, **options)
-        return types.Images(normalise(image, preprocessing=preprocessing), label)
+        images = augment(key, images, **options)
+        image = normalise(images.image, preprocessing=preprocessing)
+        return images._replace(image=image)
 
     source_key, target_key = jax.random.split(key)
     return types.Batch(
@@ -134,6 +137,7 @@ def augment(
     key: jax.Array,
     images: types.Images,
     *,
+    margins: Margins = (0.0, 0.0, 0.0, 0.0),
     scale: Scale | None = None,
     crop: Size | None = None,
     flip: Probability = 0.0,
@@ -152,6 +156,8 @@ def augment(
     Args:
       key: PRNG key.
       images: ``[B, H, W, 3]`` and ``[B, H, W]`` or None.
+      margins: shares of the image at the top, bottom, left and right where
+        pseudo-labels count nothing, see `types.Images`.
       scale: range of `transforms.scale_crop`; needs `crop`.
       crop: ``(height, width)`` of the result, see `transforms.crop`.
       flip: probability of `transforms.mirror`.
@@ -171,6 +177,8 @@ def augment(
     """
     chex.assert_rank(images.image, 4)
     keys = jax.random.split(key, 7)
+    if any(margins):
+        images = images._replace(trusted=_inside(images.image.shape[:3], margins))
     if scale is not None:
         if crop is None:
             raise InputError(f"augmentation: scale={scale} needs a crop, found none")
@@ -195,4 +203,18 @@ def augment(
         image = transforms.saturation(keys[5], image, strength=saturation)
     if noise:
         image = transforms.noise(keys[6], image, strength=noise)
-    return types.Images(image, label)
+    return types.Images(image, label, images.trusted)
+
+
+def _inside(shape, margins):
+    """Pixels of ``[B, H, W]`` within the margins, counted in whole rows and columns."""
+    top, bottom, left, right = margins
+    rows, columns = (
+        (jnp.arange(side) >= int(before * side))
+        & (jnp.arange(side) < side - int(after * side))
+        for side, before, after in (
+            (shape[1], top, bottom),
+            (shape[2], left, right),
+        )
+    )
+    return jnp.broadcast_to(rows[:, None] & columns, shape)

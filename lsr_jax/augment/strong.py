@@ -8,11 +8,37 @@ its batch whether to jitter and whether to blur; here each image has its own dra
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from lsr_jax.augment import transforms
+from lsr_jax.keywords import HalfRange, Probability, Range
+
+Sigma = Annotated[
+    tuple[float, float], Range(excluded=0, increasing=True, unit="pixels")
+]
+
+
+def augment(
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    jitter: HalfRange = 0.25,
+    jitter_probability: Probability = 0.8,
+    blur_sigma: Sigma = (0.15, 1.15),
+    blur_probability: Probability = 0.5,
+) -> jax.Array:
+    """Applies `colour_jitter` and `blur`; a strength or probability of 0 leaves one out."""
+    jitter_key, blur_key = jax.random.split(key)
+    if jitter:
+        image = colour_jitter(
+            jitter_key, image, strength=jitter, probability=jitter_probability
+        )
+    if blur_probability:
+        image = blur(blur_key, image, sigma=blur_sigma, probability=blur_probability)
+    return image
 
 
 def colour_jitter(

@@ -100,9 +100,11 @@ def scale_crop(
         return label[rows][:, columns]
 
     image = jnp.round(jax.vmap(resize)(images.image, scaled, corners))
-    if images.label is None:
-        return Images(image, None)
-    return Images(image, jax.vmap(nearest)(images.label, scaled, corners))
+    label, trusted = jax.tree.map(
+        lambda maps: jax.vmap(nearest)(maps, scaled, corners),
+        (images.label, images.trusted),
+    )
+    return Images(image, label, trusted)
 
 
 def _draw_corners(key, extent, size):

@@ -90,9 +90,10 @@ def trace(
     batch = Batch(*(images(method, domain) for domain in Batch._fields))
     domains = {id(one.image): name for name, one in batch._asdict().items() if one}
 
-    def forward(params, model_state, image, train):
+    def forward(params, model_state, image, train, dropout=True):
         passes.append(domains.get(id(image), "other"))
-        return model.forward(params, model_state, image, train, jax.random.key(0))
+        rng = jax.random.key(0) if dropout else None
+        return model.forward(params, model_state, image, train, rng)
 
     key, pixels = jax.random.key(0), Pixels(lambda image: image, lambda image: image)
     context = Context(forward, model_state, jnp.zeros((), jnp.int32), key, pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -11,6 +12,7 @@ from lsr_jax.ops import resample
 from lsr_jax.types import HEADS, Batch, Context, Images, Outputs, PyTree
 
 FOCAL_CLAMP = 1e-9
+DETAIL = 0.1  # weight of HRDA's detail in a cross-entropy
 
 Term = jax.Array | tuple[jax.Array, Mapping[str, jax.Array]]
 """A scalar of the loss, or a pair of it and the `diagnostics` that it brings."""
@@ -56,18 +58,41 @@ def segmentation(
     and Feature To Adapt, with their clamp, see `losses.focal_cross_entropy`.
     """
 
-    def head(logits):
-        logits = resample.bilinear(logits, images.label.shape[1:3])
+    def head(logits, label):
+        logits = resample.bilinear(logits, label.shape[1:3])
         if gamma == 0:
-            return losses.cross_entropy(logits, images.label)
+            return losses.cross_entropy(logits, label)
         return losses.focal_cross_entropy(
-            logits, images.label, gamma=gamma, smallest=FOCAL_CLAMP
+            logits, label, gamma=gamma, smallest=FOCAL_CLAMP
         )
 
-    value = head(outputs.logits)
+    label = images.label
+    value = head(outputs.logits, label)
+    if outputs.detail is not None:
+        logits, corners = outputs.detail
+        label_there = resample.windows(label, corners, logits.shape[1:3])
+        value = (1 - DETAIL) * value + DETAIL * head(logits, label_there)
     if auxiliary != 0:
-        value += auxiliary * head(outputs.aux_logits)
+        value += auxiliary * head(outputs.aux_logits, label)
     return value
+
+
+def weighted_segmentation(
+    outputs: Outputs, label: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """`losses.weighted_cross_entropy` of the main head at the label's resolution.
+
+    With HRDA's detail ``0.9 L(fused) + 0.1 L(detail)``, the second one on the window
+    (``decode_heads/hrda_head.py::losses``).
+    """
+    logits = resample.bilinear(outputs.logits, label.shape[1:3])
+    value = losses.weighted_cross_entropy(logits, label, weights)
+    if outputs.detail is None:
+        return value
+    logits, corners = outputs.detail
+    cut = functools.partial(resample.windows, corners=corners, size=logits.shape[1:3])
+    detail = losses.weighted_cross_entropy(logits, cut(label), cut(weights))
+    return (1 - DETAIL) * value + DETAIL * detail
 
 
 def heads(auxiliary: float) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ decode_head (DAFormer)     head
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -29,7 +30,15 @@ import jax.numpy as jnp
 
 from lsr_jax import errors, keywords, types
 from lsr_jax.keywords import Count, Probability, Range
-from lsr_jax.models import daformer, deeplab, layers, mix_transformer, resnet, vgg
+from lsr_jax.models import (
+    daformer,
+    deeplab,
+    layers,
+    mix_transformer,
+    multi_resolution,
+    resnet,
+    vgg,
+)
 from lsr_jax.models import initialisation as weights
 from lsr_jax.models.backbone import Backbone
 
@@ -51,6 +60,7 @@ BACKBONES: Mapping[str, Backbone] = {
 STEM_AFFINE = r"(^|/)backbone/bn1/(scale|bias)$"
 ALL_AFFINE = r"(^|/)(backbone|head)/(.*/)?(bn\d?|downsample_bn)/(scale|bias)$"
 
+Share = Annotated[float, Range(excluded=0, most=1, unit="a share")]
 Dilations = Annotated[tuple[int, ...], Range(least=1, unit="feature cells")]
 
 
@@ -93,6 +103,7 @@ def build(
     head: Literal["single", "multi_level", "two_heads"] = "single",
     aspp_dilations: Dilations = (6, 12),
     fusion: Literal["sepaspp", "aspp", "conv1", "isa"] = "sepaspp",
+    detail: Share | None = None,
     drop_path: Probability = 0.1,
     head_dropout: Probability = 0.1,
     batch_norm: Literal["train", "frozen_affine", "eval"] = "train",
@@ -122,6 +133,9 @@ def build(
         and BDL sum (6, 12, 18, 24). CAG's DeepLabV3+ has (6, 12, 18) beside its 1x1.
       fusion: how DAFormer's decoder fuses the stages: "sepaspp", the paper's depthwise
         separable pyramid, or "aspp", "conv1", "isa", which it is compared with.
+      detail: HRDA (ECCV 2022): sides of the window that is seen at full resolution, as a
+        share of those of the image, which else is seen at half; 0.5 in the paper. None:
+        the whole image at full resolution. For "deeplabv2" and "daformer".
       drop_path: probability with which training leaves out a residual branch of a Mix
         Transformer's last block; earlier blocks have less.
       head_dropout: share of channels that training leaves out before DAFormer's
@@ -154,36 +168,45 @@ def build(
         batch_norm, unbiased_variance, bn_group_size, dtype, remat, drop_path
     )
     body = _checked_body(backbone, architecture, head)
+    if detail is not None and (architecture == "deeplabv3plus" or head != "single"):
+        raise errors.InputError(
+            "model.detail: expected None for deeplabv3plus or more than one head, found "
+            f"{detail} for {architecture} with head={head!r}"
+        )
     dilations = tuple(aspp_dilations)
     if architecture == "deeplabv2":
         levels = (3, 4) if head == "multi_level" else (4,)
         network, rules = deeplab.DeepLabV2, deeplab.initial_v2(body.initial)
         names = ("head",) if head == "single" else ("head", "aux_head")
         heads = {n: deeplab.ASPP(num_classes, dilations, options) for n in names}
+        attention, decode = heads["head"].clone(), deeplab.decode_v2
         feature_dim, feature_size = body.channels[4], body.feature_size
     elif architecture == "daformer":
         levels = (1, 2, 3, 4)
         network, rules = daformer.DAFormer, daformer.initial(body.initial)
         feature_dim, feature_size = body.head_width, body.feature_size
-        heads = {
-            "head": daformer.Head(
-                num_classes, feature_dim, feature_dim, fusion, head_dropout, options
-            )
-        }
+        decoder = partial(
+            daformer.Head, num_classes, feature_dim, feature_dim, options=options
+        )
+        heads = {"head": decoder(fusion, head_dropout)}
+        attention, decode = decoder("conv1", head_dropout), daformer.decode
     else:
         levels = (1, 4)
         network, rules = deeplab.DeepLabV3Plus, deeplab.initial_v3plus(body.initial)
         feature_dim, feature_size = body.channels[1], deeplab.feature_size_v3plus
         heads = {"head": deeplab.Head(num_classes, feature_dim, dilations, options)}
-    module = network(
-        body.body(
-            options,
-            levels,
-            architecture=architecture,
-            freeze_stem_affine=freeze_stem_affine,
-        ),
-        **heads,
+    features = body.body(
+        options,
+        levels,
+        architecture=architecture,
+        freeze_stem_affine=freeze_stem_affine,
     )
+    if detail is None:
+        module = network(features, **heads)
+    else:
+        module = multi_resolution.MultiResolution(
+            features, heads["head"], attention, decode, detail
+        )
 
     def init(key, image_size):
         images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
@@ -211,7 +234,7 @@ def build(
         init,
         forward,
         prediction,
-        feature_size,
+        feature_size if detail is None else lambda size: feature_size(_half(size)),
         feature_dim,
         num_classes,
         _frozen_paths(batch_norm, freeze_stem_affine),
@@ -246,6 +269,10 @@ def _checked_body(backbone, architecture, head) -> Backbone:
             f"model.head: 'multi_level' needs layer3 of a ResNet, found {backbone!r}"
         )
     return body
+
+
+def _half(size):
+    return tuple(side // 2 for side in size)
 
 
 def _frozen_paths(batch_norm, freeze_stem_affine):

@@ -48,12 +48,12 @@ def convolve(
 
 
 def depthwise(
-    x: Array,
-    kernel: Array,
+    x: jax.Array,
+    kernel: jax.Array,
     *,
     dilation: int = 1,
     precision: lax.Precision = lax.Precision.HIGHEST,
-) -> Array:
+) -> jax.Array:
     """Convolution of every channel with a kernel of its own; the size stays.
 
     XLA's grouped convolution takes many times as long on a CPU as shifted products.

@@ -148,6 +148,14 @@ class DeepLabV3Plus(nn.Module):
         return types.Outputs(*self.head(details, context, train))
 
 
+def decode_v2(
+    head: ASPP, levels: list[jax.Array], train: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Features and logits of DeepLabV2's head, for `multi_resolution`."""
+    del train
+    return levels[-1].astype(head.options.wide), head(levels[-1])
+
+
 def initial_v2(body: Mapping[str, Rule]) -> dict[str, Rule]:
     """Rules of all initial weights, from those of the backbone."""
     heads = {

@@ -58,7 +58,7 @@ class MultiResolution(nn.Module):
         if train and self.has_rng("dropout"):
             key = self.make_rng("dropout")
             corners = draw_corners(key, images.shape[0], size, window)
-            fine = self._logits(_windows(images, corners, window), train)
+            fine = self._logits(resample.windows(images, corners, window), train)
             inside = _paste(jnp.ones_like(fine[..., :1]), corners // cell, fused_size)
             share *= inside[:, ::2, ::2]
             detail = types.Detail(
@@ -136,14 +136,6 @@ def starts(side: int, window: int) -> list[int]:
     stride = window // 2
     count = max(-(-(side - window) // stride), 0) + 1
     return [min(index * stride, side - window) for index in range(count)]
-
-
-def _windows(images, corners, window: Size):
-    def one(image, corner):
-        start = jnp.append(corner, jnp.zeros_like(corner[:1]))
-        return jax.lax.dynamic_slice(image, start, (*window, image.shape[-1]))
-
-    return jax.vmap(one)(images, corners)
 
 
 def _paste(maps, corners, size: Size):

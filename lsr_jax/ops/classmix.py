@@ -13,9 +13,14 @@ import jax.numpy as jnp
 
 
 def draw_classes(
-    key: jax.Array, labels: jax.Array, *, num_classes: int, void: bool = True
+    key: jax.Array,
+    labels: jax.Array,
+    *,
+    num_classes: int,
+    void: bool = True,
+    of: Literal["image", "batch"] = "image",
 ) -> jax.Array:
-    """Draws half of the classes of every image, rounded up, without replacement.
+    """Draws half of the classes for every image, rounded up, without replacement.
 
     Args:
       key: random key.
@@ -23,13 +28,18 @@ def draw_classes(
       num_classes: ``C``.
       void: whether 255 counts as a class and can be drawn, as in the released code: void
         pixels of the source are then pasted too, and train nothing.
+      of: the classes that are halved: those of the "image", as DACS, or of the whole
+        "batch", as DAFormer (``dacs_transforms.py::get_class_masks``), of which an image
+        may have few.
 
     Returns:
-      ``[B, C + 1]`` bool; all False for an image without a class.
+      ``[B, C + 1]`` bool; all False where there is no class.
     """
     slots = _slots(labels, num_classes)
     values = jnp.arange(num_classes + 1, dtype=slots.dtype)
     present = (slots[..., None] == values).any(axis=(1, 2))
+    if of == "batch":
+        present = jnp.broadcast_to(present.any(axis=0), present.shape)
     if not void:
         present = present.at[:, -1].set(False)
     score = jax.random.uniform(key, present.shape)
@@ -57,6 +67,7 @@ def pixel_weights(
     *,
     threshold: float = 0.968,
     share: Literal["batch", "image", "pixel"] = "batch",
+    trusted: jax.Array | None = None,
 ) -> jax.Array:
     """Weights of the mixed image: 1 on source pixels, the confident share on target.
 
@@ -68,14 +79,16 @@ def pixel_weights(
       share: of confident pixels in the whole "batch", one number, as the released
         ``threshold_uniform``; in the own "image", as the paper describes it; or 1 for
         every confident "pixel" and 0 for the others, as ``threshold``.
+      trusted: ``[B, H, W]`` bool; the weight of other target pixels is 0. They count
+        into the share.
 
     Returns:
-      ``[B, H, W]`` float32, without gradient.
+      ``[B, H, W]`` of the dtype of ``confidence``, without gradient.
 
     Raises:
       ValueError: any other ``share``.
     """
-    confident = (confidence >= threshold).astype(jnp.float32)
+    confident = (confidence >= threshold).astype(confidence.dtype)
     if share == "batch":
         confident = jnp.broadcast_to(confident.mean(), confident.shape)
     elif share == "image":
@@ -83,6 +96,8 @@ def pixel_weights(
         confident = jnp.broadcast_to(mean, confident.shape)
     elif share != "pixel":
         raise ValueError(f"share must be 'batch', 'image' or 'pixel', got {share!r}")
+    if trusted is not None:
+        confident = jnp.where(trusted, confident, 0)
     return mix(pasted, jnp.ones_like(confident), confident)
 
 

@@ -33,23 +33,28 @@ def poly(
     decay_steps: int,
     power: float = 0.9,
     warmup_steps: int = 0,
+    warmup: Literal["replaces", "multiplies"] = "replaces",
     schedule_offset: int = 0,
 ) -> optax.Schedule:
     """Polynomial decay, evaluated before step ``t`` (counted from 0).
 
-    ``lr(t) = learning_rate * (1 - t / decay_steps) ** power``, and during warm-up
-    ``lr(t) = learning_rate * t / warmup_steps``. As in CLAN the warm-up does not shift
-    the decay: after it the rate jumps onto the polynomial. After ``decay_steps`` the rate
-    is 0 (the originals turn complex there). ``schedule_offset`` is added to ``t``: 1 for
-    CAG, which advances its schedule before the first step, not after it.
+    ``lr(t) = learning_rate * (1 - t / decay_steps) ** power``. A warm-up that "replaces"
+    it gives ``lr(t) = learning_rate * t / warmup_steps``, and, as in CLAN, a jump onto the
+    polynomial after it. One that "multiplies" it has the factor
+    ``s + (1 - s) 1e-6``, ``s = t / warmup_steps``, and no jump, as in mmcv's linear warm-up
+    (``runner/hooks/lr_updater.py``; DAFormer). After ``decay_steps`` the rate is 0 (the
+    originals turn complex there). ``schedule_offset`` is added to ``t``: 1 for CAG, which
+    advances its schedule before the first step, not after it.
     """
 
     def schedule(count: jax.Array) -> jax.Array:
         t = jnp.asarray(count, float) + schedule_offset
         # Not 1 - t / decay_steps: near its end float32 would lose most digits.
         decay = (jnp.maximum(decay_steps - t, 0.0) / decay_steps) ** power
-        warmup = t / max(warmup_steps, 1)
-        return learning_rate * jnp.where(t < warmup_steps, warmup, decay)
+        begun = t / max(warmup_steps, 1)
+        if warmup == "multiplies":
+            begun = decay * (begun + (1 - begun) * 1e-6)
+        return learning_rate * jnp.where(t < warmup_steps, begun, decay)
 
     return schedule
 
@@ -143,12 +148,14 @@ class Group(NamedTuple):
         gradient step, no momentum, no weight decay.
       repeats: updates per step with one gradient, see `repeated_sgd`.
       discriminator: trained by Adam with its own rate.
+      decays: whether the weight decay applies.
     """
 
     pattern: str
     multiplier: float | None = 1.0
     repeats: int = 1
     discriminator: bool = False
+    decays: bool = True
 
 
 DISCRIMINATORS = Group(r"^disc/", discriminator=True)
@@ -180,6 +187,7 @@ def model_groups(
     frozen: Iterable[str] = (),
     repeated: Iterable[tuple[str, int]] = (),
     duplicate_updates: Literal["off", "sequential"] = "off",
+    decay_norms: bool = True,
 ) -> list[Group]:
     """The groups of every method: frozen, backbone at 1x, heads at 10x, discriminators.
 
@@ -190,13 +198,17 @@ def model_groups(
       repeated: patterns of what the originals update several times in a step, and how
         often, see `models.Model`.
       duplicate_updates: "off", or "sequential" for these repeated updates.
+      decay_norms: False: parameters of the backbone's LayerNorms are not decayed, as in
+        DAFormer, whose heads decay all theirs.
     """
     groups = [Group(pattern, None) for pattern in frozen]
     if duplicate_updates == "sequential":
         groups += [Group(pattern, 1.0, repeats) for pattern, repeats in repeated]
+    if not decay_norms:
+        groups.append(Group(r"^model/backbone/.*norm", decays=False))
     groups += [
         Group(r"^model/backbone/"),
-        Group(r"^model/(head|aux_head)/", head_multiplier),
+        Group(r"^model/(head|aux_head|attention)/", head_multiplier),
         DISCRIMINATORS,
     ]
     return groups
@@ -213,6 +225,7 @@ def make(
     decay_steps: Count | None,
     power: Exponent,
     warmup_steps: CountOrZero,
+    warmup: Literal["replaces", "multiplies"] = "replaces",
     schedule_offset: CountOrZero = 0,
     discriminator_rate: NonNegative = 1e-4,
     discriminator_decay: NonNegative = 0.0,
@@ -230,8 +243,9 @@ def make(
       weight_decay: per step; scaled by the rate as each optimizer defines.
       momentum: weight of the old value.
       decay_steps: see `poly`; None in a config is the number of steps of the stage.
-      power: see `poly`, likewise ``warmup_steps`` and ``schedule_offset``.
-      warmup_steps: from 0.
+      power: see `poly`, likewise ``schedule_offset``.
+      warmup_steps: from 0, and
+      warmup: see `poly`.
       schedule_offset: in steps.
       discriminator_rate: learning rate of discriminators.
       discriminator_decay: their weight decay, added to the gradient.
@@ -249,6 +263,7 @@ def make(
             decay_steps=decay_steps,
             power=power,
             warmup_steps=warmup_steps,
+            warmup=warmup,
             schedule_offset=schedule_offset,
         )
         if group.discriminator:
@@ -256,14 +271,13 @@ def make(
                 optax.add_decayed_weights(discriminator_decay),
                 promoting(optax.adam(schedule, b1=0.9, b2=0.99)),
             )
+        decay = weight_decay if group.decays else 0.0
         if name == "adamw":
-            return promoting(
-                optax.adamw(schedule, b1=momentum, weight_decay=weight_decay)
-            )
+            return promoting(optax.adamw(schedule, b1=momentum, weight_decay=decay))
         return sgd(
             schedule,
             momentum=momentum,
-            weight_decay=weight_decay,
+            weight_decay=decay,
             repeats=group.repeats,
         )
 

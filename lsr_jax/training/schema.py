@@ -1,7 +1,8 @@
 """Check every key of a config before data or weights are opened.
 
 Keys that are keywords of a function have their ranges there: `METHODS`, `models.build`,
-`optimizer.make`, `preprocess.augment`, `feature_norm.norm`. The tables below list the rest.
+`optimizer.make`, `preprocess.augment`, `feature_norm.norm`, `masked.masked`. The tables
+below list the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from lsr_jax import keywords
 from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
 from lsr_jax.keywords import Count, CountOrZero, Range
-from lsr_jax.methods import METHODS, feature_norm
+from lsr_jax.methods import METHODS, feature_norm, masked
 from lsr_jax.training import optimizer
 
 DOMAIN = {
@@ -43,6 +44,7 @@ STAGE = {
     "steps": Count,
     "batch_size": Count,
     "micro_batches": Count,
+    "remat_passes": bool,
     "log_every": Count,
     "checkpoint_every": Count,
     "keep_every": CountOrZero,
@@ -68,6 +70,7 @@ def check_stage(section: Mapping, stage: str) -> None:
     """Raise InputError for the first value of a stage that is out of range."""
     keywords.check(section, stage, STAGE)
     keywords.check(section["feature_norm"], f"{stage}.feature_norm", feature_norm.norm)
+    keywords.check(section["masked"], f"{stage}.masked", masked.masked)
     keywords.check(
         section["optimizer"],
         f"{stage}.optimizer",

@@ -23,7 +23,7 @@ from lsr_jax import files, models
 from lsr_jax.augment import preprocess
 from lsr_jax.data import pipeline, pseudo_label_store, records, sources
 from lsr_jax.errors import InputError
-from lsr_jax.methods import METHODS, cag, feature_norm
+from lsr_jax.methods import METHODS, cag, feature_norm, masked
 from lsr_jax.training import (
     checkpoint,
     microbatch,
@@ -328,14 +328,15 @@ def build_stage(run: Run, name: str) -> Stage:
     optimizer = build_optimizer(params, run.model, c)
     shapes = jax.eval_shape(partial(_state, run, method, optimizer, keys), network)
     parts = c["micro_batches"]
+    forward = microbatch.in_parts(
+        run.model.forward, parts, group=microbatch.group_size(config["model"], parts)
+    )
+    if c["remat_passes"]:
+        forward = jax.checkpoint(forward, static_argnums=(3,))
     step = steps.make_step(
         method,
         optimizer,
-        microbatch.in_parts(
-            run.model.forward,
-            parts,
-            group=microbatch.group_size(config["model"], parts),
-        ),
+        forward,
         build_preprocess(config, name),
         preprocess.pixels(config["data"]["preprocessing"]),
         skip_nonfinite=c["on_nonfinite"] == "skip",
@@ -356,7 +357,7 @@ def build_stage(run: Run, name: str) -> Stage:
 
 
 def build_method(config: Mapping, stage: str) -> Method:
-    """The method of a stage, with the norm loss on top if that has a weight.
+    """The method of a stage, with norm loss and masked consistency if they have weights.
 
     Raises:
       InputError: it cannot use the heads of the network.
@@ -371,7 +372,8 @@ def build_method(config: Mapping, stage: str) -> Method:
         )
     terms = dict(config[stage]["feature_norm"])
     terms["decay_steps"] = terms["decay_steps"] or config[stage]["steps"]
-    return feature_norm.norm(method, **terms)
+    method = feature_norm.norm(method, **terms)
+    return masked.masked(method, **config[stage]["masked"])
 
 
 def build_optimizer(
@@ -382,6 +384,7 @@ def build_optimizer(
     groups = optimizers.model_groups(
         head_multiplier=keywords.pop("head_multiplier"),
         duplicate_updates=keywords.pop("duplicate_updates"),
+        decay_norms=keywords.pop("decay_norms"),
         frozen=model.frozen_paths,
         repeated=model.repeated_paths,
     )

@@ -80,9 +80,9 @@ def with_dropout(forward: Callable, key: jax.Array) -> Forward:
     """``forward`` with a dropout key of its own for every call."""
     number = itertools.count()
 
-    def keyed(params, model_state, images, train):
+    def keyed(params, model_state, images, train, dropout=True):
         rng = jax.random.fold_in(key, next(number))
-        return forward(params, model_state, images, train, rng)
+        return forward(params, model_state, images, train, rng if dropout else None)
 
     return keyed
 
