@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 from lsr_jax.data import image_io
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import confusion
-from lsr_jax.ops import resample
+from lsr_jax.ops import resample, windows
 from lsr_jax.training import sharding
 from lsr_jax.types import Forward, Images, Outputs, PyTree
 
@@ -113,6 +113,8 @@ def network(
     preprocess: Callable[[jax.Array], jax.Array],
     *,
     prediction: Callable[[Outputs], jax.Array] = main_head,
+    corners: resample.Corners = "aligned",
+    window: Size | None = None,
     augmentation: TestTimeAugmentation = ONE_VIEW,
 ) -> Scores:
     """The scores of one network.
@@ -121,6 +123,9 @@ def network(
       forward: the network, run in evaluation mode.
       preprocess: uint8 images -> network input.
       prediction: ``Outputs -> [B, h, w, C]``, the logits to evaluate.
+      corners: how they are enlarged to the labels.
+      window: ``(H, W)`` of windows that slide over the network input, see
+        `windows.slide`; None for the whole input.
       augmentation: views and their average.
 
     Raises:
@@ -129,8 +134,14 @@ def network(
     at_features = augmentation.average != "pixel_probabilities"
 
     def logits(params, model_state, inputs):
-        outputs, _ = forward(params, model_state, inputs, False)
-        values = prediction(outputs).astype(jnp.float32)
+        def run(images):
+            outputs, _ = forward(params, model_state, images, False)
+            values = prediction(outputs).astype(jnp.float32)
+            if window is None:
+                return values
+            return resample.bilinear(values, window, corners=corners)
+
+        values = run(inputs) if window is None else windows.slide(run, inputs, window)
         soften = augmentation.average == "probabilities"
         return jax.nn.softmax(values) if soften else values
 
@@ -149,7 +160,7 @@ def network(
         return tuple(found)
 
     def merge(maps, size):
-        enlarged = (resample.bilinear(one, size) for one in maps)
+        enlarged = (resample.bilinear(one, size, corners=corners) for one in maps)
         if not at_features:
             enlarged = map(jax.nn.softmax, enlarged)
         return sum(enlarged) / len(maps)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import jax
 
 from lsr_jax import losses
-from lsr_jax.ops import resample
+from lsr_jax.ops import resample, windows
 from lsr_jax.types import HEADS, Batch, Context, Images, Outputs, PyTree
 
 FOCAL_CLAMP = 1e-9
@@ -70,7 +70,7 @@ def segmentation(
     value = head(outputs.logits, label)
     if outputs.detail is not None:
         logits, corners = outputs.detail
-        label_there = resample.windows(label, corners, logits.shape[1:3])
+        label_there = windows.cut(label, corners, logits.shape[1:3])
         value = (1 - DETAIL) * value + DETAIL * head(logits, label_there)
     if auxiliary != 0:
         value += auxiliary * head(outputs.aux_logits, label)
@@ -90,7 +90,7 @@ def weighted_segmentation(
     if outputs.detail is None:
         return value
     logits, corners = outputs.detail
-    cut = functools.partial(resample.windows, corners=corners, size=logits.shape[1:3])
+    cut = functools.partial(windows.cut, corners=corners, size=logits.shape[1:3])
     detail = losses.weighted_cross_entropy(logits, cut(label), cut(weights))
     return (1 - DETAIL) * value + DETAIL * detail
 

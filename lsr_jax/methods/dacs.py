@@ -178,9 +178,7 @@ def make(
         source, model_state = ctx.forward(
             student, ctx.model_state, batch.source.image, True
         )
-        state = follow(
-            state, student, ctx.step, teacher_momentum, ramp_from=ramp_from
-        )
+        state = follow(state, student, ctx.step, teacher_momentum, ramp_from=ramp_from)
         pseudo_label, confident, state = predict(state, batch.target.image, ctx)
         num_classes = source.logits.shape[-1]
         metrics = {

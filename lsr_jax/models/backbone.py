@@ -20,9 +20,12 @@ class Backbone(abc.ABC):
         paths, of parameters that the optimisers of the originals list ``count`` times
         and so update as often (once for every module that encloses them: LSR, OCE,
         MaxSquare, AdaptSegNet, ADVENT, CLAN, Feature To Adapt, BDL). First match wins.
+      half_pixel: whether its networks enlarge logits with half-pixel corners, up to the
+        image, as mmseg; else the loss enlarges them with aligned corners.
       initial: rules of the initial weights, by ``initialisation`` of `build`.
     """
 
+    half_pixel = False
     repeated: ClassVar[Sequence[tuple[str, int]]]
     initial: ClassVar[Mapping[str, Rule]]
 

@@ -41,11 +41,14 @@ from lsr_jax.models import (
 )
 from lsr_jax.models import initialisation as weights
 from lsr_jax.models.backbone import Backbone
+from lsr_jax.ops import resample
 
 BACKBONES: Mapping[str, Backbone] = {
     "resnet101": resnet.Architecture(64, 64, (3, 4, 23, 3)),
     "resnet50": resnet.Architecture(64, 64, (3, 4, 6, 3)),
     "mini": resnet.Architecture(32, 16, (1, 1, 2, 1)),  # for training on a CPU
+    "resnet101_v1c": resnet.Architecture(64, 64, (3, 4, 23, 3), v1c=True),
+    "mini_v1c": resnet.Architecture(32, 16, (1, 1, 2, 1), v1c=True),
     "vgg16": vgg.Architecture((2, 2, 3, 3, 3)),
     "vgg13": vgg.Architecture((2, 2, 2, 2, 2)),
     "mit_b0": mix_transformer.Architecture((32, 64, 160, 256), (2, 2, 2, 2)),
@@ -75,6 +78,7 @@ class Model(NamedTuple):
         Outputs are float32. The model state is ``{}`` for VGG.
       prediction: ``Outputs -> [B, h, w, C]``, the logits that are evaluated: the sum of
         two heads on one layer (CLAN, Feature To Adapt), else the main head.
+      corners: how the logits are enlarged further, see `resample.bilinear`.
       feature_size: ``(H, W) -> (h, w)``.
       feature_dim: ``D``.
       num_classes: ``C``.
@@ -87,6 +91,7 @@ class Model(NamedTuple):
     init: Callable[..., tuple[types.PyTree, types.PyTree]]
     forward: Callable[..., tuple[types.Outputs, types.PyTree]]
     prediction: Callable[[types.Outputs], jax.Array]
+    corners: resample.Corners
     feature_size: Callable[[tuple[int, int]], tuple[int, int]]
     feature_dim: int
     num_classes: int
@@ -168,15 +173,16 @@ def build(
         batch_norm, unbiased_variance, bn_group_size, dtype, remat, drop_path
     )
     body = _checked_body(backbone, architecture, head)
-    if detail is not None and (architecture == "deeplabv3plus" or head != "single"):
+    if detail is not None and not (body.half_pixel and head == "single"):
         raise errors.InputError(
-            "model.detail: expected None for deeplabv3plus or more than one head, found "
-            f"{detail} for {architecture} with head={head!r}"
+            f"model.detail: {detail} needs a Mix Transformer or a ResNet of kind v1c, and "
+            f"head='single'; found {backbone!r} with head={head!r}"
         )
     dilations = tuple(aspp_dilations)
     if architecture == "deeplabv2":
         levels = (3, 4) if head == "multi_level" else (4,)
-        network, rules = deeplab.DeepLabV2, deeplab.initial_v2(body.initial)
+        network = partial(deeplab.DeepLabV2, half_pixel=body.half_pixel)
+        rules = deeplab.initial_v2(body.initial)
         names = ("head",) if head == "single" else ("head", "aux_head")
         heads = {n: deeplab.ASPP(num_classes, dilations, options) for n in names}
         attention, decode = heads["head"].clone(), deeplab.decode_v2
@@ -234,6 +240,7 @@ def build(
         init,
         forward,
         prediction,
+        "half_pixel" if body.half_pixel else "aligned",
         feature_size if detail is None else lambda size: feature_size(_half(size)),
         feature_dim,
         num_classes,
@@ -254,6 +261,11 @@ def _checked_body(backbone, architecture, head) -> Backbone:
         raise errors.InputError(
             "model.architecture: 'daformer' is for Mix Transformers and they are for it, "
             f"found {architecture!r} on {backbone!r}"
+        )
+    if architecture == "deeplabv3plus" and body.half_pixel:
+        raise errors.InputError(
+            f"model.backbone: {architecture} has ResNets as torchvision's, found "
+            f"{backbone!r}"
         )
     if architecture == "deeplabv3plus" and 1 not in body.channels:
         raise errors.InputError(

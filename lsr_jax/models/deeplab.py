@@ -7,6 +7,7 @@ columns, as wide as layer1, after a ReLU and, in training, a dropout of 0.1.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -45,18 +46,28 @@ class ASPP(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """Backbone and heads; the second head is on the first output of the backbone."""
+    """Backbone and heads; the second head is on the first output of the backbone.
+
+    With ``half_pixel`` the logits are enlarged to the image with half-pixel corners.
+    """
 
     backbone: nn.Module
     head: ASPP
     aux_head: ASPP | None = None
+    half_pixel: bool = False
 
     def __call__(self, images: jax.Array, train: bool) -> types.Outputs:
         """``[B, H, W, 3]`` network input to float32 features and logits."""
         levels = self.backbone(images, train)
         aux = None if self.aux_head is None else self.aux_head(levels[0])
         features = levels[-1].astype(self.head.options.wide)
-        return types.Outputs(features, self.head(levels[-1]), aux)
+        logits = [self.head(levels[-1]), aux]
+        if self.half_pixel:
+            enlarge = functools.partial(
+                resample.bilinear, size=images.shape[1:3], corners="half_pixel"
+            )
+            logits = jax.tree.map(enlarge, logits)
+        return types.Outputs(features, *logits)
 
 
 class Unit(nn.Module):

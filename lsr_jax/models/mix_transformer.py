@@ -180,6 +180,7 @@ class Architecture(Backbone):
     head_width: int = 256
 
     repeated = ()
+    half_pixel = True
     initial: ClassVar = {"scratch": initial, "released": initial}
 
     @property

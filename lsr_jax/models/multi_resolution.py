@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lsr_jax import errors, types
-from lsr_jax.ops import resample
+from lsr_jax.ops import resample, windows
 
 GRID = 8  # pixels: windows begin at multiples of it
 
@@ -58,15 +58,15 @@ class MultiResolution(nn.Module):
         if train and self.has_rng("dropout"):
             key = self.make_rng("dropout")
             corners = draw_corners(key, images.shape[0], size, window)
-            fine = self._logits(resample.windows(images, corners, window), train)
+            fine = self._logits(windows.cut(images, corners, window), train)
             inside = _paste(jnp.ones_like(fine[..., :1]), corners // cell, fused_size)
             share *= inside[:, ::2, ::2]
             detail = types.Detail(
                 resample.bilinear(fine, window, corners="half_pixel"), corners
             )
-            fine = _paste(fine, corners // cell, fused_size)
+            fine = windows.paste(fine, corners // cell, fused_size)
         else:
-            fine = self._everywhere(images, window, fused_size, cell, train)
+            fine = windows.slide(lambda x: self._logits(x, train), images, window)
         fused = _double(share) * fine + _double((1 - share) * coarse)
         logits = resample.bilinear(fused, size, corners="half_pixel")
         encoder = levels[-1].astype(features.dtype)
@@ -74,33 +74,6 @@ class MultiResolution(nn.Module):
 
     def _logits(self, images, train):
         return self.decode(self.head, self.backbone(images, train), train)[1]
-
-    def _everywhere(self, images, window: Size, fused_size: Size, cell: int, train):
-        rows, columns = (
-            starts(side, part)
-            for side, part in zip(images.shape[1:3], window, strict=True)
-        )
-        places = [(row, column) for row in rows for column in columns]
-        batch = jnp.concatenate(
-            [
-                images[:, row : row + window[0], column : column + window[1]]
-                for row, column in places
-            ]
-        )
-        logits = jnp.split(self._logits(batch, train), len(places))
-        total = count = 0.0
-        for place, part in zip(places, logits, strict=True):
-            before = [side // cell for side in place]
-            after = [
-                side - start - length
-                for side, start, length in zip(
-                    fused_size, before, part.shape[1:3], strict=True
-                )
-            ]
-            padding = ((0, 0), *zip(before, after, strict=True), (0, 0))
-            total += jnp.pad(part, padding)
-            count += jnp.pad(jnp.ones_like(part[:1, ..., :1]), padding)
-        return total / count
 
 
 def window_size(size: Size, share: float) -> Size:
@@ -129,24 +102,6 @@ def draw_corners(key: jax.Array, count: int, size: Size, window: Size) -> jax.Ar
         for whole, part in zip(size, window, strict=True)
     ]
     return GRID * jax.random.randint(key, (count, 2), 0, jnp.asarray(places))
-
-
-def starts(side: int, window: int) -> list[int]:
-    """First pixels of windows that cover a side and overlap by half or more."""
-    stride = window // 2
-    count = max(-(-(side - window) // stride), 0) + 1
-    return [min(index * stride, side - window) for index in range(count)]
-
-
-def _paste(maps, corners, size: Size):
-    """Maps of a window on zeros of the whole size."""
-
-    def one(part, corner):
-        whole = jnp.zeros((*size, part.shape[-1]), part.dtype)
-        start = jnp.append(corner, jnp.zeros_like(corner[:1]))
-        return jax.lax.dynamic_update_slice(whole, part, start)
-
-    return jax.vmap(one)(maps, corners)
 
 
 def _double(x):

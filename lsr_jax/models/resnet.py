@@ -31,17 +31,21 @@ class Variant:
       grid: factors of the dilations of the blocks of layer4, one after the other.
       caffe: the stride sits on the first 1x1 convolution of a block and the max-pool
         rounds up; else as torchvision: it sits on the 3x3, the pool rounds down.
+      contract: the first block of a dilated layer has half of its dilation.
     """
 
     strides: tuple[int, int, int, int]
     dilations: tuple[int, int, int, int]
     grid: tuple[int, ...]
     caffe: bool
+    contract: bool = False
 
 
 VARIANTS = {
     "deeplabv2": Variant((1, 2, 1, 1), (1, 1, 2, 4), (1,), caffe=True),
     "deeplabv3plus": Variant((1, 2, 2, 1), (1, 1, 1, 2), (1, 2, 4), caffe=False),
+    # mmseg's DeepLabV2, which DAFormer, HRDA and MIC compare with.
+    "v1c": Variant((1, 2, 1, 1), (1, 1, 2, 4), (1,), caffe=False, contract=True),
 }
 
 
@@ -99,21 +103,31 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
         """``[B, H, W, 3]`` to the ``[B, h, w, channels]`` of each level."""
-        x = layers.Conv(
-            self.architecture.stem,
-            7,
-            stride=2,
-            padding=3,
-            dtype=self.options.dtype,
-            name="conv1",
-        )(x)
-        norm = layers.BatchNorm(self.options, self.freeze_stem_affine, name="bn1")
-        x = layers.max_pool(nn.relu(norm(x, train)), ceil_mode=self.variant.caffe)
+        width = self.architecture.stem
+        if self.architecture.v1c:
+            x = self._unit(x, train, "stem_0", "stem_1", width // 2, 3, stride=2)
+            x = self._unit(x, train, "stem_3", "stem_4", width // 2, 3)
+            x = self._unit(x, train, "stem_6", "stem_7", width, 3)
+        else:
+            x = self._unit(x, train, "conv1", "bn1", width, 7, stride=2)
+        x = layers.max_pool(x, ceil_mode=self.variant.caffe)
         outputs = []
         for layer in range(4):
             x = self._layer(layer, x, train)
             outputs.append(x)
         return [outputs[level - 1] for level in self.levels]
+
+    def _unit(self, x, train, conv, norm, width, size, stride=1):
+        x = layers.Conv(
+            width,
+            size,
+            stride=stride,
+            padding=size // 2,
+            dtype=self.options.dtype,
+            name=conv,
+        )(x)
+        norm = layers.BatchNorm(self.options, self.freeze_stem_affine, name=norm)
+        return nn.relu(norm(x, train))
 
     def _layer(self, layer, x, train):
         block = Bottleneck
@@ -122,11 +136,14 @@ class ResNet(nn.Module):
         variant = self.variant
         grid = variant.grid if layer == 3 else (1,)
         for index in range(self.architecture.blocks[layer]):
+            dilation = variant.dilations[layer] * grid[index % len(grid)]
+            if variant.contract and index == 0:
+                dilation = max(dilation // 2, 1)
             x = block(
                 self.architecture.width * 2**layer,
                 self.options,
                 stride=variant.strides[layer] if index == 0 else 1,
-                dilation=variant.dilations[layer] * grid[index % len(grid)],
+                dilation=dilation,
                 project=index == 0,
                 caffe=variant.caffe,
                 name=f"layer{layer + 1}_{index}",
@@ -143,11 +160,15 @@ def scratch(path: str, shape: tuple[int, ...], fan_in: int):
 
 @dataclasses.dataclass(frozen=True)
 class Architecture(Backbone):
-    """Widths and depths: stem channels, width of layer1 (doubling), blocks a layer."""
+    """Widths and depths: stem channels, width of layer1 (doubling), blocks a layer.
+
+    ``v1c``: the stem has three 3x3 convolutions, as mmseg's ResNetV1c.
+    """
 
     stem: int
     width: int
     blocks: tuple[int, int, int, int]
+    v1c: bool = False
 
     repeated = (
         (r"(^|/)backbone/layer\d+_\d+/downsample", 4),
@@ -163,17 +184,22 @@ class Architecture(Backbone):
         """Of layer1 to layer4."""
         return {n: EXPANSION * self.width * 2 ** (n - 1) for n in (1, 2, 3, 4)}
 
+    @property
+    def half_pixel(self):
+        """Whether it is a network of mmseg."""
+        return self.v1c
+
     def body(self, options, levels, *, architecture, freeze_stem_affine):
         """A `ResNet`, strided and dilated for ``architecture``."""
-        variant = VARIANTS[architecture]
+        variant = VARIANTS["v1c" if self.v1c else architecture]
         return ResNet(self, options, freeze_stem_affine, variant, levels)
 
     def feature_size(self, image_size):
-        """The stem, a pool that rounds up, and layer2."""
+        """The stem, a pool that rounds up (v1c: down), and layer2."""
 
         def rows(side):
             stem = (side - 1) // 2 + 1
-            pooled = stem // 2 + 1
+            pooled = -(-stem // 2) if self.v1c else stem // 2 + 1
             return (pooled - 1) // 2 + 1
 
         return tuple(map(rows, image_size))

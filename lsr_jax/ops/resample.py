@@ -38,17 +38,6 @@ def bilinear(x: jax.Array, size: Size, *, corners: Corners = "aligned") -> jax.A
     return _separable(x, functools.partial(_bilinear_matrix, corners), size)
 
 
-def windows(maps: jax.Array, corners: jax.Array, size: Size) -> jax.Array:
-    """The window of ``size`` at ``corners`` ``[B, 2]`` of each map ``[B, H, W, ...]``."""
-
-    def one(whole, corner):
-        rest = jnp.zeros(whole.ndim - 2, corner.dtype)
-        start = jnp.concatenate([corner, rest])
-        return jax.lax.dynamic_slice(whole, start, (*size, *whole.shape[2:]))
-
-    return jax.vmap(one)(maps, corners)
-
-
 def adaptive_average(x: jax.Array, size: Size) -> jax.Array:
     """Adaptive average pooling: cell i averages rows floor(iH/h) .. ceil((i+1)H/h)-1.
 

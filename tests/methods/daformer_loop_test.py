@@ -286,7 +286,9 @@ def run(golden, monkeypatch, file, case):
                 key = f"{stem}loss__src.loss_imnet_feat_dist_f64"
                 value *= float(golden["fdist_lambda"])
             detail = key.replace("loss_seg", "hr.loss_seg")
-            if detail != key and detail in golden.arrays:  # the original logs both parts of the loss
+            if (
+                detail != key and detail in golden.arrays
+            ):  # the original logs both parts of the loss
                 whole = float(golden[key]) + float(golden[detail])
                 assert abs(value - whole) <= 1e-7 * whole, key
             else:

@@ -192,13 +192,6 @@ def test_corners_have_the_range_of_the_original(golden, number):
         assert set(places[:, axis]) == set(range(limits[axis]))
 
 
-def test_starts():
-    assert multi_resolution.starts(64, 32) == [0, 16, 32]
-    assert multi_resolution.starts(96, 64) == [0, 32]
-    assert multi_resolution.starts(96, 40) == [0, 20, 40, 56]
-    assert multi_resolution.starts(32, 32) == [0]
-
-
 def test_sides_that_do_not_fit():
     with pytest.raises(errors.InputError, match="sides that 16 divides, found 100x64"):
         multi_resolution.window_size((64, 100), 0.5)
