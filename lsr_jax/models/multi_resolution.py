@@ -59,7 +59,9 @@ class MultiResolution(nn.Module):
             key = self.make_rng("dropout")
             corners = draw_corners(key, images.shape[0], size, window)
             fine = self._logits(windows.cut(images, corners, window), train)
-            inside = _paste(jnp.ones_like(fine[..., :1]), corners // cell, fused_size)
+            inside = windows.paste(
+                jnp.ones_like(fine[..., :1]), corners // cell, fused_size
+            )
             share *= inside[:, ::2, ::2]
             detail = types.Detail(
                 resample.bilinear(fine, window, corners="half_pixel"), corners
