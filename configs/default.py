@@ -46,7 +46,9 @@ def domain():
 def model():
     c = ConfigDict()
     c.architecture = "deeplabv2"  # deeplabv2; deeplabv3plus: ResNets; daformer: MiT
-    c.backbone = "resnet101"  # resnet101, resnet50, vgg16, vgg13, mini; mit_b0..b5, mit_mini
+    c.backbone = (
+        "resnet101"  # resnet101, resnet50, vgg16, vgg13, mini; mit_b0..b5, mit_mini
+    )
     c.num_classes = 19
     c.head = "single"  # single; multi_level: layer3 and layer4; two_heads: layer4 twice
     c.aspp_dilations = (6, 12)  # feature cells; what ASN, MaxSquare, OCE and LSR run
@@ -129,7 +131,9 @@ def optimizer():
     )  # steps to rate 0; None: those of the stage
     c.decay_norms = True  # False: not the backbone's LayerNorms (DAFormer)
     c.warmup_steps = 0
-    c.warmup = "replaces"  # the decay, then the rate jumps (CLAN); multiplies (DAFormer)
+    c.warmup = (
+        "replaces"  # the decay, then the rate jumps (CLAN); multiplies (DAFormer)
+    )
     c.schedule_offset = 0  # steps by which the schedule is ahead; CAG: 1
     c.duplicate_updates = "off"  # sequential: the originals' repeated parameters
     c.discriminator_rate = 1e-4  # of Adam on the discriminators, before decay

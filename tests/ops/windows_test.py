@@ -13,7 +13,7 @@ def test_cut_and_paste():
     parts = windows.cut(IMAGES, corners, (4, 4))
     np.testing.assert_array_equal(parts[0], IMAGES[0, :4, 4:8])
     np.testing.assert_array_equal(parts[1], IMAGES[1, 8:, 16:])
-    whole = np.asarray(windows.paste(parts, corners, (12, 20)))
+    whole = np.array(windows.paste(parts, corners, (12, 20)))
     np.testing.assert_array_equal(whole[1, 8:, 16:], IMAGES[1, 8:, 16:])
     whole[0, :4, 4:8] = whole[1, 8:, 16:] = 0
     assert not whole.any()
