@@ -69,6 +69,7 @@ def define(flags: cli.Flags) -> None:
     flags.enum("protocol", "both", ("both", "native", "resized"), "See above.")
     flags.boolean("flip", False, "Average with the mirrored image.")
     flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
+    flags.size("window", "Average over windows that overlap by half (HRDA, MIC).")
     flags.enum(
         "average",
         None,
@@ -99,7 +100,7 @@ def evaluate(options) -> list[results.Row]:
     """
     check(options)
     augmentation = predictor.parse_augmentation(
-        options.flip, options.scales, options.average
+        options.flip, options.scales, options.average, options.window
     )
     named = named_networks(options)
     found = [weights.resolve(name, step=options.step) for name, _ in named]

@@ -53,6 +53,7 @@ def define(flags: cli.Flags) -> None:
     flags.float("overlap", 0.5, "Share of a window that the next covers.")
     flags.boolean("flip", False, "Average with the mirrored image.")
     flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
+    flags.size("window", "Average over windows that overlap by half (HRDA, MIC).")
     flags.integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
 
 
@@ -65,7 +66,9 @@ def predict(options) -> list[Path]:
     """
     # A window gives probabilities of pixels, which can be averaged with its neighbors'.
     average = "pixel_probabilities" if options.mode == "slide" else None
-    augmentation = predictor.parse_augmentation(options.flip, options.scales, average)
+    augmentation = predictor.parse_augmentation(
+        options.flip, options.scales, average, options.window
+    )
     if not 0 <= options.overlap < 1:
         raise InputError(f"--overlap: expected 0 to below 1, found {options.overlap:g}")
     place = weights.resolve(options.workdir, step=options.step)
@@ -124,6 +127,7 @@ def load(
         trained.model.forward,
         trained.normalise,
         prediction=trained.model.prediction,
+        corners=trained.model.corners,
         augmentation=augmentation,
     )
     num_classes = trained.model.num_classes

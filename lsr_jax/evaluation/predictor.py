@@ -49,6 +49,8 @@ class TestTimeAugmentation(NamedTuple):
       flip: add the mirrored image to every view.
       scales: factors by which the network input is resized (bilinear, corners aligned).
       average: "logits", "probabilities" or "pixel_probabilities", see above.
+      window: ``(H, W)`` of windows that slide over the network input, see
+        `windows.slide`; None for the whole input.
     """
 
     __test__ = False  # not a class of tests
@@ -56,6 +58,7 @@ class TestTimeAugmentation(NamedTuple):
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     average: str = "logits"
+    window: Size | None = None
 
     def describe(self) -> str:
         """``"flip, scales 0.75 1 1.25, probabilities"``, or ``"one view"``."""
@@ -63,6 +66,8 @@ class TestTimeAugmentation(NamedTuple):
             return "one view"
         scales = " ".join(f"{scale:g}" for scale in self.scales)
         parts = ["flip"] * self.flip + [f"scales {scales}"] * (self.scales != (1.0,))
+        if self.window:
+            parts.append(f"windows {self.window[1]}x{self.window[0]}")
         return ", ".join([*parts, self.average])
 
 
@@ -70,7 +75,10 @@ ONE_VIEW = TestTimeAugmentation()
 
 
 def parse_augmentation(
-    flip: bool, scales: Sequence[str], average: str | None
+    flip: bool,
+    scales: Sequence[str],
+    average: str | None,
+    window: Size | None = None,
 ) -> TestTimeAugmentation:
     """The augmentation of command-line flags; several views average probabilities.
 
@@ -87,7 +95,7 @@ def parse_augmentation(
             f"{','.join(scales)!r}"
         )
     default = "probabilities" if flip or len(factors) > 1 else "logits"
-    return TestTimeAugmentation(flip, factors, average or default)
+    return TestTimeAugmentation(flip, factors, average or default, window)
 
 
 class Scores(NamedTuple):
@@ -114,7 +122,6 @@ def network(
     *,
     prediction: Callable[[Outputs], jax.Array] = main_head,
     corners: resample.Corners = "aligned",
-    window: Size | None = None,
     augmentation: TestTimeAugmentation = ONE_VIEW,
 ) -> Scores:
     """The scores of one network.
@@ -124,14 +131,13 @@ def network(
       preprocess: uint8 images -> network input.
       prediction: ``Outputs -> [B, h, w, C]``, the logits to evaluate.
       corners: how they are enlarged to the labels.
-      window: ``(H, W)`` of windows that slide over the network input, see
-        `windows.slide`; None for the whole input.
       augmentation: views and their average.
 
     Raises:
       InputError: when called: a scale makes images too large.
     """
     at_features = augmentation.average != "pixel_probabilities"
+    window = augmentation.window
 
     def logits(params, model_state, inputs):
         def run(images):
@@ -141,7 +147,11 @@ def network(
                 return values
             return resample.bilinear(values, window, corners=corners)
 
-        values = run(inputs) if window is None else windows.slide(run, inputs, window)
+        if window is None:
+            values = run(inputs)
+        else:
+            check_window(window, inputs.shape[1:3])
+            values = windows.slide(run, inputs, window)
         soften = augmentation.average == "probabilities"
         return jax.nn.softmax(values) if soften else values
 
@@ -166,6 +176,15 @@ def network(
         return sum(enlarged) / len(maps)
 
     return Scores(maps, merge)
+
+
+def check_window(window: Size, size: Size) -> None:
+    """Raise InputError for windows that are larger than the network input."""
+    if window[0] > size[0] or window[1] > size[1]:
+        raise InputError(
+            f"--window: {window[1]}x{window[0]} does not fit into images of "
+            f"{size[1]}x{size[0]} (WIDTHxHEIGHT); choose a smaller one"
+        )
 
 
 def ensemble(members: Sequence[Scores], weights: Sequence[float]) -> Scores:

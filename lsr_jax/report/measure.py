@@ -282,6 +282,7 @@ class Evaluation:
                 model.forward,
                 normalise,
                 prediction=model.prediction,
+                corners=model.corners,
                 augmentation=self.augmentation,
             )
             estimate = batchnorm.estimator(model.forward, normalise, mesh=self.run.mesh)

@@ -60,7 +60,10 @@ class Selector:
                     f"scores the {domain} split {split}, which has no labels; choose last"
                 )
         scores = predictor.network(
-            run.model.forward, run.normalise, prediction=run.model.prediction
+            run.model.forward,
+            run.normalise,
+            prediction=run.model.prediction,
+            corners=run.model.corners,
         )
         self._predictor = predictor.Predictor(
             scores, num_classes=run.model.num_classes, mesh=run.mesh
