@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from lsr_jax.configs.overlays import Overlay, flatten
 from lsr_jax.methods import METHODS
-from lsr_jax.models import BACKBONES
+from lsr_jax.models import BACKBONES, mix_transformer
 
 LIKE = "like="
 # Baselines: each can be trained with the network and schedule of any method.
@@ -65,6 +65,10 @@ def parse(argument, presets=()):
             f"batchnorm_only,{found['like']}"
         )
     found["like"] = (found["like"] or "").removeprefix(LIKE) or None
+    if found["variant"] and not found["method"]:
+        owners = [name for name in METHODS if found["variant"] in variants(name)]
+        if len(owners) == 1:  # such as mic, a preset of dacs alone
+            found["method"] = owners[0]
     named = [name for name in (found["method"], found["like"]) if name]
     known = [word for name in named for word in variants(name)]
     if found["variant"] is not None and found["variant"] not in known:
@@ -183,6 +187,13 @@ def is_vgg(backbone):
     return (backbone or "").startswith("vgg")
 
 
+def architecture(backbone, network):
+    """The architecture of a backbone in a recipe's network, ``config.model``."""
+    if isinstance(BACKBONES[backbone], mix_transformer.Architecture):
+        return "daformer"
+    return network.get("architecture", "deeplabv2")
+
+
 def check_network(backbone, architecture, head):
     """Raise ValueError where a method needs what the backbone does not have."""
     if is_vgg(backbone) and architecture != "deeplabv2":
@@ -197,6 +208,6 @@ def check_network(backbone, architecture, head):
         )
     if head != "single" and architecture != "deeplabv2":
         raise ValueError(
-            f"config argument: {architecture} of cag has a single head, the method "
-            f"needs {head}; leave like=cag out"
+            f"config argument: {architecture} has a single head, the method needs {head}; "
+            "name another backbone, or leave like=cag out"
         )

@@ -40,7 +40,7 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
         chosen, method, weights, pair.origin, like=like, default=recipes.preset
     )
     backbone = chosen.backbone or "resnet101"
-    architecture = recipe.network.get("architecture", "deeplabv2")
+    architecture = common.architecture(backbone, recipe.network)
     common.check_network(backbone, architecture, losses.head)
     initial = recipes.INITIAL[recipe.initial][backbone]
     links = stages.links(
@@ -48,7 +48,12 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
     )
 
     origin = f"configs/recipes.py: {like}"
-    network = {**recipe.network, "backbone": backbone, "head": losses.head}
+    network = {
+        **recipe.network,
+        "architecture": architecture,
+        "backbone": backbone,
+        "head": losses.head,
+    }
     own_sizes = common.rows(sizes, like, f"{like},{variant}")
     found = [
         pair,

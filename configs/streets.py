@@ -8,6 +8,10 @@
     python train.py --config configs/streets.py:bdl              source-only, adversary,
                                                                  two rounds of labels
     python train.py --config configs/streets.py:lsr,released     a preset of the method
+    python train.py --config configs/streets.py:mic              DAFormer, HRDA and MIC are
+                                                                 presets of dacs
+    python train.py --config configs/streets.py:daformer,mit_mini
+                                                                 on DAFormer's network
     python train.py --config configs/streets.py:target_only      the oracle
     python train.py --config configs/streets.py:batchnorm_only,like=clan
                                                                  the control of a method
@@ -53,6 +57,10 @@ WEIGHTS = {
         "entropy": 1.0,
         "entropy_ratio": 0.2,
     },
+    # The networks start from nothing, so there are no features of ImageNet to hold.
+    "dacs,daformer": {"feature_distance": 0.0},
+    "dacs,hrda": {"feature_distance": 0.0},
+    "dacs,mic": {"feature_distance": 0.0, "mask_block": 8},
     # Its distance is a mean over channels and no sum of squares.
     "lsr,released": {"clustering": 0.1},
 }
@@ -89,9 +97,10 @@ def overlays(argument=None):
         for name in names
     }
     head = losses[names[0]].head
-    backbone = chosen.backbone or "mini"
+    two_scales = chosen.variant in ("hrda", "mic")
+    backbone = chosen.backbone or ("mini_v1c" if two_scales else "mini")
     network = recipes.recipe(chosen.like or chosen.method).network
-    architecture = network.get("architecture", "deeplabv2")
+    architecture = common.architecture(backbone, network)
     common.check_network(backbone, architecture, head)
 
     values = {
@@ -100,11 +109,12 @@ def overlays(argument=None):
         "model.architecture": architecture,
         "model.backbone": backbone,
         "model.head": head,
+        "model.detail": 0.5 if two_scales else None,
         "model.initialisation": "scratch",
         "model.freeze_stem_affine": False,
         # DeepLabV3+ has half of the dilations of DeepLabV2, at half of its resolution.
         "model.aspp_dilations": (
-            (2, 4, 6, 8) if architecture == "deeplabv2" else (1, 2, 3)
+            (1, 2, 3) if architecture == "deeplabv3plus" else (2, 4, 6, 8)
         ),
     }
     for domain, look in (("source", "rendered"), ("target", "camera")):
