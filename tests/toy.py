@@ -40,7 +40,7 @@ def init(key, head="single"):
     return params, {"mean": jnp.zeros(FEATURES), "var": jnp.ones(FEATURES)}
 
 
-def forward(params, model_state, images, train, rng=None):
+def forward(params, model_state, images, train, rng=None, dropout=True):
     """Convolution with stride 8, batch normalisation without affine, ReLU, linear heads."""
     x = jax.lax.conv_general_dilated(
         images,

@@ -144,3 +144,36 @@ def test_blur_commutes_with_the_normalisation(image):
     after = pixels.normalise(BLURRED(image, sigma, largest=1.0))
     before = BLURRED(pixels.normalise(image), sigma, largest=1.0)
     np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+IMAGENET = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+
+
+@pytest.mark.golden("daformer_mixing", "jitter__.*")
+def test_golden_jitter_of_daformer(golden):
+    """One order for the images of a call; normalised before and after."""
+    mean, std = IMAGENET
+    for case, draw in itertools.product(("mid", "wide"), range(4)):
+        stem = f"jitter__{case}__draw{draw}__"
+        order = np.tile(golden[f"{stem}order"], (2, 1))
+        image, factors = golden[f"jitter__{case}__image"], golden[f"{stem}factors"]
+        found = JITTERED(np.float32(image), np.float32(factors), order)
+        normalised = (np.asarray(found) - mean) / std
+        golden.holds(f"{stem}out", normalised, scale="largest")
+        with jax.enable_x64(True):
+            found = JITTERED(np.float64(image), factors, order)
+        normalised = (np.asarray(found) - mean) / std
+        golden.holds(f"{stem}out_f64", normalised, 1e-8, scale="largest")
+
+
+@pytest.mark.golden("daformer_mixing", "blur__.*")
+def test_golden_blur_of_daformer(golden):
+    sizes = [strong.kernel_size(int(side)) for side in golden["blur__sides"]]
+    golden.equals("blur__ksize", sizes)
+    mean, std = IMAGENET
+    image = (golden["blur__image"] - mean) / std
+    for i in range(3):
+        sigma = golden[f"blur__sigma{i}"][None]
+        with jax.enable_x64(True):
+            found = BLURRED(image, sigma, largest=1.15)
+        golden.holds(f"blur__out{i}_f64", found, 1e-6, scale="largest")

@@ -1,9 +1,13 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import seeded
 
 from lsr_jax import losses
+from lsr_jax.models import layers, mix_transformer
 
 THINGS = (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
 
@@ -112,3 +116,48 @@ def test_cross_entropy_over_all_pixels(golden, case):
         golden.holds(f"ce__{case}__grad_l2_f64", norm, 1e-10)
     else:
         assert not np.any(gradient)
+
+
+@pytest.mark.golden("daformer_losses", "calc__.*", "scale__labels")
+def test_distance_between_encoders(golden):
+    """Of a trained and a frozen encoder on images, and its gradients."""
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    encoder = mix_transformer.Architecture((16, 32, 40, 64), (1, 2, 1, 1))
+    names = [str(name) for name in golden["calc__param_names"]]
+    entries = json.loads((seeded.GOLDENS / "daformer_tiny_params.json").read_text())
+    ranks = {name.removeprefix("model."): len(shape) for name, shape, _ in entries}
+    majority = losses.majority_labels(golden["scale__labels"], 32, num_classes=19)
+    cells = np.isin(majority, THINGS)
+    golden.holds("calc__mask", cells)
+    for mode, ending in (("float32", ""), ("float64", "_f64")):
+        with jax.enable_x64(mode == "float64"):
+            body = mix_transformer.MixTransformer(
+                encoder, layers.Options(dtype=mode), (4,)
+            )
+            student, frozen = (
+                seeded.mmseg_trees("daformer_tiny", prefix=prefix, dtype=mode)[0][
+                    "backbone"
+                ]
+                for prefix in ("model.", "imnet_model.")
+            )
+            normalised = ((golden["calc__image"] - mean) / std).astype(np.float32)
+            images = jnp.asarray(normalised, mode)
+
+            @jax.jit
+            def distance(student, frozen, images, body=body):
+                (features,) = body.apply({"params": student}, images, True)
+                (reference,) = body.apply({"params": frozen}, images, False)
+                return 0.005 * losses.feature_distance(features, reference, cells)
+
+            value, gradients = jax.value_and_grad(distance)(student, frozen, images)
+        norms = []
+        for name in names:
+            place = name if name.startswith("backbone.") else f"backbone.{name}"
+            _, path = seeded.mmseg_place(place, ranks[place])
+            leaf = gradients
+            for key in path[1:]:
+                leaf = leaf[key]
+            norms.append(np.linalg.norm(leaf))
+        rtol = {"float32": 1e-4, "float64": 1e-8}[mode]
+        golden.holds(f"calc__value{ending}", value, 1e-5 if not ending else 1e-10)
+        golden.holds(f"calc__grad_l2{ending}", norms, rtol, scale="largest")

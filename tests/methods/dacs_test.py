@@ -415,3 +415,31 @@ def test_golden_teacher(golden):
             wide_student = jax.tree.map(lambda x: x.astype(np.float64), student)
             wide = once(wide, wide_student, iteration, 0.99)
     golden.holds("ema__teacher_last__w_f64", wide["w"], 1e-12, scale="largest")
+
+
+@pytest.mark.golden("daformer_mixing", "ema__.*")
+def test_golden_teacher_of_daformer(golden):
+    """It follows at the start of an iteration; at iteration 0 it is a copy."""
+    names = "wbs"
+    with jax.enable_x64(True):
+        wide = {
+            name: jnp.asarray(golden[f"ema__teacher_init__{name}"], jnp.float64)
+            for name in names
+        }
+        state = dacs.Teacher(wide, {})
+        found = []
+        for number, iteration in enumerate(golden["ema__iters"]):
+            student = {
+                name: jnp.asarray(
+                    golden[f"ema__student__step{number}__{name}"], jnp.float64
+                )
+                for name in names
+            }
+            state = dacs.follow(state, student, iteration, 0.999, ramp_from=0)
+            for name in names:
+                key = f"ema__teacher__step{number}__{name}_f64"
+                golden.holds(key, state.params[name], 1e-12, scale="largest")
+            one = {"w": jnp.ones(())}
+            zero = {"w": jnp.zeros(())}
+            found.append(dacs.average(one, zero, iteration, 0.999)["w"])
+    golden.holds("ema__alpha", np.asarray(found), 1e-12)

@@ -76,6 +76,64 @@ def test_pixel_weights_by_hand():
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["void", "novoid", "single"])
+@pytest.mark.golden("daformer_mixing", "mask__.*")
+def test_golden_mask_of_a_batch(golden, case):
+    """DAFormer halves the classes of the whole batch, for every image."""
+    stem = f"mask__{case}__"
+    golden.only(f"{stem}.*")
+    labels = golden[f"{stem}labels"]
+    present = np.unique(labels)
+    golden.holds(f"{stem}present", present.astype(np.int32))
+    random = np.random.RandomState(golden[f"{stem}seed"])
+    rows = []
+    for b in (0, 1):
+        choice = random.permutation(len(present))[: -(-len(present) // 2)]
+        golden.holds(f"{stem}choice__im{b}", choice.astype(np.int32))
+        golden.holds(f"{stem}classes__im{b}", present[choice].astype(np.int32))
+        rows.append(slots_of(present[choice]))
+    golden.holds(f"{stem}mask", MASK(labels, np.stack(rows)).astype(jnp.int32))
+    for seed in range(20):
+        chosen = classmix.draw_classes(
+            jax.random.key(seed), labels, num_classes=C, of="batch"
+        )
+        assert not (chosen & ~slots_of(present)).any()
+        np.testing.assert_array_equal(chosen.sum(-1), len(present) - len(present) // 2)
+
+
+@pytest.mark.golden("daformer_mixing", "mix__.*", "mask__void__(labels|mask)")
+def test_golden_mix_of_daformer(golden):
+    pasted = golden["mask__void__mask"] == 1
+    labels = classmix.mix(
+        pasted, golden["mask__void__labels"], golden["mix__pseudo_labels"]
+    )
+    golden.holds("mix__labels", labels)
+    weights = golden["mix__pseudo_weights"]
+    golden.holds("mix__weights", classmix.mix(pasted, np.ones_like(weights), weights))
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    source, target = (
+        ((golden[f"mix__{domain}_images"] - mean) / std).astype(np.float32)
+        for domain in ("source", "target")
+    )
+    image = np.asarray(classmix.mix(pasted, source, target), np.float64)
+    norms = np.linalg.norm(image.reshape(2, -1), axis=-1)
+    golden.holds("mix__images_l2", norms, 1e-9)
+
+
+@pytest.mark.golden("mic", "pseudo__.*")
+def test_golden_weights_of_mic(golden):
+    """The share of confident pixels of both images, and none on the margins."""
+    probabilities = jax.nn.softmax(golden["pseudo__logits"])
+    golden.holds("pseudo__label", probabilities.argmax(-1).astype(jnp.int32))
+    nothing = jnp.zeros(probabilities.shape[:3], bool)
+    rows = np.ones(nothing.shape, bool)
+    rows[:, :2] = rows[:, -5:] = False
+    trusted = {"": None, "_valid": golden["pseudo__valid"] == 1, "_rows": rows}
+    for name, mask in trusted.items():
+        ours = classmix.pixel_weights(nothing, probabilities.max(-1), trusted=mask)
+        golden.holds(f"pseudo__weight{name}", ours, 1e-7)
+
+
 @pytest.mark.golden("dacs", "mask__.*")
 def test_golden_mask(golden, case):
     stem = f"mask__{case}__"

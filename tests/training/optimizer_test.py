@@ -274,3 +274,100 @@ def test_parity_of_repeated_sgd_with_torch(repeats):
 
 def test_poly_stays_at_zero_past_the_horizon():
     assert optimizer.poly(1.0, decay_steps=10)(jnp.asarray(12)) == 0
+
+
+def rates_of_daformer(base, decay_steps, warmup_steps, steps):
+    schedule = optimizer.poly(
+        base,
+        decay_steps=decay_steps,
+        power=1.0,
+        warmup_steps=warmup_steps,
+        warmup="multiplies",
+    )
+    return jax.vmap(schedule)(jnp.asarray(steps))
+
+
+@pytest.mark.golden("daformer_schedule", "lr__.*")
+def test_golden_rates_of_daformer(golden):
+    with jax.enable_x64(True):
+        for key, base, length, warmup, steps in (
+            ("lr__rates", 6e-5, 40_000, 1500, golden["lr__steps"]),
+            ("lr__short__rates", 6e-5, 12, 4, np.arange(12)),
+            ("lr__nowarm__rates", 6e-5, 12, 0, np.arange(12)),
+        ):
+            pairs = [
+                rates_of_daformer(factor * base, length, warmup, steps)
+                for factor in (1, 10)
+            ]
+            golden.holds(key, np.stack(pairs, axis=-1), 1e-12)
+        rates = rates_of_daformer(2.5e-3, 40_000, 1500, golden["lr__sgd__steps"])
+        golden.holds("lr__sgd__rates", rates, 1e-12)
+
+
+@pytest.mark.golden("daformer_schedule", "groups__.*")
+def test_golden_groups_of_daformer(golden):
+    """Heads ten times as fast, all decayed; the encoder's LayerNorms are not."""
+    choices = optimizer.model_groups(head_multiplier=10.0, decay_norms=False)
+    golden.equals("groups__betas", [0.9, 0.999])  # 0.9: the momentum in the configs
+    golden.equals("groups__eps", 1e-8)
+    rates, decays = [], []
+    for name in golden["groups__names"]:
+        place = str(name).split(".", 1)[1]  # model, ema_model, imnet_model
+        place = place.replace("decode_head", "head").replace(".", "/")
+        (number,) = jax.tree.leaves(optimizer.labels({f"model/{place}": 0}, choices))
+        group = choices[int(number)]
+        rates.append(6e-5 * group.multiplier)
+        decays.append(0.01 if group.decays else 0.0)
+    golden.holds("groups__lr", rates, 1e-12)
+    golden.equals("groups__weight_decay", decays)
+
+
+@pytest.mark.parametrize("mode", ["float32", "float64"])
+@pytest.mark.golden("daformer_schedule", "adamw__.*")
+def test_golden_adamw(golden, mode):
+    """Eight steps; a parameter without gradient, which torch leaves alone, is frozen."""
+    ending = "_f64" if mode == "float64" else "(?<!_f64)"
+    golden.only(f"adamw__(init|grads|rates).*|adamw__steps.*{ending}")
+    names = ("decay", "nodecay", "head", "nograd")
+    with jax.enable_x64(mode == "float64"):
+        params = {
+            name: jnp.asarray(golden[f"adamw__init__{name}"], mode) for name in names
+        }
+        groups = [
+            optimizer.Group("^decay"),
+            optimizer.Group("^nodecay", decays=False),
+            optimizer.Group("^head", 10.0),
+            optimizer.Group("^nograd", None),
+        ]
+        update = optimizer.make(
+            params,
+            groups,
+            name="adamw",
+            learning_rate=0.03,
+            weight_decay=0.01,
+            momentum=0.9,
+            decay_steps=11,
+            power=1.0,
+            warmup_steps=3,
+            warmup="multiplies",
+        )
+        rates = [rates_of_daformer(base, 11, 3, np.arange(8)) for base in (0.03, 0.3)]
+        rates = np.stack(rates, axis=-1)
+        state = update.init(params)
+        found = {name: [] for name in names}
+        for step in range(8):
+            grads = {
+                name: jnp.asarray(golden[f"adamw__grads__{name}"][step], mode)
+                for name in names[:3]
+            }
+            grads["nograd"] = jnp.ones_like(params["nograd"])
+            updates, state = update.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            for name in names:
+                found[name].append(np.asarray(params[name]))
+    exact = mode == "float64"
+    golden.holds("adamw__rates", rates, 1e-12 if exact else 1e-5)
+    for name in names:
+        key = f"adamw__steps__{name}" + "_f64" * exact
+        rtol = 1e-12 if exact else 1e-5
+        golden.holds(key, np.stack(found[name]), rtol, scale="largest")
