@@ -14,14 +14,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="lsr_jax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Most programs here run only a few times. Without optimization and with XLA's older
-# emitters they compile about eight times as fast. To test optimized programs:
-# `XLA_FLAGS= JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest`.
+# Most programs here run only a few times and compile in half of the time without
+# optimization. CI runs the long tests with it: `JAX_DISABLE_MOST_OPTIMIZATIONS=0`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-)
 
 import chex
 import jax

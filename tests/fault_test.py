@@ -105,7 +105,7 @@ def newest(workdir):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_survives_everything_one_after_the_other(runs):
     workdir = runs.folder / "incidents"
 
@@ -207,24 +207,10 @@ MISTAKES = {
 }
 
 
-# Found after networks are compiled or data drawn: seconds each.
-SLOW = (
-    "a batch size that",
-    "a crop larger than",
-    "a random scale without",
-    "a workdir below a file",
-    "class frequencies of another",
-    "micro-batches with",
-    "source and target images of different sizes",
-)
-
-
-@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_bad_inputs_are_one_line_and_the_page_lists_them(slow, tmp_path, monkeypatch):
+@pytest.mark.long
+def test_bad_inputs_are_one_line_and_the_page_lists_them(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    cases = bad_inputs.CASES
-    cases = [case for case in cases if slow or not case.mistake.startswith(SLOW)]
-    found = bad_inputs.run_in_new_process(tmp_path, cases)
+    found = bad_inputs.run_in_new_process(tmp_path, bad_inputs.CASES)
     assert [outcome for outcome in found if not outcome.good] == []
     texts = {outcome.case.mistake: outcome.text for outcome in found}
     for mistake, words in MISTAKES.items():
@@ -234,8 +220,4 @@ def test_bad_inputs_are_one_line_and_the_page_lists_them(slow, tmp_path, monkeyp
     listed = page.split("<!-- bad inputs: begin -->")[1].split("<!--")[0].split("\n")
     table = bad_inputs.table(found).split("\n")
     listed = [line for line in listed if line]
-    if not slow:
-        listed = [
-            line for line in listed if not line.removeprefix("| ").startswith(SLOW)
-        ]
     assert listed == table, "run python -m benchmarks.bad_inputs --write PAGE"

@@ -64,6 +64,7 @@ def test_the_page_of_this_repository_can_be_written():
     assert "OUT" not in page.split(begin)[1].split(end)[0]
 
 
+@pytest.mark.long
 def test_the_command_runs_the_tests_of_a_file():
     command = [sys.executable, "-m", "benchmarks.parity", "--files", "eval"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -21,8 +21,13 @@ def head(fusion, mode):
     return daformer.Head(7, embedding, 12, fusion, 0.0, options)
 
 
-@pytest.mark.parametrize("mode", ["float32", "float64"])
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    "mode", [pytest.param("float32", marks=pytest.mark.long), "float64"]
+)
+@pytest.mark.parametrize(
+    "fusion",
+    ["sepaspp", *(pytest.param(x, marks=pytest.mark.long) for x in FUSIONS[1:])],
+)
 @pytest.mark.golden(
     "daformer_head",
     "(sepaspp|aspp|conv1|isa)__(?!acc).*",

@@ -39,8 +39,10 @@ def test_tiny_encoder_is_the_recorded_one(golden):
     golden.holds("tiny__sr_ratios", mix_transformer.REDUCTIONS)
 
 
-@pytest.mark.parametrize("mode", ["float32", "float64"])
-@pytest.mark.parametrize("case", ["even", "odd"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("float32", marks=pytest.mark.long), "float64"]
+)
+@pytest.mark.parametrize("case", ["even", pytest.param("odd", marks=pytest.mark.long)])
 @pytest.mark.golden("daformer_mit", "(even|odd)__.*")
 def test_features_and_gradients_are_those_of_the_original(golden, case, mode):
     """Sizes that every stride divides, and sizes that none does."""
@@ -85,6 +87,7 @@ def test_features_and_gradients_are_those_of_the_original(golden, case, mode):
         golden.holds(key, found[key.removesuffix("_f64")], rtol, scale="largest")
 
 
+@pytest.mark.long
 @pytest.mark.golden("daformer_mit", "b0__.*")
 def test_mit_b0_is_the_original(golden):
     with jax.enable_x64(True):

@@ -160,7 +160,7 @@ def others(cross_entropy):
     return network
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.golden(
     "deeplab_others",
     "images|labels|multi_resnet101__param_names",
@@ -172,10 +172,9 @@ def others(cross_entropy):
         ("adaptsegnet", "multi_level", (6, 12), 0.1),
         ("maxsquare", "multi_level", (6, 12), 0.1),
         ("udaclustering", "multi_level", (6, 12), 0.0),
-        # Compiled apart; the networks above and tests of small ones cover these heads.
-        pytest.param("advent", "multi_level", FOUR, 0.1, marks=pytest.mark.long),
-        pytest.param("f2a_multi", "multi_level", FOUR, 0.1, marks=pytest.mark.long),
-        pytest.param("clan", "two_heads", FOUR, 0.1, marks=pytest.mark.long),
+        ("advent", "multi_level", FOUR, 0.1),
+        ("f2a_multi", "multi_level", FOUR, 0.1),
+        ("clan", "two_heads", FOUR, 0.1),
     ],
 )
 def test_others_golden_training(golden, others, name, head, dilations, aux_weight):
