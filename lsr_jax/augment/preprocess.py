@@ -137,7 +137,7 @@ def augment(
     key: jax.Array,
     images: types.Images,
     *,
-    margins: Margins = (0.0, 0.0, 0.0, 0.0),
+    margins: Margins | None = None,
     scale: Scale | None = None,
     crop: Size | None = None,
     flip: Probability = 0.0,
@@ -177,7 +177,7 @@ def augment(
     """
     chex.assert_rank(images.image, 4)
     keys = jax.random.split(key, 7)
-    if any(margins):
+    if margins is not None:
         images = images._replace(trusted=_inside(images.image.shape[:3], margins))
     if scale is not None:
         if crop is None:

@@ -68,7 +68,8 @@ def jitter(image: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
     """Applies four operations to x = image / 255, each followed by a clip to 0..1.
 
     0 brightness: ``x + b - 1``; 1 contrast: ``c x``, around 0; 2 saturation: ``f s``
-    clipped to 0..1, and 3 hue: ``h + t`` turns, in HSV.
+    clipped to 0..1, and 3 hue: ``h + t`` turns, in HSV. The saturation is
+    ``(max - min) / (max + 1e-6)``, as in kornia 0.5; 0.4 has no 1e-6.
 
     Args:
       image: ``[B, H, W, 3]`` RGB. The original passes BGR, for which the same number
@@ -88,7 +89,8 @@ def jitter(image: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
         )
         x = jnp.clip(x * contrast[..., None] + brightness[..., None] - 1, 0, 1)
         hue, colourful, value = _hsv_of(x)
-        return _rgb_of(hue + 6 * turn, jnp.clip(colourful * saturation, 0, 1), value)
+        turned = _rgb_of(hue + 6 * turn, jnp.clip(colourful * saturation, 0, 1), value)
+        return jnp.where(chosen[..., None] >= 2, turned, x)
 
     start = jnp.clip(image / 255, 0, 1)
     return 255 * jax.lax.fori_loop(0, 4, operate, start)
@@ -107,7 +109,7 @@ def _hsv_of(rgb):
             largest == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor
         ),
     )
-    return hue, spread / jnp.where(largest > 0, largest, 1), largest
+    return hue, spread / (largest + 1e-6), largest
 
 
 def _rgb_of(hue, saturation, value):

@@ -224,6 +224,13 @@ def make(
         def distance():
             reference = state.encoder.features(student, batch.source.image, ctx)
             factor = batch.source.label.shape[-1] // reference.shape[2]
+            cells = tuple(side // factor for side in batch.source.label.shape[1:])
+            if cells != reference.shape[1:3]:
+                raise InputError(
+                    "method.feature_distance: needs a network with half-pixel corners (a "
+                    f"Mix Transformer, a ResNet v1c), found {reference.shape[1:3]} cells "
+                    f"for an image of {cells} cells of {factor} pixels; set it to 0"
+                )
             majority = losses.majority_labels(
                 batch.source.label,
                 factor,

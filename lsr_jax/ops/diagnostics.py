@@ -22,8 +22,9 @@ DISCRIMINATOR = ("discriminator_accuracy_source", "discriminator_accuracy_target
 BOUNDARIES = {"cross_entropy": 0.0, "least_squares": 0.5}
 
 
-# "confident" is of DACS: fraction of target pixels with a confident teacher.
-PREFIXES = ("confident", *LABELS, *PROTOTYPES, *DISCRIMINATOR)
+# Of DACS: the fraction of target pixels with a confident teacher, and the fraction of
+# cells whose features are held to ImageNet's.
+PREFIXES = ("confident", "distance_cells", *LABELS, *PROTOTYPES, *DISCRIMINATOR)
 """What names of diagnostics begin with; every other metric is a term of the loss."""
 
 

@@ -53,10 +53,13 @@ def poly(
         decay = (jnp.maximum(decay_steps - t, 0.0) / decay_steps) ** power
         begun = t / max(warmup_steps, 1)
         if warmup == "multiplies":
-            begun = decay * (begun + (1 - begun) * 1e-6)
+            begun = decay * (begun + (1 - begun) * START)
         return learning_rate * jnp.where(t < warmup_steps, begun, decay)
 
     return schedule
+
+
+START = 1 - (1 - 1e-6)  # factor of mmcv's warm-up at step 0, with its rounding
 
 
 class RepeatedSGDState(NamedTuple):

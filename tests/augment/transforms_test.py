@@ -41,7 +41,7 @@ def _same_place(images):
 
 
 def test_mirror_takes_the_label_along_and_draws_per_image(key, images, pictures):
-    many = types.Images(*(np.repeat(array, 8, axis=0) for array in images))
+    many = jax.tree.map(lambda array: np.repeat(array, 8, axis=0), images)
     result = transforms.mirror(key, many, probability=0.5)
     _same_place(result)
     image = np.asarray(result.image)

@@ -52,7 +52,7 @@ def by_hand(start, chosen, *, share, weigh_source, momentum, number, threshold):
         logits = resample.bilinear(outputs.logits, toy.SIZE)
         return np.asarray(jax.nn.softmax(logits), np.float64), statistics
 
-    (x, y), z = batch.source, batch.target.image
+    (x, y, _), z = batch.source, batch.target.image
     x, y, z = np.asarray(x), np.asarray(y), np.asarray(z)
     source, model_state = probabilities(params["model"], model_state, x)
     target, statistics = probabilities(averaged, teacher.model_state, z)
@@ -174,7 +174,7 @@ def test_the_mixed_image_is_augmented_as_rgb(start, key, monkeypatch):
     batch = batch._replace(target=Images(batch.target.image + 100, None))
     seen = []
 
-    def forward(params, model_state, images, train):
+    def forward(params, model_state, images, train, dropout=True):
         seen.append(np.asarray(jax.lax.stop_gradient(images)))
         return toy.forward(params, model_state, images, train)
 
@@ -341,7 +341,7 @@ def test_golden_loop(golden):
             hold_iteration(golden, i, narrow[i].method_state, whole)
         for net, params, statistics in (
             ("student", whole.params["model"], whole.model_state),
-            ("teacher", *whole.method_state.teacher),
+            ("teacher", *whole.method_state.teacher[:2]),
         ):
             stem = f"loop__{net}__final__bn1."
             for name, value in (

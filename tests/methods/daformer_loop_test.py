@@ -134,7 +134,7 @@ class Draws:
         def predict(state, images, ctx):
             label, confident, state = original(state, images, ctx)
             self.seen["label"] = label
-            self.seen["share"] = (confident >= 0.968).mean()
+            self.seen["share"] = (confident >= 0.968).mean(dtype=confident.dtype)
             return label, confident, state
 
         return predict
@@ -263,6 +263,8 @@ def run(golden, monkeypatch, file, case):
         return params, opt_state, aux._replace(outputs={}), gradients, draws.seen
 
     holds = functools.partial(golden.holds, scale="largest")
+    # kornia turns hues with a pi of float32, which moves the images by 1e-7.
+    rtol = 1e-7 if case == "plain" else 1e-6
     for number in numbers:
         stem = f"{case}__{number}__"
         batch = images_of(golden, stem)
@@ -292,12 +294,12 @@ def run(golden, monkeypatch, file, case):
                 whole = float(golden[key]) + float(golden[detail])
                 assert abs(value - whole) <= 1e-7 * whole, key
             else:
-                golden.holds(key, np.float64(value), 1e-7)
+                golden.holds(key, np.float64(value), rtol)
         last = "masked" if "mic" in file else "mix"
         found = {name: leaf(gradients["model"], places[name]) for name in names}
         norms = [np.linalg.norm(found[name]) for name in names]
         # Some gradients are mathematically 0.
-        holds(f"{stem}grad_l2__{last}_f64", norms, 1e-7)
+        holds(f"{stem}grad_l2__{last}_f64", norms, rtol)
         for kind, tree in {
             "grad": gradients["model"],
             "param": params["model"],
@@ -309,12 +311,12 @@ def run(golden, monkeypatch, file, case):
                 sums.append([array.sum(), np.linalg.norm(array)])
                 key = f"{stem}{kind}__{name}_f64"
                 if key in golden.arrays:
-                    holds(key, array.T if array.ndim == 2 else array, 1e-7)
+                    holds(key, array.T if array.ndim == 2 else array, rtol)
             if kind != "grad":
                 summed = np.asarray(sums)
                 size = np.maximum(np.abs(summed).max(1, keepdims=True), 1e-9)
                 golden.holds(
-                    f"{stem}{kind}_sum_l2_f64", summed, 1e-7, scale=("norms", size)
+                    f"{stem}{kind}_sum_l2_f64", summed, rtol, scale=("norms", size)
                 )
         golden.holds(f"{stem}pseudo_label", seen["label"].astype(jnp.int32))
         golden.holds(f"{stem}share", seen["share"], 1e-12)
@@ -332,13 +334,13 @@ def run(golden, monkeypatch, file, case):
         golden.holds(f"{stem}rates", [rate, 10 * rate], 1e-12)
         if "augmented" in seen:
             images = [PIXELS.normalise(x)[:, ::2, ::2] for x in seen["augmented"]]
-            holds(f"{stem}mixed_images_f64", images[0], 1e-5)
+            holds(f"{stem}mixed_images_f64", images[0], 1e-6)
             if "mic" in file:
                 visible = golden[f"{stem}mask_uniform"] > 0.7
                 block = int(golden["mask_block_size"]) // 2
                 visible = visible.repeat(block, 1).repeat(block, 2)[..., None]
                 shown = np.where(visible, images[1], 0)
-                holds(f"{stem}masked_images_f64", shown, 1e-5)
+                holds(f"{stem}masked_images_f64", shown, 1e-6)
     for which, state in {"": model_state, "teacher_": method_state.model_state}.items():
         sums = []
         for name in golden[f"{case}__buffer_names"]:

@@ -20,6 +20,7 @@ REACHED = {
     "confidence": 0.0,
     "threshold": 0.0,
     "minimum": 1,
+    "distance_classes": tuple(range(toy.NUM_CLASSES)),
 }
 STEP = 9000  # CLAN's warm-up is over, nothing has faded out
 LENGTH, COUNT = 0.01, 2  # of the steps downhill

@@ -54,6 +54,7 @@ def run(tmp_path, key):
     model = types.SimpleNamespace(
         num_classes=toy.NUM_CLASSES,
         forward=toy.forward,
+        corners="aligned",
         init=lambda key, size: toy.init(key, "two_heads"),
         prediction=lambda outputs: outputs.logits + outputs.aux_logits,
         arguments={},
