@@ -118,6 +118,7 @@ def test_cross_entropy_over_all_pixels(golden, case):
         assert not np.any(gradient)
 
 
+@pytest.mark.long
 @pytest.mark.golden("daformer_losses", "calc__.*", "scale__labels")
 def test_distance_between_encoders(golden):
     """Of a trained and a frozen encoder on images, and its gradients."""

@@ -116,16 +116,15 @@ def test_network_as_a_model(key):
     model = models.build(architecture="daformer", backbone="mit_mini", num_classes=5)
     params, state = model.init(key, (36, 52))
     images = jax.random.normal(key, (2, 36, 52, 3))
-    outputs, after = jax.jit(model.forward, static_argnums=3)(
-        params, state, images, True
-    )
+    forward = jax.jit(model.forward, static_argnums=3)
+    outputs, after = forward(params, state, images, True)
     assert outputs.logits.shape == (2, 36, 52, 5)
     assert outputs.features.shape == (2, *model.feature_size((36, 52)), 64)
     assert outputs.features.shape[-1] == model.feature_dim
     assert (outputs.features >= 0).all()
     assert outputs.encoder.shape == (2, 2, 2, 128)
     assert jax.tree.structure(after) == jax.tree.structure(state)
-    dropped, _ = model.forward(params, state, images, True, jax.random.key(1))
-    again, _ = model.forward(params, state, images, True, jax.random.key(1))
+    dropped, _ = forward(params, state, images, True, jax.random.key(1))
+    again, _ = forward(params, state, images, True, jax.random.key(1))
     np.testing.assert_array_equal(dropped.logits, again.logits)
     assert not np.allclose(dropped.logits, outputs.logits)

@@ -101,6 +101,7 @@ def test_mit_b0_is_the_original(golden):
         golden.holds(f"b0__stage{number}_f64", stage, 1e-6, scale="largest")
 
 
+@pytest.mark.long
 @pytest.mark.golden("daformer_mit", "droppath__.*")
 def test_training_leaves_out_the_recorded_branches(golden, monkeypatch):
     rate = float(golden["droppath__rate"])
@@ -141,6 +142,7 @@ def test_drop_rates_of_the_sizes(golden, size):
     )
 
 
+@pytest.mark.long
 @pytest.mark.golden("daformer_mit", "count__.*")
 def test_numbers_of_weights(golden):
     sizes = [str(name) for name in golden["count__names"]]
@@ -180,6 +182,7 @@ def test_names_and_shapes_of_the_sizes(size):
     assert found == expected
 
 
+@pytest.mark.long
 def test_bfloat16_and_remat_change_little(key):
     images = jax.random.normal(key, (2, 32, 48, 3))
     plain = body(TINY)

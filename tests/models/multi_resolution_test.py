@@ -65,9 +65,8 @@ def fixed_box(golden, monkeypatch):
     monkeypatch.setattr(multi_resolution, "draw_corners", corners)
 
 
-@pytest.mark.parametrize(
-    "mode", [pytest.param("float32", marks=pytest.mark.long), "float64"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["float32", "float64"])
 @pytest.mark.golden(
     "hrda",
     "images|labels|weights|box|param_names|feature_f64|after__.*",
