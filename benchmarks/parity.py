@@ -1,6 +1,6 @@
 """Compare with every recorded number of the PyTorch originals, as one table.
 
-    python -m benchmarks.parity                                   # a few minutes
+    python -m benchmarks.parity                           # a quarter of an hour
     python -m benchmarks.parity --write docs/reproducibility.md
     python -m benchmarks.parity --files lsr eval
 
@@ -166,7 +166,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     collector = Collector(options.files)
     quiet = ["-q", "--no-header", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    quiet += ["-n", "0"]  # the plugin collects in this process
+    quiet += [
+        "-n",
+        "0",
+        "-m",
+        "",
+    ]  # the plugin collects in this process; long tests too
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
     code = pytest.main([str(ROOT / "tests"), *quiet], plugins=[collector])
     rows = rows_of(collector.checks)
     text = f"{table(rows)}\n\n{machine()}"

@@ -51,6 +51,24 @@ METHOD_LOSSES = {
     },
     ("cag", "RogerZhangzz/CAG_UDA"): {r".*": "anchors, labels, distance loss"},
     ("dacs", "vikolss/DACS"): {r".*": "ClassMix: masks, weights, losses"},
+    ("daformer_mit", "lhoyer/DAFormer mix_transformer.py"): {r".*": "MiT encoder"},
+    ("daformer_head", "lhoyer/DAFormer daformer_head.py"): {r".*": "DAFormer decoder"},
+    ("daformer_losses", "lhoyer/DAFormer"): {
+        r"resize__.*": "half-pixel resizing",
+        r".*": "cross-entropy over all pixels, feature distance",
+    },
+    ("daformer_mixing", "lhoyer/DAFormer dacs_transforms.py"): {
+        r".*": "DAFormer: mixing, teacher, jitter, blur"
+    },
+    ("daformer_schedule", "mmcv 1.3.7, torch AdamW"): {
+        r".*": "DAFormer: rates, groups, AdamW"
+    },
+    ("daformer_loop", "lhoyer/DAFormer dacs.py"): {r".*": "DAFormer: iterations"},
+    ("hrda", "lhoyer/HRDA hrda_encoder_decoder.py"): {r".*": "HRDA network"},
+    ("hrda_loop", "lhoyer/HRDA dacs.py"): {r".*": "HRDA: iterations"},
+    ("mic", "lhoyer/MIC"): {r".*": "MIC: masks and weights"},
+    ("mic_loop", "lhoyer/MIC dacs.py"): {r".*": "MIC: iterations"},
+    ("mic_hrda_loop", "lhoyer/MIC dacs.py"): {r".*": "MIC on HRDA: an iteration"},
     ("swd", "apple/ml-cvpr2019-swd swd.py"): {r".*": "sliced Wasserstein, MCD"},
 }
 
