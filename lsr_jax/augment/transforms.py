@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lsr_jax.errors import InputError
+from lsr_jax.ops import windows
 from lsr_jax.types import Images
 
 LOWEST_WHITE = 120
@@ -42,14 +43,7 @@ def crop(key: jax.Array, images: Images, *, size: tuple[int, int]) -> Images:
     _check_window(extent, size)
     corners = _draw_corners(key, jnp.tile(jnp.array(extent), (batch, 1)), size)
 
-    def cut(array):
-        def one(array, corner):
-            start = (*corner, *[0] * (array.ndim - 2))
-            return jax.lax.dynamic_slice(array, start, (*size, *array.shape[2:]))
-
-        return jax.vmap(one)(array, corners)
-
-    return jax.tree.map(cut, images)
+    return jax.tree.map(lambda maps: windows.cut(maps, corners, size), images)
 
 
 def scale_crop(
