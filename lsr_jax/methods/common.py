@@ -9,7 +9,7 @@ import jax
 
 from lsr_jax import losses
 from lsr_jax.ops import resample, windows
-from lsr_jax.types import HEADS, Batch, Context, Images, Outputs, PyTree
+from lsr_jax.types import HEADS, Batch, Context, Images, Method, Outputs, PyTree
 
 FOCAL_CLAMP = 1e-9
 DETAIL = 0.1  # weight of HRDA's detail in a cross-entropy
@@ -40,6 +40,17 @@ def weighted(
 def stateless(*_) -> tuple[dict, dict]:
     """The ``init`` of a method without parameters or state of its own."""
     return {}, {}
+
+
+def prepare_inner(method: Method) -> Callable | None:
+    """``prepare`` of a method around ``method``, whose state is the field ``method``."""
+    if method.prepare is None:
+        return None
+
+    def prepare(state, preparation):
+        return state._replace(method=method.prepare(state.method, preparation))
+
+    return prepare
 
 
 def upsampled_probabilities(logits: jax.Array, images: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ the distance ``FD`` to ImageNet's features, MIC (CVPR 2023) the target under a b
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import jax
@@ -156,16 +157,12 @@ def make(
             encoder = Encoder(params["backbone"], model_state)
         return {}, Teacher(params, model_state, encoder)
 
-    def augmented(key, image, ctx: Context):
-        image = strong.augment(
-            key,
-            ctx.pixels.restore(image),
-            jitter=jitter,
-            jitter_probability=jitter_probability,
-            blur_sigma=blur_sigma,
-            blur_probability=blur_probability,
-        )
-        return ctx.pixels.normalise(image)
+    effects = {
+        "jitter": jitter,
+        "jitter_probability": jitter_probability,
+        "blur_sigma": blur_sigma,
+        "blur_probability": blur_probability,
+    }
 
     def loss(params, state, batch, ctx):
         sizes = [images.image.shape[1:3] for images in batch]
@@ -207,13 +204,19 @@ def make(
         pasted = classmix.mask(batch.source.label, chosen)
         image = classmix.mix(pasted, batch.source.image, batch.target.image)
         mixed_outputs, model_state = ctx.forward(
-            student, model_state, augmented(keys[1], image, ctx), True
+            student, model_state, augmented(keys[1], image, ctx, effects), True
         )
         nothing = jnp.zeros_like(pasted)
         if masked:
-            masked_outputs, model_state = ctx.forward(
-                student, model_state, hidden(batch.target.image, ctx), True
+            image = hidden(
+                jax.random.fold_in(ctx.rng, 2),
+                batch.target.image,
+                ctx,
+                block=mask_block,
+                ratio=mask_ratio,
+                effects=effects if mask_augmented else None,
             )
+            masked_outputs, model_state = ctx.forward(student, model_state, image, True)
 
         def supervised():
             if source_divisor == "valid":
@@ -256,16 +259,32 @@ def make(
         total, values = common.weighted(terms, weights)
         return total, Aux(values | metrics, state, model_state, {"source": source})
 
-    def hidden(image, ctx):
-        mask_key, key = jax.random.split(jax.random.fold_in(ctx.rng, 2))
-        if mask_augmented:
-            image = augmented(key, image, ctx)
-        visible = masking.block_mask(
-            mask_key, image.shape[:3], block=mask_block, ratio=mask_ratio
-        )
-        return jnp.where(visible[..., None], image, 0)
-
     return Method(init, loss)
+
+
+def augmented(
+    key: jax.Array, image: jax.Array, ctx: Context, effects: Mapping
+) -> jax.Array:
+    """Network input after `strong.augment` with ``effects`` of its RGB."""
+    image = strong.augment(key, ctx.pixels.restore(image), **effects)
+    return ctx.pixels.normalise(image)
+
+
+def hidden(
+    key: jax.Array,
+    image: jax.Array,
+    ctx: Context,
+    *,
+    block: int,
+    ratio: float,
+    effects: Mapping | None,
+) -> jax.Array:
+    """MIC's input: `augmented` unless ``effects`` is None, 0 where blocks are masked."""
+    mask_key, key = jax.random.split(key)
+    if effects is not None:
+        image = augmented(key, image, ctx, effects)
+    visible = masking.block_mask(mask_key, image.shape[:3], block=block, ratio=ratio)
+    return jnp.where(visible[..., None], image, 0)
 
 
 def encoded(outputs: Outputs) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 from lsr_jax import losses
 from lsr_jax.errors import InputError
 from lsr_jax.keywords import Count, Range, Weight
+from lsr_jax.methods import common
 from lsr_jax.types import Method, PyTree
 
 Delta = Annotated[float, Range(unit="in units of the norm")]
@@ -96,8 +97,4 @@ def _with_previous(method: Method) -> Method:
         state = WithPrevious(aux.method_state, previous)
         return total, aux._replace(method_state=state)
 
-    def prepare(state, preparation):
-        return state._replace(method=method.prepare(state.method, preparation))
-
-    prepare = prepare if method.prepare else None
-    return method._replace(init=init, loss=loss, prepare=prepare)
+    return method._replace(init=init, loss=loss, prepare=common.prepare_inner(method))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lsr_jax.augment import strong
 from lsr_jax.keywords import Count, HalfRange, Probability, Weight
 from lsr_jax.methods import common, dacs
-from lsr_jax.ops import classmix, masking
+from lsr_jax.ops import classmix
 from lsr_jax.types import Method, PyTree
 
 
@@ -56,6 +56,12 @@ def masked(
     """
     if weight == 0:
         return method
+    effects = {
+        "jitter": jitter,
+        "jitter_probability": jitter_probability,
+        "blur_sigma": blur_sigma,
+        "blur_probability": blur_probability,
+    }
 
     def init(key, params, model_state, spec):
         extra, state = method.init(key, params, model_state, spec)
@@ -75,17 +81,8 @@ def masked(
             trusted=batch.target.trusted,
         )
         # The method has split or folded smaller numbers out of the same key.
-        mask_key, key = jax.random.split(jax.random.fold_in(ctx.rng, 1000))
-        image = strong.augment(
-            key,
-            ctx.pixels.restore(image),
-            jitter=jitter,
-            jitter_probability=jitter_probability,
-            blur_sigma=blur_sigma,
-            blur_probability=blur_probability,
-        )
-        visible = masking.block_mask(mask_key, label.shape, block=block, ratio=ratio)
-        image = jnp.where(visible[..., None], ctx.pixels.normalise(image), 0)
+        key = jax.random.fold_in(ctx.rng, 1000)
+        image = dacs.hidden(key, image, ctx, block=block, ratio=ratio, effects=effects)
         outputs, model_state = ctx.forward(student, aux.model_state, image, True)
         term = common.weighted_segmentation(outputs, label, pixel_weights)
         return total + weight * term, aux._replace(
@@ -94,12 +91,9 @@ def masked(
             model_state=model_state,
         )
 
-    def prepare(state, preparation):
-        return state._replace(method=method.prepare(state.method, preparation))
-
     return method._replace(
         init=init,
         loss=loss,
-        prepare=None if method.prepare is None else prepare,
+        prepare=common.prepare_inner(method),
         domains=tuple(dict.fromkeys((*method.domains, "target"))),
     )
