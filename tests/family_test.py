@@ -29,7 +29,7 @@ NOT_JUDGED = {
     "weight_discrepancy": "both heads still learn the same classes",
     "feature_to_adapt norm_source": "delta^2 whatever the features; mean_norm_* rise",
     "feature_to_adapt norm_target": "delta^2 whatever the features; mean_norm_* rise",
-    "cag probability_labels": "0: nobody is sure of a pixel by 0.95 yet",
+    "cag probability_labels": "0: no pixel has a probability of 0.95 yet",
     "cag distance_source": "a mean over what is predicted right in that very step",
     "cag distance_target": "a mean over what is predicted right in that very step",
 }

@@ -320,8 +320,8 @@ class _ListReader:
         for label in self._labels.get(image, ()):
             folder, base = posixpath.split(label)
             end = f"/{posixpath.basename(folder)}/{base}" if front else f"/{plain}"
-            # "x_gtFine_labelIds.png" of "x.png" says what it is. Nobody knows which ids
-            # another folder's "x.png" holds.
+            # "x_gtFine_labelIds.png" of "x.png" names its ids. Those of an "x.png" in
+            # another folder are unknown.
             says = _stem(base) != _stem(image)
             same = f"/{plain}".endswith(end) and f"/{label}".endswith(end)
             if same and (says or not front):
