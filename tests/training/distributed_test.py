@@ -197,8 +197,15 @@ def test_two_processes_count_what_one_counts(two, tmp_path):
         json.loads((folder / "metrics.json").read_text())
         for folder in (workdir / "report", tmp_path)
     )
-    assert len(found) == 4
-    assert found == expected
+    assert [row["bn"] for row in found] == ["running"] * 2 + ["target"] * 2
+    assert found[:2] == expected[:2]
+    # Statistics of the target are sums between processes: a pixel on which two classes
+    # agree to the last bits may change.
+    for row, other in zip(found[2:], expected[2:], strict=True):
+        assert jax.tree.structure(row) == jax.tree.structure(other)
+        assert jax.tree.leaves(row) == pytest.approx(
+            jax.tree.leaves(other), rel=TOLERANCE["rtol"], abs=TOLERANCE["atol"]
+        )
 
 
 @pytest.mark.long
