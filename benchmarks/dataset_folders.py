@@ -18,6 +18,8 @@ SIZES = {
     "synthia_rand_cityscapes": (760, 1280),
     "cityscapes": (1024, 2048),
     "cross_city": (1024, 2048),
+    "urbansyn": (1024, 2048),
+    "camvid": (360, 480),
 }
 CITIES = {"train": "aachen", "val": "frankfurt"}
 
@@ -27,9 +29,9 @@ def draw(index, *, domain, size):
     return streets.draw(index, domain=domain, split="train", size=size)
 
 
-def ids(label, names):
-    """Map trainIds to the ids of a data set (id -> class name); 0 for other classes."""
-    table = np.zeros(256, np.uint8)
+def ids(label, names, void=0):
+    """Map trainIds to the ids of a data set (id -> class name); `void` for other classes."""
+    table = np.full(256, void, np.uint8)
     for raw, name in names.items():
         table[label_spaces.TRAIN_ID[name]] = raw
     return table[label]
@@ -129,3 +131,31 @@ def cross_city(root, counts, cities=("Rome",), size=SIZES["cross_city"]):
                         folder / "Labels" / "Test" / f"{stem}_eval.png",
                         ids(label, label_spaces.CITYSCAPES_IDS),
                     )
+
+
+def urbansyn(root, count, size=SIZES["urbansyn"]):
+    """Write rgb/rgb_0001.png and ss/ss_0001.png, ..."""
+    for index in range(count):
+        image, label = draw(200 + index, domain="rendered", size=size)
+        name = f"{index + 1:04d}.png"
+        save_image(Path(root) / "rgb" / f"rgb_{name}", image)
+        save_grey(
+            Path(root) / "ss" / f"ss_{name}", ids(label, label_spaces.TRAIN_IDS, 19)
+        )
+
+
+def camvid(root, counts, size=SIZES["camvid"]):
+    """Write SPLIT, SPLITannot and the lists SPLIT.txt; `counts` is split -> images."""
+    for split, count in counts.items():
+        lines = []
+        for index in range(count):
+            image, label = draw(300 + index, domain="camera", size=size)
+            name = f"{index:04d}TP_{300 + index:06d}.png"
+            save_image(Path(root) / split / name, image)
+            save_grey(
+                Path(root) / f"{split}annot" / name,
+                ids(label, label_spaces.CAMVID_IDS, 11),
+            )
+            folder = "/SegNet/CamVid"
+            lines.append(f"{folder}/{split}/{name} {folder}/{split}annot/{name}")
+        (Path(root) / f"{split}.txt").write_text("\n".join(lines))

@@ -117,6 +117,7 @@ class Reader:
     def __init__(self, files: Files, layout: Layout):
         self.files = files
         self._format, self._painted = layout.label_format, layout.painted
+        self._note = layout.note
         self._known = np.zeros(256, bool)
         self._known[[*layout.ids, *layout.ignored]] = True
 
@@ -134,7 +135,11 @@ class Reader:
     def label(self, name: str) -> np.ndarray:
         """Returns ids, uint8 ``[H, W]``."""
         where = self.files.where(name)
-        label = decode_label(self.data(name), where, self._format, self._painted)
+        data = self.data(name)
+        try:
+            label = decode_label(data, where, self._format, self._painted)
+        except BadExample as problem:
+            raise self._noted(problem) from problem
         present = np.bincount(label.ravel(), minlength=256) > 0
         unknown = np.flatnonzero(present & ~self._known)
         if unknown.size:
@@ -161,8 +166,13 @@ class Reader:
         try:
             self._check_headers(pair)
         except BadExample as problem:
-            return problem
+            return self._noted(problem)
         return None
+
+    def _noted(self, problem):
+        if problem.kind != "wrong mode" or not self._note:
+            return problem
+        return BadExample(problem.kind, f"{problem}; {self._note}")
 
     def _check_headers(self, pair):
         sizes = []

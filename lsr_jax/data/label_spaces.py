@@ -74,6 +74,9 @@ _SYNTHIA = """sky building road sidewalk fence vegetation pole car sign person b
     motorcycle - - light terrain rider truck bus train wall"""
 SYNTHIA_IDS = {i: name for i, name in enumerate(_SYNTHIA.split(), 1) if name != "-"}
 TRAIN_IDS = {row.train_id: row.name for row in CLASSES}
+# Its car includes buses and trucks, its bicyclist the bicycle.
+_CAMVID = """sky building pole road sidewalk vegetation sign fence car person rider"""
+CAMVID_IDS = dict(enumerate(_CAMVID.split()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +173,16 @@ SPACES = {
         ("synthia", SYNTHIA_IDS, NAMES),
         ("synthia16", SYNTHIA_IDS, NAMES_16),
         ("synthia13", SYNTHIA_IDS, NAMES_13),
+        ("urbansyn", TRAIN_IDS, NAMES),
+        ("urbansyn16", TRAIN_IDS, NAMES_16),
+        ("camvid", CAMVID_IDS, NAMES),
+        ("camvid16", CAMVID_IDS, NAMES_16),
     )
 }
 """By label file and, where it is not 19, number of classes.
 
-GTA5 and Cross-City files have Cityscapes ids, `streets` files trainIds.
+GTA5 and Cross-City files have Cityscapes ids, `streets` and UrbanSyn files trainIds.
+CamVid's eleven classes are among the 16.
 """
 
 

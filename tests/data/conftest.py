@@ -9,7 +9,7 @@ SIZE = (64, 128)
 
 @pytest.fixture(scope="session")
 def downloads(tmp_path_factory):
-    """Folder with gta5, synthia_rand_cityscapes, cityscapes, zips and cross_city."""
+    """Folder with a small folder of each data set, and Cityscapes' zips."""
     root = tmp_path_factory.mktemp("downloads")
     dataset_folders.gta5(root / "gta5", 8, size=(60, 120))
     dataset_folders.synthia_rand_cityscapes(
@@ -20,4 +20,6 @@ def downloads(tmp_path_factory):
     dataset_folders.cross_city(
         root / "cross_city", {"train": 4, "test": 3}, ("Rome", "Rio"), size=SIZE
     )
+    dataset_folders.urbansyn(root / "urbansyn", 7, size=SIZE)
+    dataset_folders.camvid(root / "camvid", {"train": 4, "val": 3}, size=SIZE)
     return root

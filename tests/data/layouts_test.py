@@ -31,4 +31,6 @@ def test_official_counts():
         "synthia_rand_cityscapes": [9400],
         "cityscapes": [2975, 500, 19998],
         "cross_city": [3200, 100] * 4,
+        "urbansyn": [7500],
+        "camvid": [367, 101, 233],
     }

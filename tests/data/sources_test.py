@@ -18,7 +18,10 @@ SIZE = (32, 64)
 
 
 def spec(name, root, **changes):
-    splits = {"cityscapes": ("train", "val"), "cross_city": ("rome_train", "rome_test")}
+    splits = {
+        **dict.fromkeys(("cityscapes", "camvid"), ("train", "val")),
+        "cross_city": ("rome_train", "rome_test"),
+    }
     train, val = splits.get(name, ("train_lsr", "val_lsr"))
     values = {"name": name, "root": str(root), "size": SIZE, "train": train, "val": val}
     return {**default.domain().to_dict(), **values, **changes}
@@ -64,7 +67,7 @@ def test_prepared_records_are_the_raw_files(name, part, downloads, out):
     found = [examples(source, labelled=labelled) for source in opened]
     same(found[0], found[1])
     same(found[0], found[2])
-    native = part == "val" and name in ("cityscapes", "cross_city")
+    native = part == "val" and name in ("cityscapes", "cross_city", "camvid")
     for example in found[0]:
         assert example["image"].shape == (*SIZE, 3)
         if labelled:
@@ -349,3 +352,14 @@ def test_originals_that_changed_since_they_were_prepared_are_a_warning(
     assert "gta5_raw has changed since it was prepared (found 8 images, " in line
     shutil.rmtree(root)
     assert len(found()) == 1
+
+
+def test_lists_of_camvid_name_folders_of_another_machine(downloads):
+    root = downloads / "camvid"
+    domain = sources.open_domain(spec("camvid", root, train=str(root / "train.txt")))
+    same(examples(domain.open(str(root / "train.txt"))), examples(domain.open("train")))
+    assert [label_spaces.NAMES[i] for i in domain.space.declared] == sorted(
+        label_spaces.CAMVID_IDS.values(), key=label_spaces.NAMES.index
+    )
+    with pytest.raises(InputError, match=r"found none among the 0 of test/\*\.png"):
+        domain.open("test")
