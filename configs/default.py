@@ -69,11 +69,14 @@ def model():
 def evaluation():
     c = ConfigDict()
     c.batch_size = 10  # images
-    c.batchnorm_images = 200  # target training images for the rows with bn=target
+    c.batchnorm_images = (
+        200  # target training images for statistics, InfoMax, agreement
+    )
     c.control = "batchnorm_only"  # stage to which the table shows differences
     c.panel_images = 4  # target validation images in report/panel.png
     c.selection = "last"  # reported checkpoint: last; the best on labels of the source
-    # (source_val), of the split below (target_heldout), of what is reported (oracle)
+    # (source_val), of the split below (target_heldout), of what is reported (oracle), or
+    # on unlabelled target images: target_infomax, target_agreement
     c.every = 0  # steps between evaluations for it; 0: as checkpoint_every
     c.heldout = ""  # labelled split of the target domain that is not reported
     return c

@@ -65,7 +65,7 @@ def run(load_config, tmp_path_factory):
 def chosen(run):
     """The same of one stage, whose step 1 was chosen on the test split."""
     config = json.loads((run / "config.json").read_text())
-    best = {"step": 1, "miou": 0.5, "domain": "target", "split": "test"}
+    best = {"step": 1, "score": 0.5, "rule": "target_heldout", "split": "test"}
     return saved.run(run.parent / "chosen", config, {"source": (1, 2)}, best)
 
 

@@ -110,6 +110,21 @@ class Joined:
         return self.parts[place][index - first]
 
 
+class First:
+    """The first ``count`` records of a source, or all if it has fewer."""
+
+    def __init__(self, source: Source, count: int):
+        self.source = source
+        self.count = min(count, len(source))
+        self.on_bad_example = getattr(source, "on_bad_example", "stop")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return self.source[index]
+
+
 def is_labelled(source: Source) -> bool:
     """Whether records have labels, by the first one of each part that can be read.
 

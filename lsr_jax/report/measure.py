@@ -16,7 +16,7 @@ from lsr_jax import cli
 from lsr_jax.augment import preprocess
 from lsr_jax.data import custom, pipeline, records
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import batchnorm, predictor
+from lsr_jax.evaluation import batchnorm, predictor, unsupervised
 from lsr_jax.evaluation.predictor import (
     ONE_VIEW,
     PROTOCOLS,
@@ -69,6 +69,7 @@ class Compiled(NamedTuple):
     scores: Scores
     predictor: Predictor
     estimate_statistics: Callable[..., PyTree]
+    criteria: Callable[..., dict[str, float]]
 
 
 class Evaluation:
@@ -133,6 +134,7 @@ class Evaluation:
         facts = entry.facts()
         data = self.run.config["data"]
         for bn, model_state in self.statistics(entry).items():
+            criteria = self.criteria(entry, model_state)
             for domain in self.scored:
                 with self.batches(domain) as batches:
                     found = own.confusions(
@@ -153,6 +155,7 @@ class Evaluation:
                         dataset=self.dataset(domain),
                         data=self.run.domains[domain].fingerprint,
                         **({"same_as": same[0]} if same else {}),
+                        **(criteria if domain == "target" else {}),
                         **facts,
                     )
 
@@ -193,10 +196,21 @@ class Evaluation:
                 network.params, network.model_state, batches
             )
 
-    def _statistics_images(self) -> First:
-        source = self.run.open("target", "train")
+    def criteria(self, entry: Entry, model_state: PyTree) -> dict[str, float]:
+        """`unsupervised.CRITERIA` of one network, on the same images; none of several."""
+        if len(entry.members) > 1:
+            return {}
+        (network,) = entry.members
+        compiled = self._compile(network.model, network.preprocessing)
+        size = self.run.evaluation_batch_size()
+        with pipeline.eval_batches(
+            self._statistics_images(), batch_size=size
+        ) as batches:
+            return compiled.criteria(network.params, model_state, batches)
+
+    def _statistics_images(self) -> records.First:
         count = self.run.config["evaluation"]["batchnorm_images"]
-        return First(source, min(count, len(source)))
+        return records.First(self.run.open("target", "train"), count)
 
     def batches(self, domain: str) -> pipeline.Batches:
         """Batches of a validation split that the devices divide."""
@@ -285,25 +299,16 @@ class Evaluation:
                 corners=model.corners,
                 augmentation=self.augmentation,
             )
-            estimate = batchnorm.estimator(model.forward, normalise, mesh=self.run.mesh)
-            own = Predictor(scores, num_classes=model.num_classes, mesh=self.run.mesh)
-            self._compiled[key] = Compiled(scores, own, estimate)
+            mesh, forward = self.run.mesh, model.forward
+            self._compiled[key] = Compiled(
+                scores,
+                Predictor(scores, num_classes=model.num_classes, mesh=mesh),
+                batchnorm.estimator(forward, normalise, mesh=mesh),
+                unsupervised.estimator(
+                    forward, normalise, mesh=mesh, prediction=model.prediction
+                ),
+            )
         return self._compiled[key]
-
-
-class First:
-    """The first ``count`` records of a source."""
-
-    def __init__(self, source: records.Source, count: int):
-        self.source = source
-        self.count = count
-        self.on_bad_example = getattr(source, "on_bad_example", "stop")
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int):
-        return self.source[index]
 
 
 def _joined(parts: list) -> PyTree:

@@ -5,7 +5,8 @@ domain, split`` (which images), ``bn`` ("running", or "target": statistics re-es
 on unlabelled target images), ``protocol`` ("native" or "resized") and ``selection`` (how
 the checkpoint was chosen). Its measures are fractions in 0..1: ``miou``, the mean over
 the ``num_classes`` classes that the data set has, ``iou`` by class name (likewise ``accuracy`` and ``precision``), and ``miou_NAME`` for subsets of the
-classes. With an oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent
+classes. Rows of the target have the `unsupervised.CRITERIA` of unlabelled training images
+too. With an oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent
 class) is null in the file.
 
 Metadata of a row: ``averaging`` (test-time augmentation), ``dataset`` (its name), ``data``
@@ -37,6 +38,7 @@ import pandas as pd
 from lsr_jax import files
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import confusion
+from lsr_jax.evaluation.unsupervised import CRITERIA
 
 Row = dict[str, Any]
 
@@ -47,7 +49,7 @@ IDENTITY = (
 BY_CLASS = ("iou", "accuracy", "precision", "asr")
 MEASURES = (
     *("miou", "masr", "pixel_accuracy", "mean_accuracy", "mean_precision"),
-    *("frequency_weighted_iou", "iou_std"),
+    *("frequency_weighted_iou", "iou_std", *CRITERIA),
 )
 STATISTICS = ("running", "target")  # kinds of BatchNorm statistics
 # What tells apart two rows of one method.
@@ -330,6 +332,7 @@ def target_measures(part: pd.DataFrame) -> dict[str, str]:
     """
     headings = {"mIoU": "miou", "of 13": "miou_13", "large": "miou_large"}
     headings |= {"small": "miou_small", "mASR": "masr"}
+    headings |= {"InfoMax": "infomax", "agreement": "agreement"}
     if "miou_16" in part and part["miou_16"].notna().any():
         del headings["of 13"]
     return {heading: name for heading, name in headings.items() if name in part}

@@ -36,7 +36,14 @@ SECTIONS = {
         "batch_size": Count,
         "batchnorm_images": Count,
         "panel_images": Count,
-        "selection": Literal["last", "source_val", "target_heldout", "oracle"],
+        "selection": Literal[
+            "last",
+            "source_val",
+            "target_heldout",
+            "oracle",
+            "target_infomax",
+            "target_agreement",
+        ],
         "every": CountOrZero,
     },
 }

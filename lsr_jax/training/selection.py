@@ -1,8 +1,10 @@
 """Which checkpoint of a stage is reported: the last, or the best by a named rule.
 
-A rule scores a state by its mIoU with running statistics on a labelled split:
+A rule scores a state with running statistics, by its mIoU on a labelled split or by one of
+the `unsupervised.CRITERIA` of target training images:
 
 * ``source_val``: the reported split of the source; needs no target label.
+* ``target_infomax``, ``target_agreement``: need no label.
 * ``target_heldout``: ``evaluation.heldout``, target labels that are not reported.
 * ``oracle``: the very target labels that are reported.
 
@@ -16,9 +18,11 @@ from collections.abc import Mapping
 
 from lsr_jax.data import pipeline, records
 from lsr_jax.errors import InputError
-from lsr_jax.evaluation import confusion, predictor
+from lsr_jax.evaluation import confusion, predictor, unsupervised
 from lsr_jax.training.stage import Run, Stage
 from lsr_jax.training.state import TrainState
+
+UNSUPERVISED = {f"target_{name}": name for name in unsupervised.CRITERIA}
 
 
 def split_of(config: Mapping) -> tuple[str, str] | None:
@@ -28,7 +32,8 @@ def split_of(config: Mapping) -> tuple[str, str] | None:
       InputError: the held-out split is missing or reported.
     """
     rule, heldout = config["evaluation"]["selection"], config["evaluation"]["heldout"]
-    reported = config["data"]["target"]["val"]
+    target = config["data"]["target"]
+    reported = target["val"]
     if rule == "target_heldout" and heldout in ("", reported):
         raise InputError(
             "evaluation.heldout: expected a labelled split of the target domain other "
@@ -40,6 +45,7 @@ def split_of(config: Mapping) -> tuple[str, str] | None:
         "source_val": ("source", config["data"]["source"]["val"]),
         "target_heldout": ("target", heldout),
         "oracle": ("target", reported),
+        **dict.fromkeys(UNSUPERVISED, ("target", target["train"])),
     }
     return splits[rule]
 
@@ -48,25 +54,37 @@ class Selector:
     """Scores the states of all stages of a run."""
 
     def __init__(self, run: Run):
-        """Opens the split on which the rule scores; raises InputError without labels."""
+        """Opens the split on which the rule scores.
+
+        Raises:
+          InputError: the rule needs labels, and the split has none.
+        """
         self._run = run
+        self._rule = run.config["evaluation"]["selection"]
         self.split = split_of(run.config)
         if self.split:
             domain, split = self.split
             self._source = run.domains[domain].open(split)
-            if not records.is_labelled(self._source):
+            if self._rule in UNSUPERVISED:
+                count = run.config["evaluation"]["batchnorm_images"]
+                self._source = records.First(self._source, count)
+            elif not records.is_labelled(self._source):
                 raise InputError(
-                    f"evaluation.selection: {run.config['evaluation']['selection']} "
-                    f"scores the {domain} split {split}, which has no labels; choose last"
+                    f"evaluation.selection: {self._rule} scores the {domain} split "
+                    f"{split}, which has no labels; choose last or target_infomax"
                 )
+        model, mesh = run.model, run.mesh
         scores = predictor.network(
-            run.model.forward,
+            model.forward,
             run.normalise,
-            prediction=run.model.prediction,
-            corners=run.model.corners,
+            prediction=model.prediction,
+            corners=model.corners,
         )
         self._predictor = predictor.Predictor(
-            scores, num_classes=run.model.num_classes, mesh=run.mesh
+            scores, num_classes=model.num_classes, mesh=mesh
+        )
+        self._criteria = unsupervised.estimator(
+            model.forward, run.normalise, mesh=mesh, prediction=model.prediction
         )
 
     def is_due(self, stage: Stage, step: int) -> bool:
@@ -79,14 +97,21 @@ class Selector:
 
     def better(self, state: TrainState, step: int, best: Mapping | None) -> dict:
         """The better of ``best`` and this state, the earlier one if they are equal."""
-        domain, split = self.split
+        score = self._score(state.params["model"], state.model_state)
+        if best is not None and not score > best["score"]:
+            return dict(best)
+        return {
+            "step": step,
+            "score": score,
+            "rule": self._rule,
+            "split": self.split[1],
+        }
+
+    def _score(self, params, model_state):
         size = self._run.evaluation_batch_size()
         with pipeline.eval_batches(self._source, batch_size=size) as batches:
-            matrix = self._predictor.confusion(
-                state.params["model"], state.model_state, batches
-            )
-        declared = self._run.domains[domain].space.declared
-        score = float(confusion.mean_iou(matrix, declared))
-        if best is not None and not score > best["miou"]:
-            return dict(best)
-        return {"step": step, "miou": score, "domain": domain, "split": split}
+            if criterion := UNSUPERVISED.get(self._rule):
+                return self._criteria(params, model_state, batches)[criterion]
+            matrix = self._predictor.confusion(params, model_state, batches)
+        declared = self._run.domains[self.split[0]].space.declared
+        return float(confusion.mean_iou(matrix, declared))

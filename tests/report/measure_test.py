@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lsr_jax import models
-from lsr_jax.report.measure import Entry, Evaluation, First
+from lsr_jax.data.records import First
+from lsr_jax.report.measure import Entry, Evaluation
 from lsr_jax.training.weights import Trained
 
 

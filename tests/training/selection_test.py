@@ -9,7 +9,10 @@ from lsr_jax.training import selection, weights
 def config(rule, heldout=""):
     return {
         "evaluation": {"selection": rule, "heldout": heldout},
-        "data": {"source": {"val": "val"}, "target": {"val": "val"}},
+        "data": {
+            "source": {"val": "val"},
+            "target": {"train": "train", "val": "val"},
+        },
     }
 
 
@@ -20,6 +23,8 @@ def config(rule, heldout=""):
         ("source_val", "", ("source", "val")),
         ("target_heldout", "test", ("target", "test")),
         ("oracle", "", ("target", "val")),
+        ("target_infomax", "", ("target", "train")),
+        ("target_agreement", "", ("target", "train")),
     ],
 )
 def test_where_a_rule_looks(rule, heldout, split):
@@ -46,14 +51,15 @@ def test_rules_that_cannot_be(rule, heldout, message):
     ("best", "reported", "name"),
     [
         (None, "val", "last"),
-        (("source", "val"), "val", "source_val"),
-        (("target", "test"), "val", "target_heldout"),
+        (("source_val", "val"), "val", "source_val"),
+        (("target_agreement", "train"), "val", "target_agreement"),
+        (("target_heldout", "test"), "val", "target_heldout"),
         # The same checkpoint, evaluated on the split that chose it.
-        (("target", "test"), "test", "oracle"),
-        (("target", "val"), "val", "oracle"),
-        (("target", "val"), "test", "target_heldout"),
+        (("target_heldout", "test"), "test", "oracle"),
+        (("oracle", "val"), "val", "oracle"),
+        (("oracle", "val"), "test", "target_heldout"),
     ],
 )
 def test_a_choice_by_what_is_reported_is_an_oracles(best, reported, name):
-    best = best and {"domain": best[0], "split": best[1]}
+    best = best and {"rule": best[0], "split": best[1]}
     assert weights.selection_label({"best": best}, reported) == name

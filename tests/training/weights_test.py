@@ -29,7 +29,7 @@ def run(config, tmp_path_factory):
 @pytest.fixture(scope="module")
 def chosen(config, tmp_path_factory):
     """A run whose rule chose step 1 on the test split of the target."""
-    best = {"step": 1, "miou": 0.5, "domain": "target", "split": "test"}
+    best = {"step": 1, "score": 0.5, "rule": "target_heldout", "split": "test"}
     folder = tmp_path_factory.mktemp("runs") / "chosen"
     return saved.run(folder, config, {"source": (1, 2)}, best)
 
