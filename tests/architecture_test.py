@@ -34,7 +34,7 @@ LEVELS = [
     {"training.selection"},
     {"training.loop"},
     {"report"},
-    {"predict", "study", "train", "evaluate"},
+    {"predict", "export", "study", "train", "evaluate"},
 ]
 # Libraries that only these packages may import.
 LIBRARIES = {

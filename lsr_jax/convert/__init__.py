@@ -6,7 +6,15 @@ from lsr_jax.convert.conversion import (
     load,
     overlay,
 )
-from lsr_jax.convert.weight_files import CONVERTER, INFO, Imported, fingerprint, save
+from lsr_jax.convert.weight_files import (
+    CONVERTER,
+    INFO,
+    Imported,
+    fingerprint,
+    is_own,
+    read_own,
+    save,
+)
 
 __all__ = [
     "CONVERTER",
@@ -15,7 +23,9 @@ __all__ = [
     "check_values",
     "export",
     "fingerprint",
+    "is_own",
     "load",
     "overlay",
+    "read_own",
     "save",
 ]

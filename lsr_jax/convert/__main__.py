@@ -1,7 +1,7 @@
 """Convert PyTorch weight files to lsr_jax weight folders and back.
 
 python -m lsr_jax.convert from-torch FILE --model deeplabv2_resnet101 --out DIR
-python -m lsr_jax.convert to-torch DIR --layout lsr --out FILE
+python -m lsr_jax.convert to-torch DIR --layout lsr --out FILE     or of lsr_jax.export
 python -m lsr_jax.convert anchors FILE --out FILE.npz        CAG's, for method.anchors
 
 Files of torch.save (needs PyTorch; .pth, .pkl, .ckpt, .pth.tar) or safetensors.

@@ -29,7 +29,7 @@ def load(
     all_branches: bool = False,
     entry: str | None = None,
 ) -> Imported:
-    """Read a folder written by ``save``, or a PyTorch or safetensors file.
+    """Read what ``save`` wrote, or a PyTorch or safetensors file.
 
     ASPP branches that the original repository never runs are left out.
 
@@ -52,8 +52,8 @@ def load(
         names are listed), values that are not finite, or BatchNorm variances below 0.
     """
     path = Path(path)
-    if path.is_dir():
-        imported = weight_files.read_folder(path)
+    if path.exists() and weight_files.is_own(path):
+        imported = weight_files.read_own(path)
         if skip_head:
             imported = _leave_out(imported, names.in_head, SKIPPED)
     else:

@@ -38,6 +38,7 @@ DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m
 # The files of a weight folder, and the kinds of the facts in the second.
 WEIGHTS = "weights.safetensors"
 INFO = "weights.json"
+OWN = "lsr_jax"  # where the header of a single file has them
 _KINDS = {
     "file": str,
     "layout": str,
@@ -237,44 +238,70 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def save(directory: str | Path, imported: Imported) -> None:
-    """Write a new weight folder, atomically.
+def save(path: str | Path, imported: Imported) -> None:
+    """Write a new weight folder, or one file, ``NAME.safetensors``, atomically.
+
+    The file has the facts of ``weights.json`` in its header.
 
     Raises:
-      InputError: ``directory`` exists already.
+      InputError: ``path`` exists already.
     """
-    directory = Path(directory)
-    if directory.exists():
-        raise InputError(f"{directory}: already exists; choose another folder")
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"{path}: already exists; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
     flat = names.flatten(imported.params, imported.model_state)
-    arrays = {path: np.ascontiguousarray(leaf) for path, leaf in flat.items()}
+    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
     arguments = dict(imported.info["arguments"])
     if isinstance(arguments["backbone"], resnet.Architecture):
         arguments["backbone"] = dataclasses.asdict(arguments["backbone"])
-    info = imported.info | {"arguments": arguments}
-    with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
+    text = json.dumps(imported.info | {"arguments": arguments}, indent=1)
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
         staged = Path(temporary) / "weights"
-        staged.mkdir()
-        safetensors.numpy.save_file(arrays, staged / WEIGHTS)
-        (staged / INFO).write_text(json.dumps(info, indent=1) + "\n")
-        staged.rename(directory)
+        if path.suffix == ".safetensors":
+            safetensors.numpy.save_file(arrays, staged, metadata={OWN: text})
+        else:
+            staged.mkdir()
+            safetensors.numpy.save_file(arrays, staged / WEIGHTS)
+            (staged / INFO).write_text(text + "\n")
+        staged.rename(path)
 
 
-def read_folder(directory: Path) -> Imported:
+def is_own(path: Path) -> bool:
+    """Whether `save` wrote a folder or file."""
+    return path.is_dir() or OWN in _metadata(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with path.open("rb") as data:
+        if data.read(9)[8:] != b"{":
+            return {}
+    with (
+        files.reading(path, "a safetensors file", AGAIN),
+        safetensors.safe_open(path, "np") as opened,
+    ):
+        return opened.metadata() or {}
+
+
+def read_own(path: Path) -> Imported:
     """Read what `save` wrote.
 
     Raises:
-      InputError: no such folder, or a damaged one.
+      InputError: no such folder or file, or a damaged one.
     """
     expected = f"{WEIGHTS} and {INFO} as written by {CONVERTER}"
-    with files.reading(directory, expected, "convert the file again"):
-        info = json.loads((directory / INFO).read_text(encoding="utf-8"))
+    with files.reading(path, expected, "convert the file again"):
+        weights = path / WEIGHTS if path.is_dir() else path
+        if path.is_dir():
+            text = (path / INFO).read_text(encoding="utf-8")
+        else:
+            text = _metadata(path)[OWN]
+        info = json.loads(text)
         for key, kind in _KINDS.items():
             if not isinstance(info[key], kind):
                 raise ValueError(f"{files.quoted(info[key])} for {key!r}")
         arguments = _model_arguments(info["arguments"])
-        flat = safetensors.numpy.load_file(directory / WEIGHTS)
+        flat = safetensors.numpy.load_file(weights)
         return Imported(*names.unflatten(flat), info | {"arguments": arguments})
 
 

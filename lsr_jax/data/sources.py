@@ -254,10 +254,12 @@ def _open_streets(look: str, spec: Mapping) -> Domain:
     folder = streets_dataset.prepare(
         preset, data_dir=spec["root"] or None, workers=processes.cores()
     )
+    space = label_spaces.SPACES["streets"]
     return Domain(
         open=lambda split: streets_dataset.open_split(folder, f"{look}_{split}"),
         fingerprint=streets_dataset.read_manifest(folder)["sha256"],
-        space=label_spaces.SPACES["streets"],
+        space=space,
+        identity={"classes": ", ".join(space.classes)},
     )
 
 

@@ -491,9 +491,7 @@ def _generation(config: Mapping, name: str) -> int:
     found = _origin_name(config, name)
     if found in config["stages"]:
         return 1 + _generation(config, found)
-    if found == "scratch" or weights.is_weight_file(files.expanded(found)):
-        return 0
-    return 1
+    return int(found != "scratch" and not weights.resolve(found).is_file)
 
 
 def _parameters(run: Run, method: Method, keys: tuple, network: Network):

@@ -19,6 +19,7 @@ from lsr_jax.types import PyTree
 
 CHECKPOINTS = "checkpoints"
 ANY_SIZE = (64, 128)  # of images; the shapes of the parameters do not depend on it
+ASSETS = Path(__file__).parents[1] / "assets"  # networks that this package contains
 
 Network = tuple[PyTree, PyTree]  # params, model_state
 
@@ -104,9 +105,9 @@ def resolve(name: str, *, step: int | None = None, key: str = "") -> Source:
     """Find the weights that ``name`` means.
 
     Args:
-      name: a workdir (its last stage), ``WORKDIR:STAGE``, the folder of a stage, of
-        checkpoints or of one checkpoint, a weight file or a folder of
-        ``lsr_jax.convert``.
+      name: a network of `ASSETS`, such as "streets_mini"; a workdir (its last stage),
+        ``WORKDIR:STAGE``, the folder of a stage, of checkpoints or of one checkpoint, a
+        weight file or a folder of ``lsr_jax.convert``.
       step: a saved step instead of the newest.
       key: the flag or config key with the name, for messages.
 
@@ -117,6 +118,9 @@ def resolve(name: str, *, step: int | None = None, key: str = "") -> Source:
     head, colon, stage = name.rpartition(":")
     has_stage = bool(colon) and not files.expanded(name, key=key).exists()
     path = files.expanded(head if has_stage else name, key=key)
+    asset = ASSETS / f"{name}.safetensors"
+    if asset.is_file() and asset.parent == ASSETS and not path.exists():
+        path = asset
     if is_weight_file(path):
         if has_stage or step is not None:
             raise InputError(f"{what}: a weight file has neither stages nor steps")
@@ -166,11 +170,12 @@ def _of_folder(folder: Path, step: int | None, what: str) -> Source:
 
 
 def check_classes(source: Source, classes: Sequence[str]) -> None:
-    """Raise InputError if a run was trained on other classes, or in another order."""
-    path = source.path.absolute().parents[1] / "manifest.json"
-    if source.config is None or not path.is_file():
-        return
-    found = workdir.manifest(path.parent)["data"].get("target.classes")
+    """Raise InputError if weights are known to be for other classes or another order."""
+    path, found = source.path.absolute().parents[1] / "manifest.json", None
+    if source.is_file and convert.is_own(source.path):
+        found = convert.read_own(source.path).info.get("classes")
+    elif source.config is not None and path.is_file():
+        found = workdir.manifest(path.parent)["data"].get("target.classes")
     if found not in (None, ", ".join(classes)):
         raise InputError(
             f"{source.path}: trained on the classes {found}; found {', '.join(classes)} "
@@ -336,6 +341,6 @@ def selection_label(facts: Mapping, split: str) -> str:
     best = facts["best"]
     if best is None:
         return "last"
-    if best["domain"] == "source":
-        return "source_val"
+    if best["rule"] in ("source_val", "target_infomax", "target_agreement"):
+        return best["rule"]
     return "oracle" if best["split"] == split else "target_heldout"

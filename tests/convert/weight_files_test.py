@@ -117,11 +117,11 @@ def test_a_folder_of_weights_with_another_description(change, tmp_path):
     params = {"head": {"bias": np.ones(2, np.float32)}}
     path = tmp_path / "weights"
     weight_files.save(path, weight_files.Imported(params, {}, info))
-    assert weight_files.read_folder(path).info == info
+    assert weight_files.read_own(path).info == info
     wrong = {**info, **change} if change else change
     (path / weight_files.INFO).write_text(json.dumps(wrong))
     with pytest.raises(errors.InputError, match=f"^{path}: expected weights") as caught:
-        weight_files.read_folder(path)
+        weight_files.read_own(path)
     assert "\n" not in str(caught.value)
 
 
