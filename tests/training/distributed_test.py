@@ -45,6 +45,15 @@ def _standard_promotion():
 
 
 @pytest.fixture(scope="module", autouse=True)
+def _unoptimized():
+    """Ten programs are compiled here, in three processes, and run for four steps each."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
@@ -89,6 +98,7 @@ def in_two_processes(*command):
             env={
                 **os.environ,
                 "JAX_PLATFORMS": "cpu",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                 "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
             },
             stdout=subprocess.PIPE,
