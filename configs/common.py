@@ -18,7 +18,8 @@ class Arguments(NamedTuple):
     """The words after the colon of ``--config configs/FILE.py:...``.
 
     ``variant`` is a preset of the method, or of ``like``, the method whose network and
-    schedule are used; ``preset`` is one of the benchmark.
+    schedule are used; ``preset`` is one of the benchmark; ``scratch`` is for fresh weights
+    in place of trained ones.
     """
 
     method: str | None
@@ -27,6 +28,7 @@ class Arguments(NamedTuple):
     backbone: str | None
     preset: str | None
     tiny: bool
+    scratch: bool
 
 
 def parse(argument, presets=()):
@@ -45,6 +47,7 @@ def parse(argument, presets=()):
         "backbone": tuple(BACKBONES),
         "preset": tuple(presets),
         "tiny": ("tiny",),
+        "scratch": ("scratch",),
     }
     found = dict.fromkeys(kinds)
     for word in filter(None, (argument or "").split(",")):
@@ -77,7 +80,8 @@ def parse(argument, presets=()):
             f"{' or '.join(named) or 'a method, which must be named beside it'}; known: "
             f"{', '.join(known) or 'none'}"
         )
-    return Arguments(**{**found, "tiny": found["tiny"] is not None})
+    switches = {key: found[key] is not None for key in ("tiny", "scratch")}
+    return Arguments(**{**found, **switches})
 
 
 def variants(method):

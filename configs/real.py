@@ -1,5 +1,6 @@
 """Configs of real data sets: a pair's tables and a recipe to all stages."""
 
+from lsr_jax import streets
 from lsr_jax.augment.preprocess import AUGMENTATION
 from lsr_jax.configs import common, recipes, stages
 from lsr_jax.configs.overlays import Overlay, at, flatten
@@ -42,7 +43,7 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
     backbone = chosen.backbone or "resnet101"
     architecture = common.architecture(backbone, recipe.network)
     common.check_network(backbone, architecture, losses.head)
-    initial = recipes.INITIAL[recipe.initial][backbone]
+    initial = "scratch" if chosen.scratch else recipes.INITIAL[recipe.initial][backbone]
     links = stages.links(
         method, like=like, initial=initial, source=recipe.source is not None
     )
@@ -105,15 +106,23 @@ def data(recipe, values):
     found = {"data.workers": 4, "data.preprocessing": recipe.preprocessing}
     lists = recipe.lists
     for name in DOMAINS:
-        layout = custom.find_layout(values[f"data.{name}.name"])
+        splits, subsets = splits_of(values[f"data.{name}.name"])
         train = values.get(f"data.{name}.train", "train")
-        if train == "train" and f"train_{lists}" in layout.splits:
+        if train == "train" and f"train_{lists}" in splits:
             found[f"data.{name}.train"] = f"train_{lists}"
-            if values.get(f"data.{name}.val", "val") in layout.subsets:
+            if values.get(f"data.{name}.val", "val") in subsets:
                 found[f"data.{name}.val"] = f"val_{lists}"
             if name == "target":  # for the selection target_heldout
                 found["evaluation.heldout"] = f"val_{lists}"
     return found
+
+
+def splits_of(dataset):
+    """All splits of a data set, and those by rule; drawn images have none by rule."""
+    if dataset.startswith("streets_"):
+        return streets.PARTS, ()
+    layout = custom.find_layout(dataset)
+    return layout.splits, tuple(layout.subsets)
 
 
 def augmentation(recipe, values):
@@ -122,7 +131,13 @@ def augmentation(recipe, values):
     for domain, name in zip(DOMAINS, recipe.augment, strict=True):
         found |= at(f"augment.{domain}", AUGMENTATION[name])
         if recipe.widths:
-            width = values[f"data.{domain}.size"][1]
+            preset = values.get(f"data.{domain}.preset")
+            size = (
+                streets.PRESETS[preset].size
+                if preset
+                else values[f"data.{domain}.size"]
+            )
+            width = size[1]
             scale = tuple(wanted / width for wanted in recipe.widths)
             found[f"augment.{domain}.scale"] = scale
     return found
@@ -140,9 +155,10 @@ def tiny(links, values, backbone=None, size=TINY, steps=6):
         "evaluation.panel_images": 2,
     }
     for domain in DOMAINS:
-        found[f"data.{domain}.size"] = size
-        layout = custom.find_layout(values[f"data.{domain}.name"])
-        if values.get(f"data.{domain}.val", "val") in layout.subsets:
+        if not values.get(f"data.{domain}.preset"):
+            found[f"data.{domain}.size"] = size
+        _, subsets = splits_of(values[f"data.{domain}.name"])
+        if values.get(f"data.{domain}.val", "val") in subsets:
             found[f"data.{domain}.val"] = "val_lsr"  # a seventh: few images are enough
         for name in links:
             found |= at(f"{name}.augment.{domain}", {"crop": None, "scale": None})

@@ -1,12 +1,15 @@
 """streets: the embedded benchmark, rendered scenes to camera scenes, drawn by the code itself.
 
-    python train.py --config configs/streets.py                  source-only, the BatchNorm
-                                                                 control, MaxSquare, LSR
-    python train.py --config configs/streets.py:lsr              source-only, LSR
-    python train.py --config configs/streets.py:lsr,tiny         the same in a minute
-    python train.py --config configs/streets.py:cag              source-only, three stages
-    python train.py --config configs/streets.py:bdl              source-only, adversary,
-                                                                 two rounds of labels
+    python train.py --config configs/streets.py                  the BatchNorm control,
+                                                                 MaxSquare, LSR, DACS
+    python train.py --config configs/streets.py:lsr              LSR
+    python train.py --config configs/streets.py:scratch          source-only, then the same
+                                                                 from its 1,000 steps
+    python train.py --config configs/streets.py:lsr,tiny         source-only and LSR in a
+                                                                 minute
+    python train.py --config configs/streets.py:cag              three stages
+    python train.py --config configs/streets.py:bdl              adversary, two rounds of
+                                                                 labels
     python train.py --config configs/streets.py:lsr,released     a preset of the method
     python train.py --config configs/streets.py:mic              DAFormer, HRDA and MIC are
                                                                  presets of dacs
@@ -19,6 +22,10 @@
     python train.py --config configs/streets.py:lsr,photometric  a shift that BatchNorm
                                                                  statistics alone repair
     python train.py --config configs/streets.py:lsr,large        256x512, for a GPU
+
+Methods start from `streets_mini`, a network that was trained on rendered images for longer
+(lsr_jax/assets/README.md), where it is their network: `mini` with one head, images of
+96x192. All others train it first, as `scratch` does.
 
 Results, with command, machine and spread: docs/results/streets.md.
 """
@@ -64,7 +71,9 @@ WEIGHTS = {
     # Its distance is a mean over channels and no sum of squares.
     "lsr,released": {"clustering": 0.1},
 }
-STUDY = ("batchnorm_only", "max_square", "lsr")
+STUDY = ("batchnorm_only", "max_square", "lsr", "dacs")
+START = "streets_mini"
+STARTED = ("streets", "photometric", "wide")  # presets that it begins
 
 
 class Schedule(NamedTuple):
@@ -79,6 +88,7 @@ SCHEDULES = {
     "streets": Schedule(1000, 250, 8),
     "photometric": Schedule(1000, 250, 8),
     "large": Schedule(20000, 5000, 8),
+    "wide": Schedule(2000, 500, 8),
     "tiny": Schedule(20, 20, 8),
 }
 
@@ -88,10 +98,20 @@ ORIGIN = "configs/streets.py"
 
 def overlays(argument=None):
     chosen = common.parse(argument, presets=PRESETS)
-    preset = chosen.preset or "streets"
+    return build(chosen, chosen.preset or "streets")
+
+
+def build(chosen, preset, weights=WEIGHTS):
+    """Stages and overlays of the chosen method on the domains of a preset.
+
+    Args:
+      chosen: the argument of the config file.
+      preset: key of `PRESETS`.
+      weights: rows of keywords of ``make``, see `common.keywords`.
+    """
     schedule = SCHEDULES[preset]
     names = [chosen.method] if chosen.method else STUDY
-    weights = {**WEIGHTS, "oce,paper": summed(preset)}
+    weights = {**weights, "oce,paper": summed(preset)}
     losses = {
         name: common.losses(chosen, name, weights, ORIGIN, like=chosen.like)
         for name in names
@@ -124,10 +144,24 @@ def overlays(argument=None):
             "space": "streets",
         }
         values |= at(f"data.{domain}", domain_values)
-    if preset == "streets" and chosen.method != "target_only":
-        values["recorded"] = ("docs/results/streets_oracle.json",)
 
-    links = stages.links(chosen.method, like=chosen.like, study=STUDY)
+    fits = (backbone, head, architecture) == ("mini", "single", "deeplabv2")
+    begin = START if fits and not chosen.scratch and preset in STARTED else "previous"
+    # On the images that it was trained on, it is the source stage.
+    replaces = begin == START and preset != "wide"
+    if replaces and chosen.method in ("source_only", "target_only"):
+        begin, replaces = "previous", False
+    if preset == "streets":
+        recorded = ["oracle"] if chosen.method != "target_only" else []
+        recorded += ["start"] if replaces else []
+        values["recorded"] = tuple(f"docs/results/streets_{r}.json" for r in recorded)
+    links = stages.links(
+        chosen.method,
+        like=chosen.like,
+        study=STUDY,
+        initial=begin,
+        source=not replaces,
+    )
     found = [Overlay(ORIGIN, values)]
     for name, link in links.items():
         if name in ("source", "target"):

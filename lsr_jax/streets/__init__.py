@@ -16,7 +16,7 @@ import numpy as np
 
 from lsr_jax.errors import InputError
 from lsr_jax.streets import layout, scene, shading
-from lsr_jax.streets.looks import Knobs, look
+from lsr_jax.streets.looks import Knobs, look, wide_look
 from lsr_jax.streets.scene import PROPORTIONS
 
 __all__ = ["DOMAINS", "PARTS", "PRESETS", "SPLITS", "Counts", "Knobs", "Preset", "draw"]
@@ -49,6 +49,8 @@ class Preset:
       proportions: key of `PROPORTIONS`, the same for both domains.
       counts: images of each split.
       seed: another seed gives other scenes in every split.
+      wide: whether each image of the rendered domain draws its own look and proportions
+        from ranges that contain those of both domains (domain randomisation).
 
     Raises:
       InputError: a value is out of range.
@@ -60,6 +62,7 @@ class Preset:
     proportions: str
     counts: Counts
     seed: int = 0
+    wide: bool = False
 
     def __post_init__(self) -> None:
         sized = len(self.size) == 2 and min(self.size) >= 32
@@ -83,6 +86,7 @@ _SHIFT = Knobs(appearance=1.25, photometry=0.5, geometry=1.0)
 _COUNTS = Counts(3000, 300, 2000, 300, 300)
 _TINY = Counts(48, 16, 48, 16, 16)
 _LARGE = Counts(6000, 500, 4000, 500, 500)
+_WIDE = Counts(6000, 300, 600, 100, 100)
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -92,6 +96,8 @@ PRESETS = {
         Preset("photometric", (96, 192), Knobs(photometry=1.0), "enlarged", _COUNTS),
         # 2.7 times the pixels a side, so small things are resolved at ordinary size.
         Preset("large", (256, 512), _SHIFT, "ordinary", _LARGE),
+        # Of the shape of CamVid's photographs.
+        Preset("wide", (144, 192), _SHIFT, "ordinary", _WIDE, wide=True),
         Preset("tiny", (64, 128), _SHIFT, "enlarged", _TINY),
     )
 }
@@ -109,7 +115,8 @@ def draw(
 
     Args:
       index: any number from 0; the counts of the preset are no limit.
-      domain: "rendered" or "camera"; only the latter is shifted by the preset's knobs.
+      domain: "rendered" or "camera"; only the latter is shifted by the preset's knobs,
+        and only the former is randomised.
       split: "train", "val" or "test".
       preset: what to draw.
       size: ``(H, W)``, by default that of the preset. The scene stays the same.
@@ -125,8 +132,12 @@ def draw(
         raise ValueError(f"no image {index} in domain {domain!r}, split {split!r}")
     # The seed spells the arguments out, so no two of them share a stream of numbers.
     rng = random.Random(f"streets {preset.seed} {domain} {split} {index}")
-    knobs = preset.knobs if domain == "camera" else Knobs()
-    proportions = PROPORTIONS[preset.proportions]
-    drawing = scene.Scene(rng, look(knobs), proportions, size or preset.size)
+    if preset.wide and domain == "rendered":
+        chosen = wide_look(rng)
+        proportions = rng.choice(list(PROPORTIONS.values()))
+    else:
+        chosen = look(preset.knobs if domain == "camera" else Knobs())
+        proportions = PROPORTIONS[preset.proportions]
+    drawing = scene.Scene(rng, chosen, proportions, size or preset.size)
     layout.compose(drawing)
     return shading.shade(drawing)

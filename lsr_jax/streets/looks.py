@@ -8,8 +8,9 @@ value of a row, 1 the camera value, others ``first + (second - first) * knob``.
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -124,6 +125,38 @@ PROBABILITY = {
     "lane_marks": (0.90, 0.60),
 }
 
+# Domain randomisation: each image draws its knobs from the first line, and from the others
+# in place of the ranges above. Set once, by comparing drawings with street photographs.
+WIDE_KNOBS = (0.0, 1.5)
+WIDE_TONE = {
+    "colour_jitter": (0.05, 0.40),
+    "exposure": (0.40, 1.35),
+    "contrast": (0.80, 1.50),
+    "gamma": (0.80, 1.25),
+    "saturation": (0.30, 1.30),
+    "red": (0.88, 1.12),
+    "green": (0.92, 1.08),
+    "blue": (0.88, 1.12),
+    "haze": (0.0005, 0.010),
+    "blur": (0.01, 1.0),
+    "noise": (0.0, 0.025),
+    "vignette": (0.0, 0.30),
+}
+WIDE_GEOMETRY = {
+    "camera_height": (1.0, 2.4),
+    "horizon": (0.32, 0.58),
+    "focal": (0.65, 1.25),
+    "vanishing": (0.30, 0.70),
+    "roll": (-0.03, 0.03),
+    "road_left": (2.5, 12.0),
+    "road_right": (2.0, 8.0),
+    "pavement": (0.8, 5.0),
+    "building_height": (4.0, 28.0),
+    "cars": (0.0, 10.0),
+    "persons": (0.0, 6.0),
+    "poles": (1.0, 8.0),
+}
+
 
 Rgb = tuple[float, float, float]
 Range = tuple[float, float]
@@ -163,9 +196,21 @@ class Look:
     probability: Mapping[str, float]
 
 
+def wide_look(rng: random.Random) -> Look:
+    """Draws the look of one image of a randomised domain."""
+    drawn = _look(Knobs(*(rng.uniform(*WIDE_KNOBS) for _ in range(3))))
+    return replace(
+        drawn, tone=drawn.tone | WIDE_TONE, geometry=drawn.geometry | WIDE_GEOMETRY
+    )
+
+
 @functools.cache
 def look(knobs: Knobs) -> Look:
     """Returns the look at `knobs`; ``Knobs()`` is the rendered domain."""
+    return _look(knobs)
+
+
+def _look(knobs: Knobs) -> Look:
     texture = np.zeros((256, 2), np.float32)
     for name, pair in TEXTURE.items():
         texture[TRAIN_ID[name]] = np.maximum(_mix(*pair, knobs.appearance), 0)
