@@ -18,8 +18,9 @@ from lsr_jax.errors import InputError
 MODELS = {
     f"{architecture}_{name}": (architecture, name)
     for architecture, backbones in {
-        "deeplabv2": ("resnet101", "resnet50", "vgg16", "vgg13"),
+        "deeplabv2": ("resnet101", "resnet50", "resnet101_v1c", "vgg16", "vgg13"),
         "deeplabv3plus": ("resnet101", "resnet50"),
+        "daformer": tuple(f"mit_b{size}" for size in range(6)),
     }.items()
     for name in backbones
 }
@@ -42,8 +43,8 @@ def define(flags: cli.Flags) -> None:
     flags.string(
         "entry",
         None,
-        "from-torch: key of the network in a training checkpoint, as ema_model; default: "
-        "the only network.",
+        "from-torch: key of the network in a training checkpoint, as ema_model for the "
+        "teacher; default: the only network, or the student of DAFormer, HRDA and MIC.",
     )
     flags.boolean("verbose", False, "from-torch: print every name.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lsr_jax.errors import InputError
 
 SHOWN = 8  # names that an error lists
 SKIPPED = "a head, skipped on purpose"
+NAMED = ("vgg", "mit")  # families whose other sizes are named, not their arrays
 
 
 def load(
@@ -43,16 +45,22 @@ def load(
       skip_head: leave the heads of the file out.
       skip_aux_head: leave the second head of the file out.
       all_branches: keep every ASPP branch.
-      entry: see ``weight_files.read``.
+      entry: see ``weight_files.read``; "ema_model" takes the teacher of DAFormer, HRDA or
+        MIC instead of the student.
 
     Raises:
-      InputError: an unreadable file, an unknown layout, repositories that share the
-        layout but not the branches that run, another architecture, backbone or number of
-        classes, names that do not match one to one (missing, unexpected and wrong-shape
+      InputError: an unreadable file, an unknown layout or entry, repositories that share
+        the layout but not the branches that run, another architecture, backbone or number
+        of classes, names that do not match one to one (missing, unexpected and wrong-shape
         names are listed), values that are not finite, or BatchNorm variances below 0.
     """
     path = Path(path)
     if path.exists() and weight_files.is_own(path):
+        if entry is not None:
+            raise InputError(
+                f"{path}: has one network, no {entry!r}; convert the original file with "
+                "--entry"
+            )
         imported = weight_files.read_own(path)
         if skip_head:
             imported = _leave_out(imported, names.in_head, SKIPPED)
@@ -70,21 +78,25 @@ def load(
 
 def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
     """All of the network in a file."""
-    prefix, arrays = layouts.strip(weight_files.read(path, entry=entry))
+    arrays, copies = _network(weight_files.read(path, entry=entry), entry)
+    prefix, arrays = layouts.strip(arrays)
     facts = layouts.facts(prefix, arrays, path)
-    vgg = layouts.is_vgg(facts.backbone)
-    if backbone not in (None, facts.backbone) and (vgg or layouts.is_vgg(backbone)):
+    family = layouts.family(facts.backbone)
+    differs = backbone not in (None, facts.backbone)
+    if differs and (family in NAMED or layouts.family(backbone) != family):
         raise InputError(
-            f"{path}: holds a {'VGG' if vgg else 'ResNet'} ({facts.backbone}), expected "
+            f"{path}: holds a {layouts.FAMILIES[family]} ({facts.backbone}), expected "
             f"{backbone}; choose the model that belongs to the file"
         )
     fitting = _fitting(path, facts, layout)
     chosen = layouts.LAYOUTS[fitting[0]]
     body = chosen.initialisation  # ImageNet weights, without a head
-    if not body and architecture not in (None, chosen.architecture):
+    found = facts.options.get("architecture", "deeplabv2")
+    either = body and "daformer" not in (found, architecture)
+    if not either and architecture not in (None, found):
         raise InputError(
-            f"{path}: holds a {chosen.architecture}, expected {architecture}; choose the "
-            "model that belongs to the file"
+            f"{path}: holds {'the body of ' if body else ''}a {found}, expected "
+            f"{architecture}; choose the model that belongs to the file"
         )
     headless = skip_head or body
     if not headless:
@@ -97,10 +109,11 @@ def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
         "aspp_dilations": layouts.TWO if body else dilations,
         "batch_norm": chosen.batch_norm,
         "freeze_stem_affine": chosen.freeze_stem_affine,
+        **facts.options,
     }
-    if "deeplabv3plus" in (architecture, chosen.architecture):
+    if body and architecture == "deeplabv3plus":
         arguments |= {
-            "architecture": "deeplabv3plus",
+            "architecture": architecture,
             "aspp_dilations": layouts.LAYOUTS["cag"].dilations,
         }
     flat, match = _match(path, arrays, arguments, fitting[0], skip_head)
@@ -111,8 +124,21 @@ def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
         "preprocessing": chosen.preprocessing,
         "arguments": arguments,
         **match,
+        "ignored": match["ignored"] | copies,
     }
     return Imported(*names.unflatten(flat), info)
+
+
+def _network(arrays, entry):
+    """One of the copies of a network, and the names of the others with their reason."""
+    copies = layouts.copies(arrays)
+    if not copies:
+        return arrays, {}
+    chosen = copies.pop(entry if entry in copies else "model")
+    reasons = {key: f"{layouts.COPIES[key]} ({key})" for key in copies}
+    return chosen, {
+        name: reasons[key] for key in sorted(copies) for name in copies[key]
+    }
 
 
 def _running_branches(path, imported):
@@ -129,7 +155,8 @@ def _running_branches(path, imported):
             "every branch with --all_branches"
         )
     running = next(iter(dilations.values()))
-    if layouts.LAYOUTS[info["layout"].split("|")[0]].initialisation:
+    body = layouts.LAYOUTS[info["layout"].split("|")[0]].initialisation
+    if body or not running:
         return imported
     info["arguments"]["aspp_dilations"] = running
     return _leave_out(
@@ -204,7 +231,7 @@ def overlay(
     ]
     shared = sorted(fresh.keys() & given.keys())
     for path in shared:
-        if re.search(r"head/(conv2d_list_\d|classifier)/bias$", path):
+        if re.search(r"head/(conv2d_list_\d|classifier|conv_seg)/bias$", path):
             _check_classes(origin, len(given[path]), len(fresh[path]))
     wrong = {
         path: (given[path].shape, fresh[path].shape)
@@ -217,21 +244,34 @@ def overlay(
 
 def _match(path, arrays, arguments, layout, skip_head):
     """Pair every leaf of the model with its array, strictly by name."""
-    flat, loaded, fresh, missing, wrong = {}, {}, [], [], {}
-    for place, shape in names.shapes(arguments).items():
-        name = names.torch_name(place, arguments, layout)
-        if name is None or (skip_head and names.in_head(place)):
+    chosen = layouts.LAYOUTS[layout]
+    flat, places, fresh, missing, wrong = {}, defaultdict(dict), [], {}, {}
+    shapes = names.shapes(arguments)
+    pieces = {place: names.pieces(place, arguments, layout) for place in shapes}
+    parts = names.parts(pieces.values())
+    for place, shape in shapes.items():
+        if not pieces[place] or (skip_head and names.in_head(place)):
             fresh.append(place)
-        elif name not in arrays:
-            missing.append(name)
-        else:
-            value = names.to_ours(arrays[name])
-            loaded[name], flat[place] = place, value
-            if value.shape != shape:
-                wrong[name] = (value.shape, shape)
-    patterns = {**layouts.LAYOUTS[layout].ignored, **layouts.COUNTERS}
+            continue
+        due = (*shape[:-1], shape[-1] // len(pieces[place]))
+        rows = []
+        for name, part in pieces[place]:
+            if name not in arrays:
+                missing[name] = None
+                continue
+            places[name][place] = None
+            row = names.to_ours(names.split(arrays[name], parts[name])[part])
+            expected = (1, 1, *due) if re.search(chosen.pointwise, name) else due
+            if row.shape == expected:
+                rows.append(row.reshape(due))
+            else:
+                wrong[name] = (row.shape, expected)
+        if len(rows) == len(pieces[place]):
+            flat[place] = np.concatenate(rows, axis=-1)
+    loaded = {name: ", ".join(found) for name, found in places.items()}
+    patterns = {**chosen.ignored, **layouts.COUNTERS}
     if skip_head:
-        patterns[r"conv2d_list\.|^(aspp|decoder)\."] = SKIPPED
+        patterns[r"conv2d_list\.|^(aspp|decoder|decode_head)\."] = SKIPPED
     ignored, unexpected = {}, []
     for name in sorted(arrays.keys() - loaded.keys()):
         reasons = [why for rule, why in patterns.items() if re.search(rule, name)]
@@ -314,12 +354,17 @@ def export(imported: weight_files.Imported, path: str | Path, *, layout: str) ->
         )
     chosen = layouts.LAYOUTS[layout]
     _check_layout(layout, chosen, arguments)
-    state = {}
+    arrays = defaultdict(dict)
     for place, leaf in names.flatten(imported.params, imported.model_state).items():
-        name = names.torch_name(place, arguments, layout)
-        if name is None:
-            continue
-        state[name] = names.to_torch(leaf)
+        if pieces := names.pieces(place, arguments, layout):
+            rows = names.split(names.to_torch(leaf), len(pieces))
+            for (name, part), row in zip(pieces, rows, strict=True):
+                arrays[name][part] = row
+    state = {}
+    for name, rows in arrays.items():
+        value = np.concatenate([rows[part] for part in sorted(rows)])
+        pointwise = re.search(chosen.pointwise, name)
+        state[name] = value[..., None, None] if pointwise else value
         if name.endswith("running_var") and layout != "deeplab_init":
             counter = name.replace("running_var", "num_batches_tracked")
             state[counter] = np.zeros((), np.int64)
@@ -332,12 +377,12 @@ def export(imported: weight_files.Imported, path: str | Path, *, layout: str) ->
 
 
 def _check_layout(name: str, layout: layouts.Layout, arguments: dict) -> None:
-    kind = "vgg" if layouts.is_vgg(arguments["backbone"]) else "resnet"
-    head = arguments["head"]
-    headed = layout.initialisation or (kind == "vgg" and head == "single")
+    family = layouts.family(arguments["backbone"])
+    head = layouts.kind(arguments)
+    known = head in layout.heads or (family == "vgg" and head == "single")
     network = arguments.get("architecture", "deeplabv2")
-    fits = layout.initialisation or network == layout.architecture
-    if kind not in layout.backbones or not (headed or head in layout.heads) or not fits:
+    fits = layout.initialisation or (known and network in layout.architectures)
+    if family not in layout.backbones or not fits:
         raise InputError(
             f"--layout {name}: cannot hold a {network} on {arguments['backbone']} with "
             f"head {head!r}"

@@ -7,7 +7,9 @@ should have, so nothing is matched by accident.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +25,10 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+
+# Axes by their number; others stay.
+TO_OURS = {4: (2, 3, 1, 0), 2: (1, 0)}
+TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 # Modules of DeepLabV3+'s head, and their names in CAG's checkpoints.
 CAG = {
@@ -43,6 +49,19 @@ CAG = {
     "decoder2/bn": "decoder.last_conv.5",
     "classifier": layouts.CAG_HEAD["head"],
 }
+# Modules of the heads of DAFormer, HRDA and MIC.
+MMSEG = {
+    r"conv2d_list_(\d)": r"aspp_modules.\1.conv",
+    r"aspp_modules_(\d)": r"aspp_modules.\1",
+    r"embed_layers_(\d)": r"embed_layers.\1.proj",
+}
+
+
+class Piece(NamedTuple):
+    """An array of a file, or the ``part``-th of the equal parts below each other in it."""
+
+    name: str
+    part: int = 0
 
 
 def leaves_by_path(tree: types.PyTree) -> dict[str, object]:
@@ -73,35 +92,62 @@ def unflatten(flat: Mapping[str, object]) -> tuple[dict, dict]:
 def shapes(arguments: Mapping) -> dict[str, tuple[int, ...]]:
     """Path and shape of every leaf of ``models.build(**arguments)``."""
     model = models.build(**arguments)
-    trees = jax.eval_shape(lambda: model.init(jax.random.key(0), (32, 32)))
+    trees = jax.eval_shape(lambda: model.init(jax.random.key(0), (64, 64)))
     return {path: leaf.shape for path, leaf in flatten(*trees).items()}
 
 
-def torch_name(path: str, arguments: Mapping, layout: str) -> str | None:
-    """The name of our leaf ``path`` in a file of ``layout``, without its prefix.
+def pieces(path: str, arguments: Mapping, layout: str) -> list[Piece]:
+    """What our leaf ``path`` is in a file of ``layout``: pieces below each other.
 
-    None for a leaf that such a file does not have: the heads beside an ImageNet body,
-    and fc6 and fc7 of a VGG beside ImageNet's.
+    The names are without the prefix of the layout. Empty for a leaf that such a file does
+    not have: the heads beside an ImageNet body, and fc6 and fc7 of a VGG beside ImageNet's.
     """
     _, part, *modules, leaf = path.split("/")
-    if part != "backbone":
-        if layouts.LAYOUTS[layout].initialisation:
-            return None
-        if arguments.get("architecture") == "deeplabv3plus" and part == "head":
-            return f"{CAG['/'.join(modules)]}.{LEAVES[leaf]}"
-        if layouts.is_vgg(arguments["backbone"]):
-            head = layouts.VGG_HEAD[part]
-        else:
-            head = layouts.LAYOUTS[layout].heads[arguments["head"]][part]
-        return f"{head}.conv2d_list.{modules[0][-1]}.{LEAVES[leaf]}"
-    module = re.sub(r"^(layer\d|features)_", r"\1.", ".".join(modules))
-    module = module.replace("downsample_conv", "downsample.0")
-    module = module.replace("downsample_bn", "downsample.1")
+    if part == "backbone":
+        found = _body("/".join(modules), arguments["backbone"], layout)
+    elif layouts.LAYOUTS[layout].initialisation:
+        found = []
+    else:
+        found = [_head(part, modules, arguments, layout)]
+    named = (module.partition(":") for module in found)
+    return [
+        Piece(
+            f"{module}{'' if module.endswith('_') else '.'}{LEAVES[leaf]}", int(k or 0)
+        )
+        for module, _, k in named
+    ]
+
+
+def parts(found: Iterable[Iterable[Piece]]) -> Counter[str]:
+    """How many parts each array of a file has, by all the pieces of its network."""
+    return Counter(piece.name for pieces in found for piece in pieces)
+
+
+def _body(module, backbone, layout):
+    start = layouts.LAYOUTS[layout].body
+    if layouts.family(backbone) == "mit":
+        return [start + name for name in layouts.mit_modules(module, layout)]
     if layout == "torchvision_vgg":
-        module = _torchvision_vgg(int(module.split(".")[1]), arguments["backbone"])
+        name = _torchvision_vgg(int(module.split("_")[1]), backbone)
+        return [name] if name else []
+    module = re.sub(r"^(layer\d|features|stem)_", r"\1.", module.replace("/", "."))
+    module = module.replace("downsample_conv", "downsample.0")
+    return [start + module.replace("downsample_bn", "downsample.1")]
+
+
+def _head(part, modules, arguments, layout):
     if layout == "cag":
-        module = layouts.CAG_BODY + module
-    return module and f"{module}.{LEAVES[leaf]}"
+        return CAG["/".join(modules)]
+    if layouts.is_vgg(arguments["backbone"]):
+        head = layouts.VGG_HEAD[part]
+    else:
+        head = layouts.LAYOUTS[layout].heads[layouts.kind(arguments)][part]
+    module = ".".join([head, *modules])
+    if layout != "daformer":
+        return module.replace("conv2d_list_", "conv2d_list.")
+    for ours, theirs in MMSEG.items():
+        module = re.sub(ours, theirs, module)
+    return module
 
 
 def _torchvision_vgg(index, backbone):
@@ -114,21 +160,25 @@ def _torchvision_vgg(index, backbone):
 
 
 def to_ours(value: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO, float32."""
-    value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    """OIHW to HWIO, OI to IO, float32."""
+    value = value.transpose(TO_OURS.get(value.ndim))
     return np.ascontiguousarray(value, np.float32)
 
 
 def to_torch(value: np.ndarray) -> np.ndarray:
-    """HWIO to OIHW."""
+    """HWIO to OIHW, IO to OI."""
     value = np.asarray(value)
-    value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-    return np.ascontiguousarray(value)
+    return np.ascontiguousarray(value.transpose(TO_TORCH.get(value.ndim)))
+
+
+def split(value: np.ndarray, count: int) -> list[np.ndarray]:
+    """``count`` parts of a PyTorch array, below each other; equal where it divides."""
+    return np.array_split(np.atleast_1d(value), count)
 
 
 def in_head(path: str) -> bool:
     """Whether our ``path`` belongs to a head."""
-    return path.split("/")[1] in ("head", "aux_head")
+    return path.split("/")[1] in ("head", "aux_head", "attention")
 
 
 def branch(path: str) -> int:

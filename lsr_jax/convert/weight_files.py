@@ -26,7 +26,8 @@ from lsr_jax import files, types
 from lsr_jax.convert import layouts, names
 from lsr_jax.errors import InputError
 from lsr_jax.methods import cag
-from lsr_jax.models import resnet
+from lsr_jax.models import mix_transformer, resnet
+from lsr_jax.models.backbone import Backbone
 
 SUFFIXES = (".pth", ".pt", ".safetensors")  # of files to write
 AGAIN = "download or save it again"
@@ -70,13 +71,14 @@ class Imported(NamedTuple):
 def read(path: str | Path, *, entry: str | None = None) -> dict[str, np.ndarray]:
     """The network in a PyTorch or safetensors file: ``{name: array}`` as in the file.
 
-    A training checkpoint has it under a key, such as "state_dict" or "model".
-    Floating-point numbers become float32.
+    A training checkpoint has it under a key, such as "state_dict" or "model". Copies in one
+    state_dict, as "model." and "ema_model.", are all returned. Floating-point numbers
+    become float32.
 
     Args:
       path: the file.
-      entry: the key, such as "ema_model" or "DeepLab/model_state"; needed where there are
-        several networks.
+      entry: the key, such as "ema_model" or "DeepLab/model_state", or a copy that the
+        state_dict must have; needed where there are several networks.
 
     Raises:
       InputError: no such file, another kind of file, PyTorch is missing, the file is
@@ -101,9 +103,12 @@ def read(path: str | Path, *, entry: str | None = None) -> dict[str, np.ndarray]
         found = dict(_named_arrays(content))
     # Beside the network may be a discriminator, or a counter.
     found = {k: v for k, v in found.items() if layouts.is_network(v)} or found
-    if entry is not None and entry not in found:
+    known = {key: (key, *layouts.copies(v)) for key, v in found.items()}
+    chosen = [key for key, names in known.items() if entry in (None, *names)]
+    if entry is not None and not chosen:
         raise InputError(
-            f"{path}: has no network {entry!r}; found {', '.join(found) or 'none'}"
+            f"{path}: has no network {entry!r}; found "
+            f"{', '.join(name for names in known.values() for name in names) or 'none'}"
         )
     if not found:
         raise InputError(f"{path}: holds no weights; expected named arrays")
@@ -112,7 +117,7 @@ def read(path: str | Path, *, entry: str | None = None) -> dict[str, np.ndarray]
             f"{path}: holds several networks, {', '.join(found)}; choose one with --entry "
             f"of {CONVERTER}"
         )
-    arrays = found[entry] if entry is not None else next(iter(found.values()))
+    arrays = found[chosen[0]]
     found = {name: to_numpy(x, f"{path}: {name}") for name, x in arrays.items()}
     with np.errstate(over="ignore"):  # infinite values are refused later
         return {
@@ -253,7 +258,7 @@ def save(path: str | Path, imported: Imported) -> None:
     flat = names.flatten(imported.params, imported.model_state)
     arrays = {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
     arguments = dict(imported.info["arguments"])
-    if isinstance(arguments["backbone"], resnet.Architecture):
+    if isinstance(arguments["backbone"], Backbone):
         arguments["backbone"] = dataclasses.asdict(arguments["backbone"])
     text = json.dumps(imported.info | {"arguments": arguments}, indent=1)
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
@@ -362,9 +367,12 @@ def _model_arguments(stored: Mapping[str, Any]) -> dict[str, Any]:
     arguments = {**stored, "aspp_dilations": tuple(stored["aspp_dilations"])}
     backbone, numbers = stored["backbone"], list(arguments["aspp_dilations"])
     if isinstance(backbone, Mapping):
-        fields = {**backbone, "blocks": tuple(backbone["blocks"])}
-        backbone = arguments["backbone"] = resnet.Architecture(**fields)
-        numbers += [backbone.stem, backbone.width, *backbone.blocks]
+        family = mix_transformer if "widths" in backbone else resnet
+        many = ("widths", "depths") if "widths" in backbone else ("blocks",)
+        fields = {**backbone, **{key: tuple(backbone[key]) for key in many}}
+        arguments["backbone"] = family.Architecture(**fields)
+        numbers += [number for key in many for number in fields[key]]
+        numbers += [fields[key] for key in fields.keys() - {*many, "v1c"}]
     elif not isinstance(backbone, str):
         raise ValueError(f"{files.quoted(backbone)} for 'backbone'")
     if not all(type(number) is int and number > 0 for number in numbers):

@@ -270,6 +270,7 @@ def import_file(
     model: Mapping,
     preprocessing: str,
     skip_head: bool = False,
+    entry: str | None = None,
     allow_other_preprocessing: bool = False,
     whole: bool = False,
 ) -> Network:
@@ -281,6 +282,7 @@ def import_file(
       model: section of the config that describes the network.
       preprocessing: of the config.
       skip_head: keep the fresh heads.
+      entry: the network to take of several, as "ema_model" for the teacher.
       allow_other_preprocessing: accept weights that were trained on other input; LSR
         feeds BGR images to ImageNet weights for RGB.
       whole: require all weights of a network.
@@ -289,7 +291,7 @@ def import_file(
       InputError: a damaged file, or weights that do not fit.
     """
     imported = convert.load(
-        path, architecture=model["architecture"], skip_head=skip_head
+        path, architecture=model["architecture"], skip_head=skip_head, entry=entry
     )
     trained_on = imported.info["preprocessing"]
     if trained_on != preprocessing and not allow_other_preprocessing:
@@ -304,13 +306,16 @@ def import_file(
         )
     if has_head:
         described = imported.info["arguments"]
+        expected = {
+            "head": model["head"],
+            "aspp_dilations": tuple(model["aspp_dilations"]),
+        }
+        if model["architecture"] == "daformer":
+            expected = {"fusion": model["fusion"]}
         differing = [
-            f"{key} {described[key]} instead of {expected}"
-            for key, expected in (
-                ("head", model["head"]),
-                ("aspp_dilations", tuple(model["aspp_dilations"])),
-            )
-            if described[key] != expected
+            f"{key} {described.get(key)} instead of {value}"
+            for key, value in expected.items()
+            if described.get(key) != value
         ]
         if differing:
             raise InputError(
