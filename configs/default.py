@@ -94,6 +94,8 @@ def stage(method="source_only", **overrides):
     )
     c.weights = ConfigDict()  # how a weight file in init_from is read
     c.weights.skip_head = False  # keep the fresh heads
+    # Of several networks in the file; "ema_model": the teacher of DAFormer, HRDA or MIC.
+    c.weights.entry = config_dict.placeholder(str)
     c.weights.allow_other_preprocessing = (
         False  # LSR: ImageNet's RGB weights, BGR input
     )
