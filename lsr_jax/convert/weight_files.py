@@ -121,7 +121,7 @@ def read(path: str | Path, *, entry: str | None = None) -> dict[str, np.ndarray]
     found = {name: to_numpy(x, f"{path}: {name}") for name, x in arrays.items()}
     with np.errstate(over="ignore"):  # infinite values are refused later
         return {
-            name: x.astype(np.float32) if x.dtype.kind == "f" else x
+            name: x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x
             for name, x in found.items()
         }
 
