@@ -15,7 +15,7 @@
                                                                  presets of dacs
     python train.py --config configs/streets.py:daformer,mit_mini
                                                                  on DAFormer's network
-    python train.py --config configs/streets.py:target_only      the oracle
+    python train.py --config configs/streets.py:target_only      the oracle, 1,000 steps
     python train.py --config configs/streets.py:batchnorm_only,like=clan
                                                                  the control of a method
                                                                  with heads of its own
@@ -88,7 +88,7 @@ SCHEDULES = {
     "streets": Schedule(1000, 250, 8),
     "photometric": Schedule(1000, 250, 8),
     "large": Schedule(20000, 5000, 8),
-    "wide": Schedule(2000, 500, 8),
+    "wide": Schedule(1000, 300, 8),
     "tiny": Schedule(20, 20, 8),
 }
 
@@ -149,7 +149,7 @@ def build(chosen, preset, weights=WEIGHTS):
     begin = START if fits and not chosen.scratch and preset in STARTED else "previous"
     # On the images that it was trained on, it is the source stage.
     replaces = begin == START and preset != "wide"
-    if replaces and chosen.method in ("source_only", "target_only"):
+    if replaces and chosen.method == "source_only":
         begin, replaces = "previous", False
     if preset == "streets":
         recorded = ["oracle"] if chosen.method != "target_only" else []

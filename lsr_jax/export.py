@@ -15,7 +15,7 @@ from lsr_jax.errors import InputError
 
 FACTS = (
     *("architecture", "backbone", "num_classes", "head", "aspp_dilations"),
-    *("batch_norm", "freeze_stem_affine"),
+    *("fusion", "detail", "batch_norm", "freeze_stem_affine"),
 )
 
 

@@ -18,6 +18,9 @@ from lsr_jax.training import distributed, tensorboard, workdir
 from lsr_jax.training.stage import Run
 from lsr_jax.training.weights import CHECKPOINTS
 
+CAMVID = Path("data/camvid")
+PHOTOGRAPHS = "python train.py --config configs/streets2camvid.py"
+
 
 def write(
     run: Run,
@@ -115,6 +118,8 @@ def write(
                 pictures += features.draw(evaluation, stages, folder)
             write_page(evaluation, stages, folder, summary, classes, pictures, remarks)
             print(f"wrote {folder / 'index.html'} and model_card.md")
+            if data["target"]["name"] == "streets_camera" and CAMVID.is_dir():
+                print(f"the same on photographs, {CAMVID}: {PHOTOGRAPHS}")
     return rows
 
 

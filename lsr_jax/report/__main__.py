@@ -13,14 +13,14 @@ from lsr_jax.training import workdir
 
 
 def recorded(folder: Path) -> list[results.Row]:
-    """The rows of a run's report, each with ``recorded``: the command of the run.
+    """The rows that a run measured, each with ``recorded``: the command of the run.
 
     Raises:
       InputError: no report there.
     """
     found = results.read(folder / "report" / "metrics.json")
     command = workdir.manifest(folder)["command"]
-    return [{**row, "recorded": command} for row in found]
+    return [{**row, "recorded": command} for row in found if "recorded" not in row]
 
 
 def define(flags: cli.Flags) -> None:

@@ -98,7 +98,7 @@ class Selector:
     def better(self, state: TrainState, step: int, best: Mapping | None) -> dict:
         """The better of ``best`` and this state, the earlier one if they are equal."""
         score = self._score(state.params["model"], state.model_state)
-        if best is not None and not score > best["score"]:
+        if best is not None and not score > best.get("score", best.get("miou")):
             return dict(best)
         return {
             "step": step,

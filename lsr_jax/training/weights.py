@@ -346,6 +346,8 @@ def selection_label(facts: Mapping, split: str) -> str:
     best = facts["best"]
     if best is None:
         return "last"
-    if best["rule"] in ("source_val", "target_infomax", "target_agreement"):
-        return best["rule"]
+    # Checkpoints from before there were rules without labels have the domain.
+    rule = best.get("rule") or f"{best['domain']}_val"
+    if rule in ("source_val", "target_infomax", "target_agreement"):
+        return rule
     return "oracle" if best["split"] == split else "target_heldout"
