@@ -60,6 +60,9 @@ METHOD_LOSSES = {
     ("daformer_mixing", "lhoyer/DAFormer dacs_transforms.py"): {
         r".*": "DAFormer: mixing, teacher, jitter, blur"
     },
+    ("daformer_rcs", "lhoyer/DAFormer uda_dataset.py"): {
+        r".*": "DAFormer: rare classes, crops"
+    },
     ("daformer_schedule", "mmcv 1.3.7, torch AdamW"): {
         r".*": "DAFormer: rates, groups, AdamW"
     },

@@ -88,6 +88,7 @@ def stage(method="source_only", **overrides):
     c.method = method_keywords(method, overrides)
     c.feature_norm = feature_norm()
     c.masked = keywords(masked.masked, {})  # MIC's masked consistency, on any method
+    c.rare_classes = rare_classes()
     c.init_from = "previous"  # previous, scratch, a stage, a workdir, a weight file
     c.pseudo_labeler = (
         "start"  # network of anchors and pseudo-labels: start, else as init_from
@@ -120,6 +121,13 @@ def feature_norm():
     c.delta = 0.12  # growth, in units of the norm
     c.rate = 1.5  # the weight has faded to 0 at decay_steps / rate, then turns negative
     c.decay_steps = config_dict.placeholder(int)  # steps; None: those of the stage
+    return c
+
+
+def rare_classes():
+    c = ConfigDict()  # DAFormer's rare class sampling of source images, for any method
+    c.temperature = 0.0  # of the draw of a class; 0: images are shuffled
+    c.min_pixels = 3000  # more are in an image drawn for it, in the label as downloaded
     return c
 
 

@@ -25,11 +25,14 @@ class Images(NamedTuple):
       label: ``[B, H, W]`` trainIds, 255 = ignore; None where the method may not read it.
       trusted: ``[B, H, W]`` bool, False on the margins of target images where
         pseudo-labels count nothing; None without margins.
+      drawn: ``[B]`` int32 from the pipeline, the class that an image was drawn for; None
+        without rare class sampling, and in the network's input.
     """
 
     image: jax.Array
     label: jax.Array | None
     trusted: jax.Array | None = None
+    drawn: jax.Array | None = None
 
 
 class Batch(NamedTuple):

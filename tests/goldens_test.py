@@ -55,6 +55,9 @@ NOT_HELD = {
     "daformer_losses": {
         "resize__scale05__.*": "sides that 2 does not divide, which HRDA refuses",
     },
+    "daformer_rcs": {
+        r"draw\d+__target": "uniform, by numpy's legacy generator after the crops",
+    },
     "daformer_loop": PARTS_OF_A_STEP,
     "hrda": {
         ".*acc_seg_f64": ACCURACY,

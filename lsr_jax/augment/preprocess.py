@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from lsr_jax import types
 from lsr_jax.augment import transforms
 from lsr_jax.errors import InputError
-from lsr_jax.keywords import HalfRange, Probability, Range, Size
+from lsr_jax.keywords import CountOrZero, HalfRange, Probability, Range, Size
 
 Levels = Annotated[int, Range(most=255, unit="levels")]
 Scale = Annotated[
     tuple[float, float], Range(excluded=0, increasing=True, unit="a factor")
 ]
 
+Majority = Annotated[float, Range(excluded=0, most=1, unit="a share")]
 Margins = Annotated[tuple[float, float, float, float], Range(most=1, unit="a share")]
 
 _NONE = {
@@ -140,6 +141,8 @@ def augment(
     margins: Margins | None = None,
     scale: Scale | None = None,
     crop: Size | None = None,
+    majority: Majority = 1.0,
+    drawn_pixels: CountOrZero = 0,
     flip: Probability = 0.0,
     white_point: Levels = 0,
     jitter: Levels = 0,
@@ -159,7 +162,9 @@ def augment(
       margins: shares of the image at the top, bottom, left and right where
         pseudo-labels count nothing, see `types.Images`.
       scale: range of `transforms.scale_crop`; needs `crop`.
-      crop: ``(height, width)`` of the result, see `transforms.crop`.
+      crop: ``(height, width)`` of the result, see `transforms.crop`, also for
+      majority: share of one class from which a crop is drawn again; 1 for none, and
+      drawn_pixels: of the class that an image was drawn for, which a crop exceeds.
       flip: probability of `transforms.mirror`.
       white_point: largest distance of a white point from 255, and
       jitter: largest shift of a channel, see `transforms.colour_jitter`.
@@ -173,10 +178,17 @@ def augment(
       float32 images within 0..255 and int32 labels.
 
     Raises:
-      InputError: `scale` without `crop`, or a crop that does not fit.
+      InputError: `scale` without `crop`, a rule for crops without a plain crop or without
+        labels, or a crop that does not fit.
     """
     chex.assert_rank(images.image, 4)
     keys = jax.random.split(key, 7)
+    images, drawn = images._replace(drawn=None), images.drawn
+    if (majority < 1 or drawn_pixels) and (scale is not None or crop is None):
+        raise InputError(
+            f"augmentation: majority={majority} and drawn_pixels={drawn_pixels} need a "
+            f"crop and no scale, found crop={crop} and scale={scale}"
+        )
     if margins is not None:
         images = images._replace(trusted=_inside(images.image.shape[:3], margins))
     if scale is not None:
@@ -184,7 +196,14 @@ def augment(
             raise InputError(f"augmentation: scale={scale} needs a crop, found none")
         images = transforms.scale_crop(keys[0], images, size=crop, scale=scale)
     elif crop is not None:
-        images = transforms.crop(keys[0], images, size=crop)
+        images = transforms.crop(
+            keys[0],
+            images,
+            size=crop,
+            majority=majority,
+            drawn=drawn,
+            drawn_pixels=drawn_pixels,
+        )
     if flip:
         images = transforms.mirror(keys[1], images, probability=flip)
     image = images.image.astype(jnp.float32)

@@ -7,17 +7,22 @@ numbers, from one global array per effect: they do not depend on the number of d
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from lsr_jax.errors import InputError
 from lsr_jax.ops import windows
-from lsr_jax.types import Images
+from lsr_jax.types import IGNORE, Images
 
 LOWEST_WHITE = 120
 """Smallest white point: it already saturates half of the levels."""
+
+TRIES = 11
+"""Windows that a rule of `crop` is tried on; the last one is taken unchecked."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -33,17 +38,93 @@ def mirror(key: jax.Array, images: Images, *, probability: float = 0.5) -> Image
     return jax.tree.map(flip, images)
 
 
-def crop(key: jax.Array, images: Images, *, size: tuple[int, int]) -> Images:
+def crop(
+    key: jax.Array,
+    images: Images,
+    *,
+    size: tuple[int, int],
+    majority: float = 1.0,
+    drawn: jax.Array | None = None,
+    drawn_pixels: int = 0,
+) -> Images:
     """Cuts a window of `size` = (height, width) out of each image, all equally likely.
 
+    Up to ten times, a window of which one class has the share `majority` or more of the
+    labelled pixels is drawn again (mmseg's ``pipelines/transforms.py``, cat_max_ratio).
+    Up to ten times, all of this is repeated until the window has more than `drawn_pixels`
+    pixels of the class `drawn` ``[B]`` (DAFormer's ``datasets/uda_dataset.py``,
+    min_pixels * min_crop_ratio). 1 and 0 turn the rules off.
+
     Raises:
-      InputError: the window is larger than the images.
+      InputError: the window is larger than the images; a rule without labels.
     """
     batch, *extent = images.image.shape[:3]
     _check_window(extent, size)
-    corners = _draw_corners(key, jnp.tile(jnp.array(extent), (batch, 1)), size)
+    tries = (TRIES if drawn_pixels else 1, TRIES if majority < 1 else 1)
+    extents = jnp.tile(jnp.array(extent), (batch, *tries, 1))
+    corners = _draw_corners(key, extents, size)
+    if tries == (1, 1):
+        corners = corners[:, 0, 0]
+    elif images.label is None or (drawn_pixels and drawn is None):
+        raise InputError(
+            "augmentation: majority needs labels, drawn_pixels rare_classes too; set them "
+            "to 1 and 0 for images without"
+        )
+    else:
+        drawn = jnp.zeros(batch, jnp.int32) if drawn is None else drawn
+        choose = functools.partial(
+            choose_window, size=size, majority=majority, drawn_pixels=drawn_pixels
+        )
+        corners = jax.vmap(choose)(images.label, drawn, corners)
 
     return jax.tree.map(lambda maps: windows.cut(maps, corners, size), images)
+
+
+def choose_window(
+    label: jax.Array,
+    drawn: jax.Array,
+    corners: jax.Array,
+    *,
+    size: tuple[int, int],
+    majority: float,
+    drawn_pixels: int,
+) -> jax.Array:
+    """The window of a label ``[H, W]`` that the rules of `crop` take.
+
+    Args:
+      label: of one image.
+      drawn: scalar, its class.
+      corners: ``[R, D, 2]``: in each of R repetitions, D windows for the first rule.
+      size: as the other arguments of `crop`.
+
+    Returns:
+      One of ``corners``.
+    """
+
+    def pixels(corner):
+        window = jax.lax.dynamic_slice(label, corner, size)
+        return jnp.bincount(window.ravel().astype(jnp.int32), length=IGNORE + 1)
+
+    def is_mixed(corner):
+        counts = pixels(corner)[:IGNORE].astype(jnp.float32)  # exact below 2^24
+        return counts.max() < majority * counts.sum()
+
+    def repetition(corners):
+        return corners[first(lambda i: is_mixed(corners[i]), len(corners))]
+
+    def has_drawn(i):
+        return pixels(repetition(corners[i]))[drawn] > drawn_pixels
+
+    return repetition(corners[first(has_drawn, len(corners))])
+
+
+def first(passes: Callable[[jax.Array], jax.Array], count: int) -> jax.Array:
+    """The first index below ``count`` that passes; the last one is not checked."""
+    return jax.lax.while_loop(
+        lambda i: (i < count - 1) & ~passes(i),
+        lambda i: i + 1,
+        jnp.zeros((), jnp.int32),
+    )
 
 
 def scale_crop(
@@ -102,7 +183,7 @@ def scale_crop(
 
 
 def _draw_corners(key, extent, size):
-    """Draws upper left corners ``[B, 2]`` of windows within `extent` ``[B, 2]``."""
+    """Draws upper left corners ``[..., 2]`` of windows within `extent` ``[..., 2]``."""
     return jax.random.randint(key, extent.shape, 0, extent - jnp.array(size) + 1)
 
 

@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from lsr_jax.data import processes, records
+from lsr_jax.data import processes, records, sampling
 from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.types import Batch, Images
 
@@ -35,6 +35,7 @@ def train_batches(
     start_step: int = 0,
     source_labels: bool = True,
     target_labels: bool = False,
+    rare: sampling.RareClasses | None = None,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -42,8 +43,9 @@ def train_batches(
     """Returns endless batches for training, from `start_step` on.
 
     Each domain is shuffled anew every epoch, with an order of its own; batches run on
-    over the end of an epoch. The batches of all hosts, one after the other, are the batch
-    of one host.
+    over the end of an epoch. With ``rare`` there are no epochs: source images are drawn for
+    a class each, target images alike, both with replacement. The batches of all hosts, one
+    after the other, are the batch of one host.
 
     Args:
       source: records of the source domain, None if the method does not read them.
@@ -54,6 +56,7 @@ def train_batches(
       source_labels: whether the method reads source labels; if not, they are dropped
         before they are decoded.
       target_labels: the same for target labels.
+      rare: the distribution of source images, see `sampling.rare_classes`.
       workers: processes that decode; 0 decodes in threads of this process.
       process_index: number of this host.
       process_count: number of hosts.
@@ -68,27 +71,24 @@ def train_batches(
       TrainingError: while iterating: a worker process died.
     """
     streams = {}
-    for name, data, own_seed, labelled in (
+    for name, data, own_seed, labelled, drawn in (
         # Two streams of one seed would draw the same order.
-        ("source", source, 2 * seed, source_labels),
-        ("target", target, 2 * seed + 1, target_labels),
+        ("source", source, 2 * seed, source_labels, rare),
+        ("target", target, 2 * seed + 1, target_labels, None),
     ):
         if data is None:
             continue
         _check(data, name, batch_size, process_count)
-        examples = grain.MapDataset.source(records.Decoded(data, labelled=labelled))
+        examples = records.Decoded(data, labelled=labelled)
+        if rare is None:
+            stream = grain.MapDataset.source(examples).seed(own_seed).shuffle().repeat()
+        else:
+            stream = grain.MapDataset.source(sampling.Drawn(examples, own_seed, drawn))
         # One size for the whole run: the step is compiled once.
-        stream = (
-            examples.seed(own_seed)
-            .shuffle()
-            .repeat()
-            .batch(
-                batch_size // process_count,
-                drop_remainder=True,
-                batch_fn=functools.partial(
-                    records.stack, size=records.image_size(data)
-                ),
-            )
+        stream = stream.batch(
+            batch_size // process_count,
+            drop_remainder=True,
+            batch_fn=functools.partial(records.stack, size=records.image_size(data)),
         )
         streams[name] = stream[process_index::process_count]
     if not streams:
@@ -197,8 +197,9 @@ def _in_order(examples, batch_size, *, size):
 def _images(stacked):
     if stacked is None:
         return None
-    label = stacked.get("label")
-    return Images(_own(stacked["image"]), None if label is None else _own(label))
+    fields = (stacked.get(key) for key in ("image", "label", "drawn"))
+    image, label, drawn = (None if x is None else _own(x) for x in fields)
+    return Images(image, label, drawn=drawn)
 
 
 def _own(array):

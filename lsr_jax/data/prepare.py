@@ -135,8 +135,8 @@ def convert(
     if label is None:
         label, pixels = _NO_LABEL, np.zeros(256, np.int64)
     else:
-        label = image_io.resize_label(label, label_size)
         pixels = np.bincount(label.ravel(), minlength=256)
+        label = image_io.resize_label(label, label_size)
     encoded, digest = image_io.png(label), prepared.digest(image, label)
     return Record(pair.image, data, encoded, digest, pixels), original
 

@@ -39,7 +39,7 @@ class Record(NamedTuple):
       image: PNG, RGB; or the bytes of the file as downloaded.
       label: PNG, 8-bit grey.
       sha256: `digest` of the decoded image and label.
-      pixels: ``[256]`` number of pixels of each label value.
+      pixels: ``[256]`` number of pixels of each label value, in the label as downloaded.
     """
 
     id: str
@@ -67,8 +67,8 @@ def write_once(
 ) -> None:
     """Writes a folder, unless it exists already.
 
-    Removes what a killed run left behind. A second process waits for the first. Adds to
-    the manifest ``splits``, with the ``count`` of records and the ``sha256`` of the lines
+    Removes what a killed run left behind. A second process waits for the first. Stores the
+    pixels ``[N, 256]`` of all records of a split, see `read_pixels`. Adds to the manifest ``splits``, with the ``count`` of records and the ``sha256`` of the lines
     ``"<id> <sha256>"``, and the ``sha256`` of the lines ``"<split> <sha256>"``.
 
     Args:
@@ -88,16 +88,17 @@ def write_once(
     import tensorflow_datasets as tfds
 
     entries: dict[str, dict] = {}
+    pixels: dict[str, np.ndarray] = {}
 
     def records(split):
-        count, pixels, lines = 0, np.zeros(256, np.int64), hashlib.sha256()
+        counts, lines = [], hashlib.sha256()
         for record in splits[split]():
             yield record
-            count += 1
-            pixels += record.pixels
+            counts.append(record.pixels.astype(np.int32))
             lines.update(f"{record.id} {record.sha256}\n".encode())
-        counted = {"count": count, "sha256": lines.hexdigest()}
-        entries[split] = {**counted, **facts(split, pixels)}
+        pixels[split] = np.reshape(counts, (len(counts), 256))
+        counted = {"count": len(counts), "sha256": lines.hexdigest()}
+        entries[split] = {**counted, **facts(split, pixels[split].sum(0))}
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / ".lock").open("w") as lock:
@@ -117,6 +118,8 @@ def write_once(
         built = pathlib.Path(builder.data_path)
         for file, text in (texts or {}).items():
             (built / file).write_bytes(text.encode())
+        for split, counts in pixels.items():
+            np.savez_compressed(built / pixels_file(split), pixels=counts)
         whole = {**manifest, "sha256": _combined(entries), "splits": entries}
         (built / MANIFEST).write_text(json.dumps(whole, indent=2) + "\n")
         os.replace(built, target)
@@ -131,6 +134,27 @@ def folder_name(size: Size) -> str:
 def names_file(split: str) -> str:
     """Returns the name of the file that lists all images of a split, also skipped ones."""
     return f"{split}.names"
+
+
+def pixels_file(split: str) -> str:
+    """Returns the name of the file with the pixels of every label value in every image."""
+    return f"{split}.pixels.npz"
+
+
+def read_pixels(folder: pathlib.Path, split: str, *, count: int, command: str):
+    """Returns the pixels ``[count, 256]`` of each label value in each record of a split.
+
+    Raises:
+      InputError: the folder has none, as those of earlier versions, or it is damaged.
+    """
+    path = folder / pixels_file(split)
+    remedy = f"remove {folder} and run {command}"
+    with files.reading(path, "the pixels of each class", remedy):
+        with np.load(path) as stored:
+            pixels = stored["pixels"]
+        if pixels.shape != (count, 256):
+            raise ValueError(f"an array of {pixels.shape} for {count} records")
+    return pixels
 
 
 def find(root: pathlib.Path, layout: Layout, size: Size) -> pathlib.Path | None:

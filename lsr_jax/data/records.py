@@ -44,8 +44,7 @@ def decode(
     Raises:
       InputError: the record cannot be used; the message begins with its id.
     """
-    name = record["id"]
-    name = name.decode() if isinstance(name, bytes) else str(name)
+    name = _name(record)
     image = _pixels(record["image"], f"{name}: image", image_io.decode_image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(
@@ -57,6 +56,11 @@ def decode(
         size = image.shape[:2] if same_size else None
         example["label"] = _decode_label(record, name, size)
     return example
+
+
+def decode_label(record: dict[str, Any]) -> np.ndarray:
+    """Decodes the label of a record alone, of whatever size; see `decode`."""
+    return _decode_label(record, _name(record), None)
 
 
 class Decoded:
@@ -187,6 +191,11 @@ def stack(
 def image_size(source: Source) -> tuple[int, int]:
     """Returns height and width of the first image."""
     return Decoded(source, labelled=False)[0]["image"].shape[:2]
+
+
+def _name(record):
+    name = record["id"]
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _decode_label(record, name, size):

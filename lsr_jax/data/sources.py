@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from lsr_jax import files, streets
 from lsr_jax.data import (
     archives,
@@ -380,6 +382,10 @@ class RawSource:
             record["lut"] = self._lut
         return record
 
+    def full_label(self, index: int) -> np.ndarray:
+        """Returns the classes ``[H, W]`` of a label as downloaded."""
+        return self._lut[self.reader.label(self.pairs[index].label)]
+
     def _label(self, pair, image_size):
         label = self.reader.label_of(pair, image_size)
         return image_io.resize_label(label, self._label_size)
@@ -432,7 +438,7 @@ class Prepared:
             _stop_or_tell(self._options, f"{self._folder}, {split}", problems)
         rows = {name: row for row, name in enumerate(names)}
         chosen = [(rows[name], name) for name in chosen if name in rows]
-        return PreparedSource(stored, chosen, self._options, splits[part])
+        return PreparedSource(stored, chosen, self._options, splits[part], part)
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Returns the sha256 of the content of all records and the choice among them."""
@@ -521,6 +527,7 @@ class PreparedSource:
         rows: Sequence[tuple[int, str]],
         options: ReadOptions,
         facts: Mapping,
+        part: str,
     ):
         """Selects records.
 
@@ -529,7 +536,9 @@ class PreparedSource:
           rows: position and name of the chosen ones.
           options: with the size None if the images have their size already.
           facts: the split's entry in the manifest.
+          part: the split.
         """
+        self._part = part
         self.on_bad_example = options.on_bad_example
         self._stored, self._rows, self._size = stored, rows, options.size
         with stored.reading():
@@ -555,6 +564,16 @@ class PreparedSource:
         if self._size is not None and self._lut is not None:
             record["label"] = partial(self._label, stored["label"], name)
         return record
+
+    def class_pixels(self, num_classes: int) -> np.ndarray:
+        """Returns the pixels ``[N, C]`` of each class in the labels as downloaded."""
+        stored = self._stored
+        pixels = prepared.read_pixels(
+            stored.folder, self._part, count=len(stored), command=stored.command
+        )
+        pixels = pixels[[row for row, _ in self._rows]]
+        by_class = [pixels[:, self._lut == c].sum(axis=1) for c in range(num_classes)]
+        return np.stack(by_class, axis=1)
 
     def _label(self, data, name):
         label = image_io.decode_label(data, name, "grey")

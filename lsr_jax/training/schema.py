@@ -1,8 +1,8 @@
 """Check every key of a config before data or weights are opened.
 
 Keys that are keywords of a function have their ranges there: `METHODS`, `models.build`,
-`optimizer.make`, `preprocess.augment`, `feature_norm.norm`, `masked.masked`. The tables
-below list the rest.
+`optimizer.make`, `preprocess.augment`, `feature_norm.norm`, `masked.masked`,
+`sampling.rare_classes`. The tables below list the rest.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from lsr_jax import keywords
 from lsr_jax.augment import preprocess
+from lsr_jax.data import sampling
 from lsr_jax.errors import InputError
 from lsr_jax.keywords import Count, CountOrZero, Range
 from lsr_jax.methods import METHODS, feature_norm, masked
@@ -78,6 +79,9 @@ def check_stage(section: Mapping, stage: str) -> None:
     keywords.check(section, stage, STAGE)
     keywords.check(section["feature_norm"], f"{stage}.feature_norm", feature_norm.norm)
     keywords.check(section["masked"], f"{stage}.masked", masked.masked)
+    keywords.check(
+        section["rare_classes"], f"{stage}.rare_classes", sampling.rare_classes
+    )
     keywords.check(
         section["optimizer"],
         f"{stage}.optimizer",

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from lsr_jax import files, models
 from lsr_jax.augment import preprocess
-from lsr_jax.data import pipeline, pseudo_label_store, records, sources
+from lsr_jax.data import pipeline, pseudo_label_store, records, sampling, sources
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS, cag, feature_norm, masked
 from lsr_jax.training import (
@@ -180,6 +180,23 @@ class Stage:
         """The whole step: augmentation, network, losses, gradients, optimizer."""
         return self.step.trace(self.shapes, batch_shapes(self))
 
+    @functools.cached_property
+    def rare_classes(self) -> sampling.RareClasses | None:
+        """What source images are drawn from; None where they are shuffled.
+
+        Raises:
+          InputError: there is no image for a class, or a label cannot be used.
+        """
+        if not is_rare(self.method, self.config):
+            return None
+        pixels = sampling.class_pixels(
+            self.run.open("source", "train"),
+            self.run.model.num_classes,
+            progress=jax.process_index() == 0,
+        )
+        names = self.run.domains["source"].space.classes
+        return sampling.rare_classes(pixels, names, **self.config["rare_classes"])
+
     def restore(self, checkpoints: Checkpointer) -> Snapshot | None:
         """The newest undamaged checkpoint; None if there is none."""
         found = checkpoints.restore_newest(self.shapes)
@@ -251,13 +268,14 @@ class Stage:
             start_step=start,
             source_labels=method.gets_labels("source"),
             target_labels=method.gets_labels("target"),
+            rare=self.rare_classes,
             workers=self.run.config["data"]["workers"],
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
 
     def check_inputs(self) -> None:
-        """Read the weights and anchors that the config names, once before training.
+        """Read weights, anchors and class statistics, once before training.
 
         Raises:
           InputError: they cannot be used.
@@ -266,6 +284,7 @@ class Stage:
             if source and not self._is_of_this_run(source):
                 classes = self.run.domains["target"].space.classes
                 weights.check_classes(source, classes)
+        self.rare_classes  # noqa: B018
         if self.origin and self.origin.is_file:
             self._imported(self._network_shapes)
         elif self.origin and not self._is_of_this_run(self.origin):
@@ -414,9 +433,18 @@ def batch_shapes(stage: Stage) -> Batch:
         if domain not in method.domains:
             return None
         label = pixels(domain) if method.gets_labels(domain) else None
-        return Images(pixels(domain, 3), label)
+        drawn = None
+        if domain == "source" and is_rare(method, stage.config):
+            shape = (stage.config["batch_size"],)
+            drawn = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placement)
+        return Images(pixels(domain, 3), label, drawn=drawn)
 
     return Batch(images("source"), images("target"))
+
+
+def is_rare(method: Method, section: Mapping) -> bool:
+    """Whether a stage draws source images by rare class sampling."""
+    return "source" in method.domains and section["rare_classes"]["temperature"] > 0
 
 
 def check_order(config: Mapping) -> None:

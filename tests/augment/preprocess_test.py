@@ -78,6 +78,19 @@ def test_crop_and_scale_give_the_size_asked_for(key, images):
         preprocess.augment(key, images, scale=(0.5, 1.5))
 
 
+def test_rules_for_crops_use_the_drawn_class_and_drop_it(key, images):
+    drawn = images._replace(drawn=np.arange(8, dtype=np.int32))
+    rules = {"majority": 0.5, "drawn_pixels": 4}
+    run = functools.partial(preprocess.augment, crop=(5, 7), flip=0.5, **rules)
+    result = jax.eval_shape(run, key, drawn)
+    assert result.image.shape == (8, 5, 7, 3)
+    assert result.drawn is None
+    assert preprocess.augment(key, drawn, **NONE).drawn is None
+    for options in ({}, {"crop": (5, 7), "scale": (0.5, 1.5)}):
+        with pytest.raises(errors.InputError, match="need a crop and no scale"):
+            preprocess.augment(key, drawn, majority=0.5, **options)
+
+
 def test_normalise_by_hand():
     pixel = np.array([[[[10, 20, 30]]]], np.uint8)
     caffe = preprocess.normalise(pixel, preprocessing="caffe")

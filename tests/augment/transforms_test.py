@@ -84,6 +84,74 @@ def test_crop_reaches_every_corner_and_nothing_else(key):
     np.testing.assert_array_equal(whole.image, images.image)
 
 
+@pytest.mark.golden("daformer_rcs", r"crop\d__.*")
+def test_golden_crop_without_majority(golden):
+    rules = {"size": (32, 40), "majority": 0.75, "drawn_pixels": 0}
+    choose = jax.jit(functools.partial(transforms.choose_window, **rules))
+    for j in range(8):
+        corners = np.zeros((1, transforms.TRIES, 2), np.int32)
+        drawn = golden[f"crop{j}__offsets"]
+        corners[0, : len(drawn)] = drawn
+        label = golden[f"crop{j}__labels"]
+        y, x = np.asarray(choose(label, np.int32(0), corners))
+        assert (y, x) == tuple(drawn[-1])
+        golden.holds(f"crop{j}__out", label[y : y + 32, x : x + 40])
+
+
+@pytest.mark.golden(
+    "daformer_rcs", r"draw__min_(pixels|crop_ratio)", r"draw\d+__counts"
+)
+def test_golden_crop_with_the_class(golden):
+    least = int(golden["draw__min_pixels"]) * float(golden["draw__min_crop_ratio"])
+    for j in range(12):
+        counts = golden[f"draw{j}__counts"]
+        tries = jnp.zeros(transforms.TRIES, jnp.int32).at[: len(counts)].set(counts)
+        chosen = transforms.first(
+            lambda i, t=tries: t[i] > int(least), transforms.TRIES
+        )
+        assert int(chosen) == len(counts) - 1
+
+
+def test_crop_takes_the_first_window_that_both_rules_allow(key):
+    """Each image is compared with a search in numpy through the same windows."""
+    rng = np.random.default_rng(3)
+    label = np.kron(rng.integers(0, 6, (24, 5, 6)), np.ones((8, 8), int))
+    label = np.where(label == 5, types.IGNORE, label).astype(np.uint8)
+    images = types.Images(np.stack([label] * 3, -1), label)
+    drawn = rng.integers(0, 5, 24).astype(np.int32)
+    rules = {"majority": 0.6, "drawn_pixels": 20}
+    run = functools.partial(transforms.crop, size=(10, 12), **rules)
+    result = jax.jit(run)(key, images, drawn=drawn)
+    np.testing.assert_array_equal(result.image[..., 0], result.label)
+    shape = (24, transforms.TRIES, transforms.TRIES, 2)
+    corners = np.asarray(jax.random.randint(key, shape, 0, jnp.array([31, 37])))
+    ends = []
+    for image, c, candidates, found in zip(
+        label, drawn, corners, np.asarray(result.label), strict=True
+    ):
+        for i, repetition in enumerate(candidates):  # noqa: B007
+            for k, (y, x) in enumerate(repetition):  # noqa: B007
+                window = image[y : y + 10, x : x + 12]
+                counts = np.bincount(window.ravel(), minlength=256)[:255]
+                if counts.max() < 0.6 * counts.sum():
+                    break
+            if counts[c] > 20:
+                break
+        ends.append((i, k))
+        np.testing.assert_array_equal(found, window)
+    assert len(set(ends)) > 5
+
+
+def test_crop_draws_the_same_window_where_no_rule_refuses_it(key, images):
+    plain = transforms.crop(key, images, size=(5, 7))
+    rule = transforms.crop(key, images, size=(5, 7), majority=1.0, drawn_pixels=0)
+    np.testing.assert_array_equal(plain.image, rule.image)
+    with pytest.raises(errors.InputError, match="majority needs labels"):
+        transforms.crop(key, images._replace(label=None), size=(5, 7), majority=0.75)
+    with pytest.raises(errors.InputError, match="drawn_pixels rare_classes too"):
+        transforms.crop(key, images, size=(5, 7), drawn_pixels=3)
+
+
 def _nearest(start, count, extent, scaled):
     """Source positions, and where PIL's float sum may fall one short of them."""
     twice = (2 * (start + np.arange(count)) + 1) * extent

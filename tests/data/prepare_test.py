@@ -12,6 +12,7 @@ import cv2
 import damage
 import numpy as np
 import pytest
+from PIL import Image
 
 from lsr_jax.data import prepare, prepared, sources
 from lsr_jax.data.label_spaces import SPACES
@@ -41,7 +42,7 @@ def manifest_of(folder):
     return json.loads((folder / "manifest.json").read_text())
 
 
-def test_the_manifest_describes_the_records(gta5):
+def test_the_manifest_describes_the_records(gta5, downloads):
     manifest = manifest_of(gta5)
     assert gta5.parts[-3:] == ("gta5", "64x32", prepared.VERSION)
     assert manifest["dataset"] == "gta5"
@@ -51,16 +52,19 @@ def test_the_manifest_describes_the_records(gta5):
     assert (split["count"], split["official_count"]) == (8, 24966)
     assert split["sizes"] == {"120x60": 8}
     assert split["skipped"] == {}
-    assert sum(split["pixels"].values()) == 8 * 32 * 64
+    assert sum(split["pixels"].values()) == 8 * 60 * 120
     assert len(manifest["sha256"]) == 64
-    opened = open_gta5(gta5)
-    total = np.zeros(256, int)
-    for record in opened.open("train"):
+    # In the labels as downloaded.
+    pixels = np.zeros((8, 256), int)
+    for row, path in enumerate(sorted((downloads / "gta5" / "labels").glob("*.png"))):
+        pixels[row] = np.bincount(np.array(Image.open(path)).ravel(), minlength=256)
+    assert pixels[:, 7].sum() == split["pixels"]["road"]
+    assert pixels[:, 26].sum() == split["pixels"]["car"]
+    stored = prepared.read_pixels(gta5, "train", count=8, command="make")
+    np.testing.assert_array_equal(stored, pixels)
+    for record in open_gta5(gta5).open("train"):
         label = cv2.imdecode(np.frombuffer(record["label"], np.uint8), -1)
-        assert label.dtype == np.uint8
-        total += np.bincount(label.ravel(), minlength=256)
-    assert total[7] == split["pixels"]["road"]
-    assert total[26] == split["pixels"]["car"]
+        assert (label.dtype, label.shape) == (np.uint8, (32, 64))
 
 
 def test_the_same_content_again_by_workers(gta5, downloads, tmp_path):

@@ -10,7 +10,14 @@ from PIL import Image
 
 from benchmarks import dataset_folders
 from lsr_jax.configs import default
-from lsr_jax.data import label_spaces, pipeline, prepare, records, sources
+from lsr_jax.data import (
+    label_spaces,
+    pipeline,
+    prepare,
+    records,
+    sampling,
+    sources,
+)
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
 
@@ -223,6 +230,31 @@ def test_skipping_bad_examples(downloads, tmp_path, capsys):
     told = capsys.readouterr().err
     assert told.count("skipped (1 in this process)") == 1
     assert "labels/00004.png" in told
+
+
+@pytest.mark.parametrize("name", ["gta5", "cityscapes"])
+def test_classes_are_counted_in_labels_as_downloaded(name, downloads, out):
+    found = []
+    for root in (downloads / name, out / str(SIZE), out / "None"):
+        description = spec(name, root)
+        source = sources.open_domain(description).open(description["train"])
+        found.append(sampling.class_pixels(source, 19, progress=False))
+    raw = sources.open_domain({**description, "root": str(downloads / name)})
+    whole = [
+        np.bincount(raw.open(description["train"]).full_label(i).ravel())[:19].sum()
+        for i in range(len(found[0]))
+    ]
+    assert found[0].sum(axis=1).tolist() == whole
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+
+
+def test_a_folder_without_pixels_of_classes_is_one_line(out, tmp_path):
+    shutil.copytree(out / str(SIZE) / "gta5", tmp_path / "gta5")
+    next(tmp_path.rglob("train.pixels.npz")).unlink()
+    source = sources.open_domain(spec("gta5", tmp_path)).open("train_lsr")
+    with pytest.raises(InputError, match=r"train\.pixels\.npz: expected .*; remove"):
+        sampling.class_pixels(source, 19, progress=False)
 
 
 def test_unlabelled_training_needs_no_labels(downloads, tmp_path):
