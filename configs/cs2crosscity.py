@@ -37,7 +37,10 @@ WEIGHTS = {
 # (H, W) of images that differ from those below.
 SIZES = {
     "lsr,released": {"source": (640, 1280), "target": (640, 1280)},
-    "cag": {"source": (1024, 2048), "target": (1024, 2048)},
+    **{
+        name: {"source": (1024, 2048), "target": (1024, 2048)}
+        for name in ("cag", "dacs,hrda", "dacs,mic")
+    },
 }
 
 

@@ -78,6 +78,7 @@ def evaluation():
     # (source_val), of the split below (target_heldout), of what is reported (oracle), or
     # on unlabelled target images: target_infomax, target_agreement
     c.every = 0  # steps between evaluations for it; 0: as checkpoint_every
+    c.window = optional(None)  # (H, W) of windows over the input (HRDA); None: whole
     c.heldout = ""  # labelled split of the target domain that is not reported
     return c
 

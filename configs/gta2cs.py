@@ -91,6 +91,9 @@ SIZES = {
     "lsr,released": {"target": (640, 1280)},
     "max_square,multi_level": {"target": (640, 1280)},
     "cag": {"source": (1052, 1914), "target": (1024, 2048)},
+    "dacs,daformer": {"source": (704, 1280)},
+    "dacs,hrda": {"source": (1407, 2560), "target": (1024, 2048)},
+    "dacs,mic": {"source": (1407, 2560), "target": (1024, 2048)},
 }
 
 

@@ -4,7 +4,8 @@ from lsr_jax import streets
 from lsr_jax.augment.preprocess import AUGMENTATION
 from lsr_jax.configs import common, recipes, stages
 from lsr_jax.configs.overlays import Overlay, at, flatten
-from lsr_jax.data import custom
+from lsr_jax.data import custom, label_spaces
+from lsr_jax.methods import dacs
 
 DEFAULT = "lsr"  # what is trained if no method is named, and like what a control is
 DOMAINS = ("source", "target")
@@ -40,7 +41,7 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
     losses = common.losses(
         chosen, method, weights, pair.origin, like=like, default=recipes.preset
     )
-    backbone = chosen.backbone or "resnet101"
+    backbone = chosen.backbone or recipe.backbone
     architecture = common.architecture(backbone, recipe.network)
     common.check_network(backbone, architecture, losses.head)
     initial = "scratch" if chosen.scratch else recipes.INITIAL[recipe.initial][backbone]
@@ -58,7 +59,7 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
     own_sizes = common.rows(sizes, like, f"{like},{variant}")
     found = [
         pair,
-        Overlay(origin, at("model", network)),
+        Overlay(origin, at("model", network) | at("evaluation", recipe.evaluation)),
         Overlay(pair.origin, {f"data.{d}.size": own_sizes[d] for d in own_sizes}),
     ]
     found.append(Overlay(origin, data(recipe, flatten(found))))
@@ -70,6 +71,9 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
         if keywords.get("class_frequency", "none") != "none":
             own = {"class_frequency": class_frequency}
             method_overlays = [*method_overlays, Overlay(pair.origin, own)]
+        if keywords.get("feature_distance"):
+            own = Overlay(pair.origin, things(pair.values["data.source.space"]))
+            method_overlays = [*method_overlays, own]
         keys = {
             **images,
             **(recipe.first if alone else recipe.stage),
@@ -99,6 +103,14 @@ FRESH = {
     "model.batch_norm": "train",
     "model.freeze_stem_affine": False,
 }
+
+
+def things(space):
+    """Which classes of a label space DAFormer's feature distance holds; none: no distance."""
+    names = [label_spaces.NAMES[c] for c in dacs.THINGS]
+    classes = label_spaces.SPACES[space].classes if space else ()
+    found = label_spaces.indices(classes, names)
+    return {"distance_classes": found} if found else {"feature_distance": 0.0}
 
 
 def data(recipe, values):
@@ -145,13 +157,17 @@ def augmentation(recipe, values):
 
 def tiny(links, values, backbone=None, size=TINY, steps=6):
     """Small images, a small fresh network and few steps, on any folder of the layout."""
-    two = values.get("model.architecture", "deeplabv2") == "deeplabv2"
+    architecture = values.get("model.architecture", "deeplabv2")
+    small = "mit_mini" if architecture == "daformer" else "mini"
     found = {
         **stages.short(links, steps),
         "data.workers": 0,
-        "model.backbone": backbone or "mini",
-        "model.aspp_dilations": (2, 4, 6, 8) if two else (1, 2, 3),
+        "model.backbone": backbone or small,
+        "model.aspp_dilations": (
+            (2, 4, 6, 8) if architecture == "deeplabv2" else (1, 2, 3)
+        ),
         "evaluation.batch_size": 2,
+        "evaluation.window": None,
         "evaluation.panel_images": 2,
     }
     for domain in DOMAINS:
@@ -161,8 +177,10 @@ def tiny(links, values, backbone=None, size=TINY, steps=6):
         if values.get(f"data.{domain}.val", "val") in subsets:
             found[f"data.{domain}.val"] = "val_lsr"  # a seventh: few images are enough
         for name in links:
-            found |= at(f"{name}.augment.{domain}", {"crop": None, "scale": None})
+            whole = {"crop": None, "scale": None, "majority": 1.0, "drawn_pixels": 0}
+            found |= at(f"{name}.augment.{domain}", whole)
     for name in links:
+        found[f"{name}.rare_classes.temperature"] = 0.0  # few images lack classes
         if "/" in values[f"{name}.init_from"]:
             found[f"{name}.init_from"] = "scratch"
     return found

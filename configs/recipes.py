@@ -11,22 +11,25 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 # Files for `init_from` of the first stage; they are not part of this project. Where a
-# method's own file has another backbone it starts from torchvision's, as LSR does.
-TORCHVISION = {
+# method's own file has another backbone it starts from that of ImageNet, as LSR does.
+IMAGENET = {
     "resnet50": "weights/resnet50-19c8e357.pth",
     "resnet101": "weights/resnet101-5d3b4d8f.pth",
     "vgg13": "weights/vgg13-c768596a.pth",
     "vgg16": "weights/vgg16-397923af.pth",
-    "mini": "scratch",  # of this project: there are no pre-trained weights
+    "resnet101_v1c": "weights/resnet101_v1c-e67eebb6.pth",  # open-mmlab
+    **{f"mit_b{n}": f"weights/mit_b{n}.pth" for n in range(6)},  # SegFormer
+    # Of this project: there are no pre-trained weights.
+    **dict.fromkeys(("mini", "mini_v1c", "mit_mini"), "scratch"),
 }
 INITIAL = {
-    "torchvision": TORCHVISION,
+    "imagenet": IMAGENET,
     "deeplab": {
-        **TORCHVISION,
+        **IMAGENET,
         "resnet101": "weights/DeepLab_resnet_pretrained_init-f81d91e8.pth",
     },
     # ImageNet, then COCO. Without COCO others found 48.9 for 48.5 on SYNTHIA.
-    "coco": {**TORCHVISION, "resnet101": "weights/resnet101COCO-41f33a49.pth"},
+    "coco": {**IMAGENET, "resnet101": "weights/resnet101COCO-41f33a49.pth"},
 }
 
 ASPP_2 = (6, 12)  # the branches that AdaptSegNet, MaxSquare, OCE, LSR and DACS run
@@ -46,6 +49,8 @@ class Recipe(NamedTuple):
       vgg: keys of every stage with a VGG; None: the VGG of the paper is an FCN8s, which
         is not built here.
       network: keys of ``config.model``; the heads follow from the method.
+      backbone: if none is chosen.
+      evaluation: keys of ``config.evaluation``.
       initial: key of `INITIAL`, the weights of the first stage.
       augment: keys of `AUGMENTATION`, of source and target images.
       widths: to which images are resized at random before they are cropped, in pixels.
@@ -60,6 +65,8 @@ class Recipe(NamedTuple):
     source: Mapping | None = None
     vgg: Mapping | None = MappingProxyType({})
     network: Mapping = MappingProxyType({"aspp_dilations": ASPP_2, **TRAINED_AFFINE})
+    backbone: str = "resnet101"
+    evaluation: Mapping = MappingProxyType({})
     initial: str = "deeplab"
     augment: tuple[str, str] = ("none", "none")
     widths: tuple[int, int] | None = None
@@ -115,7 +122,7 @@ MAX_SQUARE = Recipe(
 LSR = Recipe(
     stage=steps(49_580, 50_000),
     source=steps(250_000),
-    initial="torchvision",
+    initial="imagenet",
     augment=("released", "flip_blur"),
     lists="lsr",
     preset="released",
@@ -128,6 +135,51 @@ CAG = {
     "optimizer.schedule_offset": 1,
     **crops(512, 896),
 }
+# Resizing by bicubic interpolation, where the original's is bilinear; and jitter and blur are
+# decided for each image, where the original decides for the batch.
+DAFORMER = Recipe(
+    stage=steps(
+        40_000,
+        warmup=1_500,
+        batch_size=2,
+        **crops(512, 512),
+        **{
+            "optimizer.name": "adamw",
+            "optimizer.learning_rate": 6e-5,
+            "optimizer.weight_decay": 0.01,
+            "optimizer.decay_norms": False,
+            "optimizer.power": 1.0,
+            "optimizer.warmup": "multiplies",
+            "optimizer.duplicate_updates": "off",
+            "augment.source.majority": 0.75,
+            "augment.source.drawn_pixels": 1_500,
+            "augment.target.margins": (15 / 512, 120 / 512, 0.0, 0.0),
+            "rare_classes.temperature": 0.01,
+            "rare_classes.min_pixels": 3_000,
+        },
+    ),
+    network={
+        "aspp_dilations": ASPP_2,
+        "batch_norm": "train",
+        "freeze_stem_affine": False,
+    },
+    backbone="mit_b5",
+    initial="imagenet",
+    augment=("flip", "flip"),
+    preprocessing="imagenet",
+)
+HRDA = DAFORMER._replace(
+    stage={
+        **DAFORMER.stage,
+        **crops(1024, 1024),
+        "augment.source.drawn_pixels": 6_000,
+        "augment.target.margins": (30 / 1024, 240 / 1024, 30 / 2048, 30 / 2048),
+        "remat_passes": True,  # not of the original: the same numbers, less memory
+    },
+    network={**DAFORMER.network, "detail": 0.5},
+    evaluation={"window": (1024, 1024), "batch_size": 1},
+)
+RARE_CLASSES = ("daformer", "hrda", "mic")  # presets of DACS with rare class sampling
 
 RECIPES = {
     "adapt_seg_net": ADAPT_SEG_NET,
@@ -154,7 +206,7 @@ RECIPES = {
             "batch_norm": "train",
             "freeze_stem_affine": False,
         },
-        initial="torchvision",
+        initial="imagenet",
         augment=("flip", "flip"),
         widths=(1100, 3300),
         preprocessing="unit",
@@ -181,6 +233,9 @@ RECIPES = {
         initial="coco",
         preset="released",
     ),
+    "dacs,daformer": DAFORMER,
+    "dacs,hrda": HRDA,
+    "dacs,mic": HRDA,
     "oce": MAX_SQUARE._replace(
         stage=steps(24_750, 24_760), lists="oce", preset="released"
     ),

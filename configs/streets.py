@@ -170,6 +170,8 @@ def build(chosen, preset, weights=WEIGHTS):
             for part in losses[link.method].overlays:
                 found.append(Overlay(part.origin, at(f"{name}.method", part.values)))
             keys = adapt(schedule)
+            if chosen.variant in recipes.RARE_CLASSES:
+                keys |= at("rare_classes", rare_classes(PRESETS[preset].size))
         found += [Overlay(ORIGIN, at(name, keys)), stages.overlay(name, link)]
     return {name: link.method for name, link in links.items()}, found
 
@@ -185,6 +187,13 @@ def summed(preset):
     return common.oce_sums(
         OCE, features=SCHEDULES[preset].batch_size * cells, channels=512, classes=19
     )
+
+
+def rare_classes(size):
+    """DAFormer's sampling, with the same share of the image for a class."""
+    height, width = size
+    pixels = round(3000 * height * width / (1052 * 1914))
+    return {"temperature": 0.01, "min_pixels": pixels}
 
 
 ADAMW = {

@@ -27,7 +27,7 @@ Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes:
     lsr                 41.7 / not readable (Table 1)
 """
 
-from lsr_jax.configs import common, real
+from lsr_jax.configs import common, real, recipes
 from lsr_jax.configs.overlays import Overlay, merge
 
 OCE = {
@@ -69,6 +69,8 @@ SIZES = {
     "lsr,released": {"source": (720, 1280), "target": (640, 1280)},
     "max_square,multi_level": {"target": (640, 1280)},
     "cag": {"target": (1024, 2048)},
+    "dacs,hrda": {"source": (1520, 2560), "target": (1024, 2048)},
+    "dacs,mic": {"source": (1520, 2560), "target": (1024, 2048)},
 }
 
 
@@ -85,12 +87,21 @@ PAIR = {
     "model.num_classes": 16,
 }
 
+# DAFormer and its successors: a network of 19 classes, of which the source shows 16.
+PAIR_19 = {
+    **PAIR,
+    "data.source.space": "synthia16of19",
+    "data.target.space": "cityscapes",
+    "model.num_classes": 19,
+}
+
 
 def overlays(argument=None):
-    pair = Overlay("configs/synthia2cs.py", PAIR)
+    chosen = common.parse(argument)
+    of_19 = chosen.variant in recipes.RARE_CLASSES
     return real.overlays(
-        common.parse(argument),
-        pair,
+        chosen,
+        Overlay("configs/synthia2cs.py", PAIR_19 if of_19 else PAIR),
         weights=WEIGHTS,
         sizes=SIZES,
         class_frequency="synthia",

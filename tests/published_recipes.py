@@ -1,7 +1,7 @@
 """How the papers and their released code train, written down by hand.
 
 Nothing here is read from the configs. The numbers behind each row are the sections of
-methods.md, the project's sheet of what papers say and code does, in which they stand.
+methods.md and next_methods.md, the project's sheets of what papers say and code does.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,10 @@ class Stage(NamedTuple):
     duplicate_updates: str = "sequential"
     weight_decay: float = 5e-4
     schedule_offset: int = 0
+    name: str = "sgd"
+    power: float = 0.9
+    warmup: str = "replaces"
+    decay_norms: bool = True
 
 
 class Row(NamedTuple):
@@ -42,11 +46,14 @@ class Row(NamedTuple):
     discriminator: tuple[float, float] = (1e-4, 0.0)
     sizes: tuple = ((720, 1280), (512, 1024))
     weights: Mapping[str, Any] = MappingProxyType({})
+    backbone: str = "resnet101"
+    architecture: str = "deeplabv2"
+    preprocessing: str = "caffe"
 
 
 CAFFE = "weights/DeepLab_resnet_pretrained_init-f81d91e8.pth"
 TORCHVISION = "weights/resnet101-5d3b4d8f.pth"
-VGG16 = "weights/vgg16-397923af.pth"
+VGG16 = {"initial": "weights/vgg16-397923af.pth", "backbone": "vgg16"}
 FLIP = {"flip": 0.5}
 FLIP_BLUR = {"flip": 0.5, "blur": 1.0}
 
@@ -66,7 +73,7 @@ ASN_VGG = ASN._replace(  # 0.2, 1.7
     stages={
         "adapt": Stage(150_000, 250_000, head_multiplier=1.0, duplicate_updates="off")
     },
-    initial=VGG16,
+    **VGG16,
     head="single",
     weights={"adversarial": 0.001, "auxiliary_adversarial": 0.0, "auxiliary": 0.0},
 )
@@ -177,6 +184,8 @@ CAG = Row(  # 1.8, 1.12, 1.14, 2.9; the steps of the warm-up are chosen here
     TORCHVISION,
     (6, 12, 18),
     "train",
+    architecture="deeplabv3plus",
+    preprocessing="unit",
     augment=tuple(
         {**FLIP, "crop": (512, 896), "scale": (1100 / width, 3300 / width)}
         for width in (1914, 2048)
@@ -201,6 +210,79 @@ DACS = Row(  # 2.12
     augment=({"crop": (512, 512)}, {"crop": (512, 512)}),
     weights={"confidence": 0.968, "mixed": 1.0, "teacher_momentum": 0.99},
 )
+
+# next_methods.md: 2.3 to 2.10. Rows 15 and 120 of 512 are the margins of a crop there.
+DAFORMER = Row(
+    {
+        "adapt": Stage(
+            40_000,
+            40_000,
+            1_500,
+            batch_size=2,
+            learning_rate=6e-5,
+            duplicate_updates="off",
+            weight_decay=0.01,
+            name="adamw",
+            power=1.0,
+            warmup="multiplies",
+            decay_norms=False,
+        )
+    },
+    "weights/mit_b5.pth",
+    (6, 12),
+    "train",
+    augment=(
+        {**FLIP, "crop": (512, 512), "majority": 0.75, "drawn_pixels": 1500},
+        {**FLIP, "crop": (512, 512), "margins": (15 / 512, 120 / 512, 0.0, 0.0)},
+    ),
+    sizes=((704, 1280), (512, 1024)),
+    weights={
+        "confidence": 0.968,
+        "teacher_momentum": 0.999,
+        "ramp_from": 0,
+        "source_divisor": "pixels",
+        "classes_of": "batch",
+        "void": True,
+        "share": "batch",
+        "mixed": 1.0,
+        "feature_distance": 0.005,
+        "distance_classes": (6, 7, 11, 12, 13, 14, 15, 16, 17, 18),
+        "distance_ratio": 0.75,
+        "jitter": 0.2,
+        "jitter_probability": 0.8,
+        "blur_sigma": (0.15, 1.15),
+        "blur_probability": 0.5,
+        "masked": 0.0,
+    },
+    backbone="mit_b5",
+    architecture="daformer",
+    preprocessing="imagenet",
+)
+HRDA = DAFORMER._replace(
+    augment=(
+        {**FLIP, "crop": (1024, 1024), "majority": 0.75, "drawn_pixels": 6000},
+        {
+            **FLIP,
+            "crop": (1024, 1024),
+            "margins": (30 / 1024, 240 / 1024, 30 / 2048, 30 / 2048),
+        },
+    ),
+    sizes=((1407, 2560), (1024, 2048)),
+)
+MIC = HRDA._replace(
+    weights={
+        **HRDA.weights,
+        "masked": 1.0,
+        "mask_ratio": 0.7,
+        "mask_block": 64,
+        "mask_augmented": True,
+    }
+)
+V1C = {
+    "initial": "weights/resnet101_v1c-e67eebb6.pth",
+    "backbone": "resnet101_v1c",
+    "architecture": "deeplabv2",
+}
 
 
 def oce(*numbers):

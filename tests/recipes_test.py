@@ -4,14 +4,18 @@ import published_recipes as published
 import pytest
 
 from lsr_jax.configs import common
+from lsr_jax.configs.cs2crosscity import CITIES
+from lsr_jax.data import label_spaces
 from lsr_jax.methods import METHODS
 
+DOMAINS = ("source", "target")
 PAIRS = ("gta2cs", "synthia2cs", "cs2crosscity")
 LSR_GTA5 = published.lsr(
     0.1, 0.2, 0.025, 0.2, 0.1, class_frequency="gta5", norm_delta=0.1
 )
 LSR_SYNTHIA = published.lsr(0.1, 0.0, 0.1, 0.2, 0.05, class_frequency="synthia")
 SYNTHIA = ((760, 1280), (512, 1024))
+SYNTHIA_WHOLE = ((1520, 2560), (1024, 2048))
 REAL = {"sizes": ((512, 1024), (512, 1024)), "lists": ("train", "tokyo_train")}
 
 TABLE = {
@@ -54,6 +58,21 @@ TABLE = {
         weights={"norm": 0.00015, "weight_discrepancy": 0.01, "gamma": 0.0},
     ),
     "gta2cs:dacs": published.DACS,
+    **{
+        f"{pair}:{words}": row._replace(**sizes, **network)
+        for pair, sizes in (
+            ("gta2cs", ({}, {})),
+            ("synthia2cs", ({"sizes": SYNTHIA}, {"sizes": SYNTHIA_WHOLE})),
+        )
+        for words, row, network, sizes in (
+            ("daformer", published.DAFORMER, {}, sizes[0]),
+            ("daformer,resnet101_v1c", published.DAFORMER, published.V1C, sizes[0]),
+            ("hrda", published.HRDA, {}, sizes[1]),
+            ("hrda,resnet101_v1c", published.HRDA, published.V1C, sizes[1]),
+            ("mic", published.MIC, {}, sizes[1]),
+            ("mic,resnet101_v1c", published.MIC, published.V1C, sizes[1]),
+        )
+    },
     "gta2cs:oce": published.OCE._replace(
         weights=published.oce(0.02, 2.0, 0.5, 0.1, 0.2)
     ),
@@ -64,20 +83,20 @@ TABLE = {
         )
     ),
     "gta2cs:oce,paper,vgg16": published.OCE._replace(
-        initial=published.VGG16,
+        **published.VGG16,
         weights=published.oce_sums(
             (0.1, 0.02, 0.02, 0.02, 0.2), (90 * 160 + 64 * 128, 1024, 19)
         ),
     ),
     "gta2cs:oce,vgg16": published.OCE._replace(
-        initial=published.VGG16, weights=published.oce(0.1, 0.02, 0.02, 0.02, 0.2)
+        **published.VGG16, weights=published.oce(0.1, 0.02, 0.02, 0.02, 0.2)
     ),
     "gta2cs:lsr": published.LSR._replace(weights=LSR_GTA5),
     "gta2cs:lsr,released": published.LSR._replace(weights=LSR_GTA5),
     # The paper's weights are not published; Delta is.
     "gta2cs:lsr,paper": published.LSR_PAPER._replace(weights={"norm_delta": 0.002}),
     "gta2cs:lsr,vgg16": published.LSR._replace(
-        initial=published.VGG16, weights=published.lsr(0.1, 0.2, 0.01, 0.4, 0.2)
+        **published.VGG16, weights=published.lsr(0.1, 0.2, 0.01, 0.4, 0.2)
     ),
     "synthia2cs:clan": published.CLAN._replace(
         sizes=SYNTHIA, weights={"strength": 10.0}
@@ -102,14 +121,14 @@ TABLE = {
     ),
     "synthia2cs:oce,paper,vgg16": published.OCE._replace(
         sizes=SYNTHIA,
-        initial=published.VGG16,
+        **published.VGG16,
         weights=published.oce_sums(
             (0.05, 0.05, 0.02, 0.01, 0.2), (95 * 160 + 64 * 128, 1024, 16)
         ),
     ),
     "synthia2cs:oce,vgg16": published.OCE._replace(
         sizes=SYNTHIA,
-        initial=published.VGG16,
+        **published.VGG16,
         weights=published.oce(0.05, 0.05, 0.02, 0.01, 0.2),
     ),
     "synthia2cs:lsr": published.LSR._replace(weights=LSR_SYNTHIA),
@@ -131,7 +150,7 @@ TABLE = {
     "cs2crosscity:oce,paper,tokyo,vgg16": published.OCE._replace(
         sizes=REAL["sizes"],
         lists=("train_oce", "tokyo_train"),
-        initial=published.VGG16,
+        **published.VGG16,
         weights=published.oce_sums(
             (0.1, 0.02, 0.02, 0.02, 0.2), (2 * 64 * 128, 1024, 13)
         ),
@@ -186,16 +205,15 @@ def test_configs_say_what_papers_and_code_say(argument, load_config):
         ),
         sizes=tuple(domain["size"] for domain in domains),
         weights={key: last["method"][key] for key in row.weights},
+        backbone=model["backbone"],
+        architecture=model["architecture"],
+        preprocessing=config["data"]["preprocessing"],
     )
     assert found._asdict() == row._asdict()
     # 1.3, 1.8: the affine of the stem alone is frozen; all or none otherwise.
     assert model["freeze_stem_affine"] == (
-        row.batch_norm == "train" and model["architecture"] == "deeplabv2"
+        row.batch_norm == "train" and row.preprocessing == "caffe"
     )
-    assert model["architecture"] == (
-        "deeplabv3plus" if "cag" in argument else "deeplabv2"
-    )
-    assert config["data"]["preprocessing"] == ("unit" if "cag" in argument else "caffe")
 
 
 def stage(section):
@@ -206,7 +224,8 @@ def stage(section):
 
 def effects(augment):
     """What is done to the images; every effect that is off, or None, is left out."""
-    return {k: v for k, v in augment.items() if v and k != "blur_probability"}
+    off = {"blur_probability": augment["blur_probability"], "majority": 1.0}
+    return {k: v for k, v in augment.items() if v and off.get(k) != v}
 
 
 def test_source_stages_have_the_images_of_their_method(load_config):
@@ -237,8 +256,43 @@ def test_a_control_differs_in_its_losses_alone(pair, method, load_config):
     assert control[control["stages"][-1]]["method"]["name"] == "batchnorm_only"
 
 
+@pytest.mark.parametrize("pair", ["gta2cs", "synthia2cs"])
+@pytest.mark.parametrize("preset", ["daformer", "hrda", "mic"])
+def test_daformer_and_its_successors(pair, preset, load_config):
+    """next_methods.md: 0.13, 2.5 to 2.10."""
+    config = load_config(pair, preset)
+    hrda = preset != "daformer"
+    assert config["stages"] == ("adapt",)
+    assert config["adapt"]["rare_classes"] == {"temperature": 0.01, "min_pixels": 3000}
+    assert config["model"]["detail"] == (0.5 if hrda else None)
+    assert config["evaluation"]["window"] == ((1024, 1024) if hrda else None)
+    assert config["evaluation"]["selection"] == "last"
+    assert config["model"]["num_classes"] == 19
+    source, target = (config["data"][domain]["space"] for domain in DOMAINS)
+    known = {"gta2cs": "cityscapes", "synthia2cs": "synthia16of19"}
+    assert (source, target) == (known[pair], "cityscapes")
+    tiny = load_config(pair, f"{preset},tiny")
+    assert tiny["model"]["backbone"] == "mit_mini"
+    assert tiny["adapt"]["rare_classes"]["temperature"] == 0
+    assert effects(tiny["adapt"]["augment"]["source"]) == {"flip": 0.5}
+
+
+def test_the_feature_distance_holds_the_things_of_the_label_space(load_config):
+    config = load_config("cs2crosscity", "hrda")
+    held = config["adapt"]["method"]["distance_classes"]
+    names = label_spaces.SPACES["cityscapes13"].classes
+    assert [names[c] for c in held] == [
+        *("light", "sign", "person", "rider", "car", "bus", "motorcycle", "bicycle")
+    ]
+    assert config["data"]["source"]["size"] == (1024, 2048)
+
+
 def test_every_method_has_a_row():
-    methods = {argument.partition(":")[2].split(",")[0] for argument in TABLE}
+    words = [argument.partition(":")[2].split(",") for argument in TABLE]
+    methods = {
+        common.parse(",".join(w for w in some if w not in CITIES)).method
+        for some in words
+    }
     assert set(METHODS) - {"source_continued", "target_only"} == methods
 
 

@@ -73,6 +73,7 @@ CITYSCAPES_IDS = {row.cityscapes_id: row.name for row in CLASSES}
 _SYNTHIA = """sky building road sidewalk fence vegetation pole car sign person bicycle
     motorcycle - - light terrain rider truck bus train wall"""
 SYNTHIA_IDS = {i: name for i, name in enumerate(_SYNTHIA.split(), 1) if name != "-"}
+_SYNTHIA_16 = {i: name for i, name in SYNTHIA_IDS.items() if name in NAMES_16}
 TRAIN_IDS = {row.train_id: row.name for row in CLASSES}
 # Its car includes buses and trucks, its bicyclist the bicycle.
 _CAMVID = """sky building pole road sidewalk vegetation sign fence car person rider"""
@@ -173,6 +174,7 @@ SPACES = {
         ("synthia", SYNTHIA_IDS, NAMES),
         ("synthia16", SYNTHIA_IDS, NAMES_16),
         ("synthia13", SYNTHIA_IDS, NAMES_13),
+        ("synthia16of19", _SYNTHIA_16, NAMES),
         ("urbansyn", TRAIN_IDS, NAMES),
         ("urbansyn16", TRAIN_IDS, NAMES_16),
         ("camvid", CAMVID_IDS, NAMES),
@@ -182,7 +184,8 @@ SPACES = {
 """By label file and, where it is not 19, number of classes.
 
 GTA5 and Cross-City files have Cityscapes ids, `streets` and UrbanSyn files trainIds.
-CamVid's eleven classes are among the 16.
+CamVid's eleven classes are among the 16. SYNTHIA shows 16 of the 19 classes of
+synthia16of19: terrain, truck and train have no label.
 """
 
 

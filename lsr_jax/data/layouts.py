@@ -168,7 +168,7 @@ LAYOUTS = {
             ids=label_spaces.SYNTHIA_IDS,
             ignored=frozenset({0, 13, 14, 22}),
             subsets=_held_out("train", 9_400, lsr=1_343, oce=100, max_square=400),
-            spaces=("synthia", "synthia16", "synthia13"),
+            spaces=("synthia", "synthia16", "synthia13", "synthia16of19"),
             folders=("", "RAND_CITYSCAPES"),
         ),
         Layout(

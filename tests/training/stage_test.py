@@ -1,6 +1,7 @@
 """From the sections of a config to what a stage runs; what is wrong with them, named."""
 
 import dataclasses
+import itertools
 
 import chex
 import jax
@@ -77,6 +78,33 @@ def test_the_batch_is_that_of_the_pipeline(config, tmp_path):
         chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
         placements = [x.sharding for x in jax.tree.leaves(expected)]
         assert placements == [x.sharding for x in jax.tree.leaves(found)]
+
+
+def test_rare_classes_are_drawn_alike_after_a_restart(config, tmp_path):
+    config["adapt"]["rare_classes"] |= {"temperature": 0.01, "min_pixels": 12}
+    config["adapt"]["augment"]["source"] |= {
+        "crop": (32, 64),
+        "majority": 0.75,
+        "drawn_pixels": 6,
+    }
+    run = open_run(config, tmp_path)
+    assert build_stage(run, "source").rare_classes is None
+    built = build_stage(run, "adapt")
+    with built.batches(0) as batches:
+        *_, (third, ids) = itertools.islice(batches, 3)
+    with build_stage(run, "adapt").batches(2) as batches:
+        again, ids_again = next(batches)
+    assert ids == ids_again
+    chex.assert_trees_all_equal(third, again)
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        sharding.shard_batch(third, run.mesh), stage.batch_shapes(built)
+    )
+    for label, drawn in zip(third.source.label, third.source.drawn, strict=True):
+        assert (label == drawn).sum() > 12
+    assert built.traced
+    config["adapt"]["rare_classes"]["min_pixels"] = 300
+    with pytest.raises(InputError, match=r"adapt: rare_classes\.min_pixels.* bicycle"):
+        build_stages(run)
 
 
 def test_only_stages_that_are_not_finished_are_traced(config, tmp_path, monkeypatch):
