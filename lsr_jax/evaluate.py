@@ -69,7 +69,12 @@ def define(flags: cli.Flags) -> None:
     flags.enum("protocol", "both", ("both", "native", "resized"), "See above.")
     flags.boolean("flip", False, "Average with the mirrored image.")
     flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
-    flags.size("window", "Average over windows that overlap by half (HRDA, MIC).")
+    flags.size(
+        "window",
+        "Average over windows that overlap by half (HRDA, MIC), or full: the whole image; "
+        "default: the config's.",
+        full=True,
+    )
     flags.enum(
         "average",
         None,

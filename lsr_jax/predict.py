@@ -53,7 +53,12 @@ def define(flags: cli.Flags) -> None:
     flags.float("overlap", 0.5, "Share of a window that the next covers.")
     flags.boolean("flip", False, "Average with the mirrored image.")
     flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
-    flags.size("window", "Average over windows that overlap by half (HRDA, MIC).")
+    flags.size(
+        "window",
+        "Average over windows that overlap by half (HRDA, MIC), or full: the whole image; "
+        "default: the config's.",
+        full=True,
+    )
     flags.integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
 
 
@@ -90,7 +95,7 @@ def predict(options) -> list[Path]:
         raise InputError(f"--out {out}: cannot be written: {error}") from error
 
     compile.configure(config["cpu_devices"])
-    network = load(place, config, augmentation)
+    network = load(place, config, augmentation.configured(config))
     batch_size = options.batch_size
     written = []
     with cli.progress_bar(len(outputs), "predict", "image") as bar:

@@ -13,7 +13,7 @@ from lsr_jax.methods import METHODS
 from lsr_jax.report import results
 from lsr_jax.study import __main__ as study
 from lsr_jax.training import stage as training_stage
-from lsr_jax.training import state, step
+from lsr_jax.training import state, step, weights
 from lsr_jax.types import Batch, BatchSpec, Images
 
 ROOT = Path(__file__).parents[1]
@@ -54,13 +54,15 @@ def trace(config, stage):
         if name not in method.domains:
             return None
         label = jnp.zeros((count, *sizes[name]), jnp.uint8)
+        rare = name == "source" and training_stage.is_rare(method, config[stage])
         return Images(
             jnp.zeros((count, *sizes[name], 3), jnp.uint8),
             label if method.gets_labels(name) else None,
+            drawn=jnp.zeros(count, jnp.int32) if rare else None,
         )
 
     def whole(key):
-        params, model_state = model.init(key, sizes["source"])
+        params, model_state = model.init(key, weights.ANY_SIZE)
         spec = BatchSpec(
             model.num_classes, model.feature_dim, sizes["source"], sizes["target"]
         )
@@ -85,6 +87,8 @@ def trace(config, stage):
 TRACED = [("streets", None), ("gta2cs", None)]
 TRACED += [("synthia2cs", "lsr,mini"), ("cs2crosscity", "lsr,mini")]
 TRACED += [("streets", name) for name in METHODS]
+TRACED += [("gta2cs", "mic,mit_mini"), ("synthia2cs", "daformer,mini_v1c")]
+TRACED += [("cs2crosscity", "batchnorm_only,like=dacs,hrda,mini_v1c")]
 TRACED += [("streets", "batchnorm_only,like=clan,released")]
 
 
@@ -147,6 +151,17 @@ def test_weights_on_streets_belong_to_the_form_of_the_term(
 ):
     found = load_config("streets", argument)["adapt"]["method"]
     assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("preset", ["daformer", "hrda", "mic"])
+def test_streets_draws_rare_classes_in_the_stage_of_daformer_alone(preset, load_config):
+    config = load_config("streets", preset)
+    whole = load_config("streets", f"{preset},mit_mini")
+    assert whole["source"]["rare_classes"]["temperature"] == 0
+    # The same share of an image as 3000 pixels of GTA5's 1914x1052.
+    assert config["adapt"]["rare_classes"] == {"temperature": 0.01, "min_pixels": 27}
+    control = load_config("streets", f"batchnorm_only,like=dacs,{preset}")
+    assert control["adapt"]["rare_classes"] == config["adapt"]["rare_classes"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -149,6 +149,17 @@ def test_views_reach_the_network(run, evaluated):
     assert (run / "report-test-adapt-native-flip-probabilities").is_dir()
 
 
+def test_windows_of_the_config_reach_the_network(run, evaluated, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    config["evaluation"]["window"] = (32, 32)
+    windowed = saved.run(tmp_path / "run", config, {"source": (1,), "adapt": (3,)})
+    found = evaluate.evaluate(ask(checkpoint=str(windowed), protocol="native"))
+    assert {row["averaging"] for row in found} == {"windows 32x32, logits"}
+    kind = "adapt", "source", "running"
+    assert by_kind(found)[kind]["iou"] != by_kind(evaluated[0])[kind]["iou"]
+    assert (windowed / "report-adapt-native").is_dir()
+
+
 @pytest.mark.parametrize(
     ("flags", "name"),
     [

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -50,7 +50,8 @@ class TestTimeAugmentation(NamedTuple):
       scales: factors by which the network input is resized (bilinear, corners aligned).
       average: "logits", "probabilities" or "pixel_probabilities", see above.
       window: ``(H, W)`` of windows that slide over the network input, see
-        `windows.slide`; None for the whole input.
+        `windows.slide`; None for those of the config, see `configured`, () for the
+        whole input.
     """
 
     __test__ = False  # not a class of tests
@@ -58,7 +59,12 @@ class TestTimeAugmentation(NamedTuple):
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     average: str = "logits"
-    window: Size | None = None
+    window: Size | tuple[()] | None = None
+
+    def configured(self, config: Mapping) -> TestTimeAugmentation:
+        """The same with the windows of ``config.evaluation``, if it names none."""
+        window = config["evaluation"]["window"] if self.window is None else self.window
+        return self._replace(window=tuple(window) if window else None)
 
     def describe(self) -> str:
         """``"flip, scales 0.75 1 1.25, probabilities"``, or ``"one view"``."""
@@ -68,6 +74,8 @@ class TestTimeAugmentation(NamedTuple):
         parts = ["flip"] * self.flip + [f"scales {scales}"] * (self.scales != (1.0,))
         if self.window:
             parts.append(f"windows {self.window[1]}x{self.window[0]}")
+        if self.window == ():
+            parts.append("whole images")
         return ", ".join([*parts, self.average])
 
 
@@ -78,7 +86,7 @@ def parse_augmentation(
     flip: bool,
     scales: Sequence[str],
     average: str | None,
-    window: Size | None = None,
+    window: Size | tuple[()] | None = None,
 ) -> TestTimeAugmentation:
     """The augmentation of command-line flags; several views average probabilities.
 
@@ -137,7 +145,7 @@ def network(
       InputError: when called: a scale makes images too large.
     """
     at_features = augmentation.average != "pixel_probabilities"
-    window = augmentation.window
+    window = augmentation.window or None
 
     def logits(params, model_state, inputs):
         def run(images):
@@ -182,7 +190,7 @@ def check_window(window: Size, size: Size) -> None:
     """Raise InputError for windows that are larger than the network input."""
     if window[0] > size[0] or window[1] > size[1]:
         raise InputError(
-            f"--window: {window[1]}x{window[0]} does not fit into images of "
+            f"--window or evaluation.window: {window[1]}x{window[0]} does not fit into images of "
             f"{size[1]}x{size[0]} (WIDTHxHEIGHT); choose a smaller one"
         )
 

@@ -29,7 +29,7 @@ from lsr_jax.models import Model
 from lsr_jax.report import results
 from lsr_jax.training import distributed
 from lsr_jax.training.stage import Run
-from lsr_jax.training.weights import Trained
+from lsr_jax.training.weights import ANY_SIZE, Trained
 from lsr_jax.types import PyTree
 
 
@@ -78,11 +78,12 @@ class Evaluation:
     Args:
       run: see `open_run`.
       protocols: see `Predictor.confusions`.
-      augmentation: at test time.
+      augmentation: at test time, in windows as the config says where it names none.
 
     Attributes:
       unscored: domain -> why it has no rows: it was not opened, or has no labels.
       scored: the other domains, whose validation split is labelled.
+      taught: indices of the source's classes, where they are fewer; else None.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Evaluation:
     ):
         self.run = run
         self.protocols = protocols
-        self.augmentation = augmentation
+        self.augmentation = augmentation.configured(run.config)
         self.space = run.domains["target"].space
         self.unscored = {}
         for domain in ("target", "source"):
@@ -104,6 +105,8 @@ class Evaluation:
                 self.unscored[domain] = "it has no labels"
         self.scored = [name for name in run.domains if name not in self.unscored]
         self.scored.sort(reverse=True)  # the target first
+        declared = run.domains.get("source", run.domains["target"]).space.declared
+        self.taught = declared if len(declared) < self.space.num_classes else None
         self._networks: dict[str, Trained] = {}
         self._compiled: dict[str, Compiled] = {}
 
@@ -146,6 +149,7 @@ class Evaluation:
                         classes=self.space.classes,
                         subsets=self.space.subsets(),
                         declared=self.run.domains[domain].space.declared,
+                        taught=self.taught if domain == "target" else None,
                         stage=entry.name,
                         domain=domain,
                         split=data[domain]["val"],
@@ -226,9 +230,7 @@ class Evaluation:
         """
         run, model = self.run, self.run.model
         compiled = self._compile(model, run.config["data"]["preprocessing"])
-        network = jax.eval_shape(
-            lambda: model.init(jax.random.key(0), run.sizes["target"])
-        )
+        network = jax.eval_shape(lambda: model.init(jax.random.key(0), ANY_SIZE))
         for domain in self.scored:
             name = f"check {domain} {run.config['data'][domain]['val']}"
             count, traced = len(run.open(domain, "val")), set()

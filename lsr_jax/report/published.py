@@ -50,6 +50,9 @@ class Score(NamedTuple):
       miou_13: mean of 13 of 16 classes, where reported.
       masr: percent of the oracle, where reported.
       note: what else to know.
+      variant: of DACS: "daformer", "hrda" or "mic", else None.
+      of: classes of the network, where ``miou`` is the mean of fewer: pixels of the others
+        are scored, as errors of these.
     """
 
     pair: str
@@ -63,6 +66,14 @@ class Score(NamedTuple):
     miou_13: float | None = None
     masr: float | None = None
     note: str | None = None
+    variant: str | None = None
+    of: int | None = None
+
+    @property
+    def text(self) -> str:
+        """``"46.0"``, or ``"67.3 (16 of 19)"``: another protocol than that of 16."""
+        classes = f" ({self.classes} of {self.of})" if self.of else ""
+        return f"{self.miou:.1f}{classes}"
 
 
 @functools.cache
@@ -78,8 +89,22 @@ def find(config: Mapping, method: str) -> list[Score]:
     if (source["name"], target["name"]) == ("cityscapes", "cross_city"):
         pair = "cs2crosscity_" + target["val"].partition("_")[0]
     model = config["model"]
-    wanted = pair, model["backbone"], model["num_classes"], method
-    return [s for s in scores() if (s.pair, s.backbone, s.classes, s.method) == wanted]
+    wanted = pair, model["backbone"], model["num_classes"], method, variant(config)
+
+    def key(s):
+        return s.pair, s.backbone, s.of or s.classes, s.method, s.variant
+
+    return [score for score in scores() if key(score) == wanted]
+
+
+def variant(config: Mapping) -> str | None:
+    """Which of DACS's successors a config trains, by its terms and its network."""
+    method = config[config["stages"][-1]]["method"]
+    if method["name"] != "dacs" or method["source_divisor"] != "pixels":
+        return None
+    whole = "mic on daformer" if method["masked"] else "daformer"
+    detailed = "mic" if method["masked"] else "hrda"
+    return whole if config["model"]["detail"] is None else detailed
 
 
 def attach_ratios(

@@ -4,9 +4,13 @@ A row is a plain dict of one evaluation. Its identity: ``stage, method, seed, st
 domain, split`` (which images), ``bn`` ("running", or "target": statistics re-estimated
 on unlabelled target images), ``protocol`` ("native" or "resized") and ``selection`` (how
 the checkpoint was chosen). Its measures are fractions in 0..1: ``miou``, the mean over
-the ``num_classes`` classes that the data set has, ``iou`` by class name (likewise ``accuracy`` and ``precision``), and ``miou_NAME`` for subsets of the
-classes. Rows of the target have the `unsupervised.CRITERIA` of unlabelled training images
-too. With an oracle also ``asr`` by class, ``masr`` and ``masr_NAME``. NaN (absent
+the ``num_classes`` classes that the data set has, ``iou`` by class name (likewise
+``accuracy`` and ``precision``), and ``miou_NAME`` for subsets of the classes. Where the
+source shows N classes of a larger network, as SYNTHIA 16 of 19, ``miou_N`` is the mean of
+these with all labels scored (DAFormer, HRDA, MIC), and ``miou_N_alone`` that with labels of
+the others ignored, as networks of N classes are scored. Rows of the target have the
+`unsupervised.CRITERIA` of unlabelled training images too. With an oracle also ``asr`` by
+class, ``masr`` and ``masr_NAME``. NaN (absent
 class) is null in the file.
 
 Metadata of a row: ``averaging`` (test-time augmentation), ``dataset`` (its name), ``data``
@@ -27,6 +31,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,6 +72,7 @@ def make(
     classes: Sequence[str],
     subsets: Mapping[str, Sequence[int]],
     declared: Sequence[int] | None = None,
+    taught: Sequence[int] | None = None,
     **facts: Any,
 ) -> Row:
     """Build the row of a confusion matrix.
@@ -78,6 +84,7 @@ def make(
         ``{"large": space.indices(LARGE), "small": space.indices(SMALL)}``.
       declared: indices of the classes that the data set has, by default all. Others have
         no score and count in no mean, but predicting them is an error.
+      taught: indices of the classes that the source has, where they are fewer.
       **facts: the `IDENTITY` of the row, and metadata that JSON can hold.
 
     Raises:
@@ -99,6 +106,15 @@ def make(
         if not name.isdecimal() or set(chosen) <= set(declared)
     }
 
+    means = {f"miou_{name}": confusion.mean_iou(iou, s) for name, s in subsets.items()}
+    if taught is not None:
+        alone = np.zeros_like(matrix)
+        alone[[*taught]] = matrix[[*taught]]
+        means |= {
+            f"miou_{len(taught)}": confusion.mean_iou(iou, taught),
+            f"miou_{len(taught)}_alone": confusion.mean_iou(alone, taught),
+        }
+
     def by_class(values):
         return dict(zip(classes, values.tolist(), strict=True))
 
@@ -107,7 +123,7 @@ def make(
         "num_classes": len(declared),
         "miou": confusion.mean_iou(iou),
         "iou": by_class(iou),
-        **{f"miou_{name}": confusion.mean_iou(iou, s) for name, s in subsets.items()},
+        **means,
         "pixel_accuracy": confusion.pixel_accuracy(matrix),
         "mean_accuracy": confusion.mean(confusion.class_accuracy(matrix)),
         "mean_precision": confusion.mean(precision),
@@ -328,13 +344,19 @@ def _total_classes(part):
 def target_measures(part: pd.DataFrame) -> dict[str, str]:
     """Heading -> measure of the columns of the target domain.
 
-    With 16 classes the mean of 13 is reported too; with 19 the table by class has it.
+    With 16 classes the mean of 13 is reported too; with 19 the table by class has it,
+    unless the source shows 16 alone.
     """
     headings = {"mIoU": "miou", "of 13": "miou_13", "large": "miou_large"}
     headings |= {"small": "miou_small", "mASR": "masr"}
     headings |= {"InfoMax": "infomax", "agreement": "agreement"}
     if "miou_16" in part and part["miou_16"].notna().any():
         del headings["of 13"]
+    for name in part:
+        if found := re.fullmatch(r"miou_(\d+)_alone", name):
+            count = found[1]
+            headings |= {f"{count} of {_total_classes(part)}": f"miou_{count}"}
+            headings |= {f"{count} alone": name}
     return {heading: name for heading, name in headings.items() if name in part}
 
 

@@ -101,12 +101,12 @@ def means(
             cells[group, "running BN", "mIoU"] = texts
         scores = published if target["split"].iloc[0] == split else {}
         cells["", "published", "mIoU"] = [
-            ", ".join(f"{score.miou:.1f}" for score in scores.get(line, ())) or ABSENT
+            ", ".join(score.text for score in scores.get(line, ())) or ABSENT
             for line in lines
         ]
         cells = {key: texts for key, texts in cells.items() if set(texts) != {ABSENT}}
         notes = {
-            f"{score.name} ({score.method}), {score.miou:.1f}, was published in": (
+            f"{score.name} ({score.method}), {score.text}, was published in": (
                 score.source
             )
             for line in lines

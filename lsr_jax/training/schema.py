@@ -14,7 +14,7 @@ from lsr_jax import keywords
 from lsr_jax.augment import preprocess
 from lsr_jax.data import sampling
 from lsr_jax.errors import InputError
-from lsr_jax.keywords import Count, CountOrZero, Range
+from lsr_jax.keywords import Count, CountOrZero, Range, Size
 from lsr_jax.methods import METHODS, feature_norm, masked
 from lsr_jax.training import optimizer
 
@@ -46,6 +46,7 @@ SECTIONS = {
             "target_agreement",
         ],
         "every": CountOrZero,
+        "window": Size | None,
     },
 }
 STAGE = {

@@ -79,6 +79,7 @@ class Selector:
             run.normalise,
             prediction=model.prediction,
             corners=model.corners,
+            augmentation=predictor.ONE_VIEW.configured(run.config),
         )
         self._predictor = predictor.Predictor(
             scores, num_classes=model.num_classes, mesh=mesh

@@ -213,7 +213,7 @@ class Stage:
         """
         run = self.run
         if self.origin is None or self.origin.is_file:
-            network = run.model.init(self.keys[0], run.sizes["source"])
+            network = run.model.init(self.keys[0], weights.ANY_SIZE)
             if self.origin:
                 network = self._imported(network)
         else:
@@ -342,7 +342,7 @@ def build_stage(run: Run, name: str) -> Stage:
     keys = tuple(jax.random.split(key, 3))
 
     # Traced once: it takes seconds for a large network.
-    network = jax.eval_shape(lambda: run.model.init(keys[0], run.sizes["source"]))
+    network = jax.eval_shape(lambda: run.model.init(keys[0], weights.ANY_SIZE))
     params, _ = jax.eval_shape(partial(_parameters, run, method, keys), network)
     optimizer = build_optimizer(params, run.model, c)
     shapes = jax.eval_shape(partial(_state, run, method, optimizer, keys), network)

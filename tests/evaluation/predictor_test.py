@@ -259,6 +259,21 @@ def test_words_name_what_moves_the_number():
     assert several.describe() == "flip, scales 0.75 1 1.25, probabilities"
 
 
+def test_windows_are_those_of_the_config_unless_flags_name_some():
+    config = {"evaluation": {"window": [1024, 512]}}
+    several = TestTimeAugmentation(True, (0.75, 1.0), "probabilities")
+    found = several.configured(config)
+    assert found == several._replace(window=(1024, 512))
+    words = "flip, scales 0.75 1, windows 512x1024, probabilities"
+    assert found.describe() == words
+    named = TestTimeAugmentation(window=(8, 16))
+    assert named.configured(config) == named
+    whole = TestTimeAugmentation(window=())
+    assert whole.describe() == "whole images, logits"
+    assert whole.configured(config) == TestTimeAugmentation()
+    assert whole.configured({"evaluation": {"window": None}}).describe() == "one view"
+
+
 def test_flags_average_probabilities_of_several_views():
     assert predictor.parse_augmentation(False, ["1"], None) == TestTimeAugmentation()
     assert predictor.parse_augmentation(True, ["1"], None).average == "probabilities"

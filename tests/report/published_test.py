@@ -41,7 +41,13 @@ def test_masr_follows_from_the_oracle():
 def test_methods_are_known_and_every_row_says_where_it_was_read():
     assert {s.method for s in SCORES} <= {*METHODS, None}
     assert all(score.source and score.name for score in SCORES)
-    assert {s.backbone for s in SCORES} == {"resnet101"}
+    dacs = {(s.variant, s.backbone) for s in SCORES if s.method == "dacs"}
+    assert dacs == {
+        (variant, backbone)
+        for variant in ("daformer", "hrda", "mic")
+        for backbone in ("mit_b5", "resnet101_v1c")
+    }
+    assert {s.backbone for s in SCORES if s.method != "dacs"} == {"resnet101"}
 
 
 def test_rows_are_found_by_domains_network_and_method(load_config):
@@ -53,6 +59,21 @@ def test_rows_are_found_by_domains_network_and_method(load_config):
     assert [score.miou_13 for score in synthia] == [34.3]
     tokyo = published.find(load_config("cs2crosscity", "lsr,tokyo"), "max_square")
     assert [score.miou for score in tokyo] == [49.7, 50.5]
+    for words, expected in {
+        "daformer": ["68.3"],
+        "hrda": ["73.8"],
+        "mic": ["75.9"],
+        "mic,resnet101_v1c": ["64.2"],
+        "daformer,mit_b3": [],
+        "dacs": [],
+    }.items():
+        config = load_config("gta2cs", words)
+        assert [score.text for score in published.find(config, "dacs")] == expected
+    config = load_config("synthia2cs", "mic")
+    texts = [score.text for score in published.find(config, "dacs")]
+    assert texts == ["67.3 (16 of 19)", "68.2 (16 of 19)"]
+    config["adapt"]["method"]["masked"], config["model"]["detail"] = 1.0, None
+    assert published.find(config, "dacs") == []
 
 
 SUBSETS = {"large": (0,), "13": (0, 2)}

@@ -88,6 +88,18 @@ def test_means_are_over_the_classes_of_the_data_set():
     assert by_class.cells["adapt (lsr)"]["pole"] == "-"
 
 
+def test_means_of_the_classes_of_a_source_that_lacks_others():
+    """Labels of other classes are scored as errors, or ignored; never under one name."""
+    matrix = np.array([[6, 1, 1], [1, 3, 0], [0, 2, 4]])
+    row = results.make(matrix, classes=CLASSES, subsets={}, taught=(0, 1), **FACTS)
+    assert row["miou"] == pytest.approx((6 / 9 + 3 / 7 + 4 / 7) / 3)
+    assert row["miou_2"] == pytest.approx((6 / 9 + 3 / 7) / 2)
+    assert row["miou_2_alone"] == pytest.approx((6 / 9 + 3 / 5) / 2)
+    (table,) = results.summary([row])
+    cells = table.cells["target val", "running BN"].iloc[0].to_dict()
+    assert cells == {"mIoU": "55.6", "2 of 3": "54.8", "2 alone": "63.3"}
+
+
 def test_a_split_without_a_labelled_pixel_has_no_score():
     with pytest.raises(InputError, match=r"^target val: no pixel has"):
         results.make(np.zeros((3, 3)), classes=CLASSES, subsets={}, **FACTS)
