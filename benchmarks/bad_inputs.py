@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from benchmarks import pages
 from lsr_jax import cli
 from lsr_jax.training import checkpoint, workdir
@@ -30,6 +32,7 @@ from lsr_jax.training import checkpoint, workdir
 ROOT = Path(__file__).parents[1]
 PART = "bad inputs"
 TINY = "--config=configs/streets.py:lsr,tiny"
+CAMVID = "--config=configs/streets2camvid.py:lsr,tiny"
 
 
 class Case(NamedTuple):
@@ -126,6 +129,17 @@ CASES = (
     train("unknown preset", "--config.data.source.preset=huge"),
     train("unknown split", "--config.data.target.val=nope"),
     train("missing data", config="--config=configs/gta2cs.py"),
+    train(
+        "another release of CamVid",
+        "--config.data.target.root={}/stills",
+        config=CAMVID,
+    ),
+    train(
+        "a split of CamVid that is missing",
+        "--config.data.target.root={}/camvid",
+        "--config.data.target.val=test",
+        config=CAMVID,
+    ),
     train("unknown selection", "--config.evaluation.selection=best"),
     train(
         "selection on the reported split",
@@ -189,6 +203,12 @@ def fixtures(folder: Path) -> Iterator[None]:
     for name, config in configs.items():
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(config)
+    photograph = Image.new("RGB", (128, 64))
+    for split in ("stills/701_StillsRaw_full", "camvid/train", "camvid/val"):
+        (folder / split).mkdir(parents=True)
+        photograph.save(folder / split / "1.png")
+        (folder / f"{split}annot").mkdir()
+        photograph.convert("L").save(folder / f"{split}annot" / "1.png")
     (folder / "busy").mkdir()
     (folder / "foreign" / "checkpoints" / "5" / "state").mkdir(parents=True)
     with (folder / "busy" / ".lock").open("w") as lock:

@@ -197,6 +197,7 @@ MISTAKES = {
     "a workdir that is a file": "cannot be written",
     "init_from with an unknown name": "init_from lsr_nope",
     "missing data": "data/gta5",
+    "another release of CamVid": "docs/your_data.md#camvid",
     "evaluation of a folder without a run": "no run found",
     "a seed beyond 32 bits": "seed: expected 0 to 4294967295",
     "a weight of NaN": "adapt.method.entropy: expected at least 0",
