@@ -151,9 +151,8 @@ def build(chosen, preset, weights=WEIGHTS):
     replaces = begin == START and preset != "wide"
     if replaces and chosen.method == "source_only":
         begin, replaces = "previous", False
-    if preset == "streets":
-        recorded = ["oracle"] if chosen.method != "target_only" else []
-        recorded += ["start"] if replaces else []
+    if replaces and preset == "streets":
+        recorded = ["start"] + ["oracle"] * (chosen.method != "target_only")
         values["recorded"] = tuple(f"docs/results/streets_{r}.json" for r in recorded)
     links = stages.links(
         chosen.method,
