@@ -519,7 +519,8 @@ def _generation(config: Mapping, name: str) -> int:
     found = _origin_name(config, name)
     if found in config["stages"]:
         return 1 + _generation(config, found)
-    return int(found != "scratch" and not weights.resolve(found).is_file)
+    source = found != "scratch" and weights.resolve(found, key="init_from")
+    return int(bool(source) and not source.is_file)
 
 
 def _parameters(run: Run, method: Method, keys: tuple, network: Network):
