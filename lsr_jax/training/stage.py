@@ -519,8 +519,7 @@ def _generation(config: Mapping, name: str) -> int:
     found = _origin_name(config, name)
     if found in config["stages"]:
         return 1 + _generation(config, found)
-    source = found != "scratch" and weights.resolve(found, key="init_from")
-    return int(bool(source) and not source.is_file)
+    return int(found != "scratch" and not weights.is_weight_file(weights.place(found)))
 
 
 def _parameters(run: Run, method: Method, keys: tuple, network: Network):

@@ -101,6 +101,14 @@ def is_weight_file(path: Path) -> bool:
     return path.is_file() or (path / convert.INFO).is_file()
 
 
+def place(name: str, *, key: str = "") -> Path:
+    """The path that a name means: of one of `ASSETS`, or of a file or folder."""
+    asset = ASSETS / f"{name}.safetensors"
+    path = files.expanded(name, key=key)
+    known = asset.parent == ASSETS and asset.is_file()
+    return asset if known and not path.exists() else path
+
+
 def resolve(name: str, *, step: int | None = None, key: str = "") -> Source:
     """Find the weights that ``name`` means.
 
@@ -117,10 +125,7 @@ def resolve(name: str, *, step: int | None = None, key: str = "") -> Source:
     what = f"{key} {name}".strip()
     head, colon, stage = name.rpartition(":")
     has_stage = bool(colon) and not files.expanded(name, key=key).exists()
-    path = files.expanded(head if has_stage else name, key=key)
-    asset = ASSETS / f"{name}.safetensors"
-    if asset.is_file() and asset.parent == ASSETS and not path.exists():
-        path = asset
+    path = place(head if has_stage else name, key=key)
     if is_weight_file(path):
         if has_stage or step is not None:
             raise InputError(f"{what}: a weight file has neither stages nor steps")
