@@ -166,7 +166,7 @@ def test_streets_draws_rare_classes_in_the_stage_of_daformer_alone(preset, load_
 
 @pytest.mark.parametrize("name", FILES)
 def test_tiny_is_the_same_run_in_seconds(name, load_config):
-    whole, tiny = load_config(name, "lsr"), load_config(name, "lsr,tiny")
+    whole, tiny = load_config(name, "lsr,scratch"), load_config(name, "lsr,tiny")
     assert whole["stages"] == tiny["stages"]
     assert all(tiny[stage]["steps"] <= 20 for stage in tiny["stages"])
     assert whole["adapt"]["method"] == tiny["adapt"]["method"]
@@ -251,10 +251,13 @@ def test_vgg16_has_one_level(name, load_config):
 
 
 def test_controls_share_the_source_stage(load_config):
-    config = load_config("streets")
-    methods = ("batchnorm_only", "max_square", "lsr")
+    config = load_config("streets", "scratch")
+    methods = ("batchnorm_only", "max_square", "lsr", "dacs")
     assert config["stages"] == ("source", *methods)
     assert {config[s]["init_from"] for s in config["stages"][1:]} == {"source"}
+    trained = load_config("streets")
+    assert trained["stages"] == methods
+    assert {trained[s]["init_from"] for s in methods} == {"streets_mini"}
     rest = [
         {key: value for key, value in config[s].items() if key != "method"}
         for s in config["stages"][1:]
@@ -262,11 +265,34 @@ def test_controls_share_the_source_stage(load_config):
     assert all(stage == rest[0] for stage in rest)
 
 
+@pytest.mark.parametrize(
+    ("argument", "origin"),
+    [
+        ("lsr", "streets_mini"),
+        ("lsr,photometric", "streets_mini"),
+        ("target_only", "streets_mini"),
+        ("lsr,wide", "source"),  # which starts from it
+        # Another network, or other images.
+        ("clan", "source"),
+        ("lsr,mit_mini", "source"),
+        ("lsr,large", "source"),
+        ("lsr,scratch", "source"),
+    ],
+)
+def test_where_the_trained_start_fits(argument, origin, load_config):
+    config = load_config("streets", argument)
+    assert config[config["stages"][-1]]["init_from"] == origin
+    wide = argument.endswith("wide")
+    first = config[config["stages"][0]]["init_from"]
+    assert (first == "streets_mini") == (wide or origin == "streets_mini")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_recorded_rows_exist_and_say_where_they_come_from(name, load_config):
     for path in load_config(name)["recorded"]:
         found = results.read(ROOT / path)
-        assert {row["method"] for row in found} == {"target_only"}
+        methods = {"streets_oracle": "target_only", "streets_start": "source_only"}
+        assert {row["method"] for row in found} == {methods[Path(path).stem]}
         assert all(row["recorded"].startswith("python train.py") for row in found)
 
 
