@@ -35,7 +35,9 @@ def config_name(preset: Preset) -> str:
     The hexadecimal digits are a hash of the preset and `GENERATOR_VERSION`.
     """
     height, width = preset.size
-    identity = json.dumps(asdict(preset), sort_keys=True) + str(GENERATOR_VERSION)
+    # Presets from before `wide` keep their folders.
+    drawn = {key: value for key, value in asdict(preset).items() if value is not False}
+    identity = json.dumps(drawn, sort_keys=True) + str(GENERATOR_VERSION)
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return f"{preset.name}-{height}x{width}-{fingerprint}"
 

@@ -73,7 +73,7 @@ def run(tmp_path, key):
         model=model,
         mesh=mesh,
         config={
-            "evaluation": {},
+            "evaluation": {"window": None},
             "data": {"preprocessing": "unit", "target": {"val": "val"}},
             "seed": 0,
             **stages,
