@@ -56,6 +56,8 @@ def test_pairs_are_found(name, downloads):
                 "rio_train": 4,
                 "rio_test": 3,
             },
+            "urbansyn": {"train": 7},
+            "camvid": {"train": 4, "val": 3},
         }[name]
     )
     for split, one in found.items():

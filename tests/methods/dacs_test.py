@@ -52,7 +52,7 @@ def by_hand(start, chosen, *, share, weigh_source, momentum, number, threshold):
         logits = resample.bilinear(outputs.logits, toy.SIZE)
         return np.asarray(jax.nn.softmax(logits), np.float64), statistics
 
-    (x, y, _), z = batch.source, batch.target.image
+    (x, y, *_), z = batch.source, batch.target.image
     x, y, z = np.asarray(x), np.asarray(y), np.asarray(z)
     source, model_state = probabilities(params["model"], model_state, x)
     target, statistics = probabilities(averaged, teacher.model_state, z)

@@ -116,7 +116,8 @@ def test_every_step_is_logged_with_every_term(unbroken):
     assert all(np.isfinite(list(line.values())).all() for line in lines)
     manifest = json.loads((unbroken.workdir / "manifest.json").read_text())
     assert manifest["versions"]["jax"] == jax.__version__
-    assert set(manifest["data"]) == {"source", "target"}
+    domains = {"source", "target"}
+    assert set(manifest["data"]) == domains | {f"{name}.classes" for name in domains}
 
 
 def test_tensorboard_shows_what_the_record_does_not_hold(unbroken):
