@@ -58,5 +58,11 @@ def test_the_wheel_holds_everything(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = [path.relative_to(ROOT) for path in (ROOT / "lsr_jax").rglob("*.py")]
     assert {path.as_posix() for path in sources} <= names
-    for name in ("configs/streets.py", "configs/streets_oracle.json", "train.py"):
+    for name in (
+        "configs/streets.py",
+        "configs/streets_oracle.json",
+        "assets/README.md",
+        "assets/streets_mini.safetensors",
+        "train.py",
+    ):
         assert f"lsr_jax/{name}" in names
