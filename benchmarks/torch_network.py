@@ -103,7 +103,7 @@ def of(model: models.Model, params, model_state) -> DeepLab:
     architecture = models.BACKBONES.get(name, name)
     network = DeepLab(architecture, model.num_classes, arguments["aspp_dilations"])
     weights = {
-        names.torch_name(path, arguments, "lsr"): torch.tensor(names.to_torch(leaf))
+        names.pieces(path, arguments, "lsr")[0].name: torch.tensor(names.to_torch(leaf))
         for path, leaf in names.flatten(params, model_state).items()
     }
     counters = {
