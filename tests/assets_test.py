@@ -24,7 +24,7 @@ def test_the_card_names_the_file():
     digest = hashlib.sha256(source.path.read_bytes()).hexdigest()
     assert f"`{digest}`" in CARD
     assert source.path.stat().st_size < 4e6
-    info = convert.read_own(source.path).info
+    info = convert.read_info(source.path)
     assert info["classes"] == ", ".join(label_spaces.NAMES)
     weights.check_classes(source, label_spaces.NAMES)
 

@@ -12,7 +12,7 @@ from lsr_jax.convert.weight_files import (
     Imported,
     fingerprint,
     is_own,
-    read_own,
+    read_info,
     save,
 )
 
@@ -26,6 +26,6 @@ __all__ = [
     "is_own",
     "load",
     "overlay",
-    "read_own",
+    "read_info",
     "save",
 ]

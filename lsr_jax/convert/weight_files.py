@@ -288,15 +288,13 @@ def _metadata(path: Path) -> dict[str, str]:
         return opened.metadata() or {}
 
 
-def read_own(path: Path) -> Imported:
-    """Read what `save` wrote.
+def read_info(path: Path) -> dict[str, Any]:
+    """Read the facts in what `save` wrote, without its arrays.
 
     Raises:
       InputError: no such folder or file, or a damaged one.
     """
-    expected = f"{WEIGHTS} and {INFO} as written by {CONVERTER}"
-    with files.reading(path, expected, "convert the file again"):
-        weights = path / WEIGHTS if path.is_dir() else path
+    with _reading_own(path):
         if path.is_dir():
             text = (path / INFO).read_text(encoding="utf-8")
         else:
@@ -305,9 +303,20 @@ def read_own(path: Path) -> Imported:
         for key, kind in _KINDS.items():
             if not isinstance(info[key], kind):
                 raise ValueError(f"{files.quoted(info[key])} for {key!r}")
-        arguments = _model_arguments(info["arguments"])
-        flat = safetensors.numpy.load_file(weights)
-        return Imported(*names.unflatten(flat), info | {"arguments": arguments})
+        return info | {"arguments": _model_arguments(info["arguments"])}
+
+
+def read_own(path: Path) -> Imported:
+    """Read what `save` wrote; raises as `read_info`."""
+    info = read_info(path)
+    with _reading_own(path):
+        flat = safetensors.numpy.load_file(path / WEIGHTS if path.is_dir() else path)
+        return Imported(*names.unflatten(flat), info)
+
+
+def _reading_own(path):
+    expected = f"{WEIGHTS} and {INFO} as written by {CONVERTER}"
+    return files.reading(path, expected, "convert the file again")
 
 
 def convert_anchors(path: str | Path, out: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ from lsr_jax.training import sharding
 from lsr_jax.types import Forward, Outputs, PyTree
 
 CRITERIA = ("infomax", "agreement")
+RULES = {f"target_{name}": name for name in CRITERIA}  # of ``evaluation.selection``
 DARKER = 0.7
 
 

@@ -192,7 +192,7 @@ class Evaluation:
 
     def target_statistics(self, network: Trained) -> PyTree:
         """BatchNorm statistics of the first unlabelled target training images."""
-        first = self._statistics_images()
+        first = self.run.statistics_images()
         size = self.run.evaluation_batch_size()
         compiled = self._compile(network.model, network.preprocessing)
         with pipeline.eval_batches(first, batch_size=size) as batches:
@@ -208,13 +208,9 @@ class Evaluation:
         compiled = self._compile(network.model, network.preprocessing)
         size = self.run.evaluation_batch_size()
         with pipeline.eval_batches(
-            self._statistics_images(), batch_size=size
+            self.run.statistics_images(), batch_size=size
         ) as batches:
             return compiled.criteria(network.params, model_state, batches)
-
-    def _statistics_images(self) -> records.First:
-        count = self.run.config["evaluation"]["batchnorm_images"]
-        return records.First(self.run.open("target", "train"), count)
 
     def batches(self, domain: str) -> pipeline.Batches:
         """Batches of a validation split that the devices divide."""
@@ -249,7 +245,7 @@ class Evaluation:
         self.examples("target", run.config["evaluation"]["panel_images"])
         if model.arguments.get("batch_norm") == "eval":
             return
-        count = len(self._statistics_images())
+        count = len(self.run.statistics_images())
         for size in {min(count, batchnorm.GROUP), count % batchnorm.GROUP} - {0}:
             image = jnp.zeros((size, *run.sizes["target"], 3), jnp.uint8)
             try:

@@ -14,6 +14,7 @@ from lsr_jax import keywords
 from lsr_jax.augment import preprocess
 from lsr_jax.data import sampling
 from lsr_jax.errors import InputError
+from lsr_jax.evaluation import unsupervised
 from lsr_jax.keywords import Count, CountOrZero, Range, Size
 from lsr_jax.methods import METHODS, feature_norm, masked
 from lsr_jax.training import optimizer
@@ -38,12 +39,7 @@ SECTIONS = {
         "batchnorm_images": Count,
         "panel_images": Count,
         "selection": Literal[
-            "last",
-            "source_val",
-            "target_heldout",
-            "oracle",
-            "target_infomax",
-            "target_agreement",
+            ("last", "source_val", "target_heldout", "oracle", *unsupervised.RULES)
         ],
         "every": CountOrZero,
         "window": Size | None,

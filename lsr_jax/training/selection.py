@@ -22,8 +22,6 @@ from lsr_jax.evaluation import confusion, predictor, unsupervised
 from lsr_jax.training.stage import Run, Stage
 from lsr_jax.training.state import TrainState
 
-UNSUPERVISED = {f"target_{name}": name for name in unsupervised.CRITERIA}
-
 
 def split_of(config: Mapping) -> tuple[str, str] | None:
     """Domain and split on which the rule of a config scores; None for ``last``.
@@ -45,7 +43,7 @@ def split_of(config: Mapping) -> tuple[str, str] | None:
         "source_val": ("source", config["data"]["source"]["val"]),
         "target_heldout": ("target", heldout),
         "oracle": ("target", reported),
-        **dict.fromkeys(UNSUPERVISED, ("target", target["train"])),
+        **dict.fromkeys(unsupervised.RULES, ("target", target["train"])),
     }
     return splits[rule]
 
@@ -64,11 +62,13 @@ class Selector:
         self.split = split_of(run.config)
         if self.split:
             domain, split = self.split
-            self._source = run.domains[domain].open(split)
-            if self._rule in UNSUPERVISED:
-                count = run.config["evaluation"]["batchnorm_images"]
-                self._source = records.First(self._source, count)
-            elif not records.is_labelled(self._source):
+            unlabelled = self._rule in unsupervised.RULES
+            self._source = (
+                run.statistics_images()
+                if unlabelled
+                else run.domains[domain].open(split)
+            )
+            if not unlabelled and not records.is_labelled(self._source):
                 raise InputError(
                     f"evaluation.selection: {self._rule} scores the {domain} split "
                     f"{split}, which has no labels; choose last or target_infomax"
@@ -111,7 +111,7 @@ class Selector:
     def _score(self, params, model_state):
         size = self._run.evaluation_batch_size()
         with pipeline.eval_batches(self._source, batch_size=size) as batches:
-            if criterion := UNSUPERVISED.get(self._rule):
+            if criterion := unsupervised.RULES.get(self._rule):
                 return self._criteria(params, model_state, batches)[criterion]
             matrix = self._predictor.confusion(params, model_state, batches)
         declared = self._run.domains[self.split[0]].space.declared

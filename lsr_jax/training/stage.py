@@ -61,6 +61,11 @@ class Run:
         """The split that the config names for ``train`` or ``val`` of a domain."""
         return self.domains[domain].open(self.config["data"][domain][part])
 
+    def statistics_images(self) -> records.First:
+        """Target training images for BatchNorm statistics and criteria without labels."""
+        count = self.config["evaluation"]["batchnorm_images"]
+        return records.First(self.open("target", "train"), count)
+
     def evaluation_batch_size(self) -> int:
         """The config's, rounded up to a multiple of the number of devices."""
         size = self.config["evaluation"]["batch_size"]

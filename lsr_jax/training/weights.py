@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from lsr_jax import convert, files, models
 from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
+from lsr_jax.evaluation import unsupervised
 from lsr_jax.training import checkpoint, sharding, workdir
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.types import PyTree
@@ -178,7 +179,7 @@ def check_classes(source: Source, classes: Sequence[str]) -> None:
     """Raise InputError if weights are known to be for other classes or another order."""
     path, found = source.path.absolute().parents[1] / "manifest.json", None
     if source.is_file and convert.is_own(source.path):
-        found = convert.read_own(source.path).info.get("classes")
+        found = convert.read_info(source.path).get("classes")
     elif source.config is not None and path.is_file():
         found = workdir.manifest(path.parent)["data"].get("target.classes")
     if found not in (None, ", ".join(classes)):
@@ -353,6 +354,6 @@ def selection_label(facts: Mapping, split: str) -> str:
         return "last"
     # Checkpoints from before there were rules without labels have the domain.
     rule = best.get("rule") or f"{best['domain']}_val"
-    if rule in ("source_val", "target_infomax", "target_agreement"):
+    if rule == "source_val" or rule in unsupervised.RULES:
         return rule
     return "oracle" if best["split"] == split else "target_heldout"
