@@ -105,6 +105,17 @@ FRESH = {
 }
 
 
+# Of a stage on small images, or on so few that a class may be in none.
+WHOLE_IMAGES = {
+    f"augment.{domain}.{key}": value
+    for domain in DOMAINS
+    for key, value in (
+        *(("crop", None), ("scale", None)),
+        *(("majority", 1.0), ("drawn_pixels", 0)),
+    )
+} | {"rare_classes.temperature": 0.0}
+
+
 def things(space):
     """Which classes of a label space DAFormer's feature distance holds; none: no distance."""
     names = [label_spaces.NAMES[c] for c in dacs.THINGS]
@@ -176,11 +187,8 @@ def tiny(links, values, backbone=None, size=TINY, steps=6):
         _, subsets = splits_of(values[f"data.{domain}.name"])
         if values.get(f"data.{domain}.val", "val") in subsets:
             found[f"data.{domain}.val"] = "val_lsr"  # a seventh: few images are enough
-        for name in links:
-            whole = {"crop": None, "scale": None, "majority": 1.0, "drawn_pixels": 0}
-            found |= at(f"{name}.augment.{domain}", whole)
     for name in links:
-        found[f"{name}.rare_classes.temperature"] = 0.0  # few images lack classes
+        found |= at(name, WHOLE_IMAGES)
         if "/" in values[f"{name}.init_from"]:
             found[f"{name}.init_from"] = "scratch"
     return found

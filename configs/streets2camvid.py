@@ -60,13 +60,9 @@ def get_config(argument=None):
 
 def shortened(stages):
     """Steps of the stages and of their schedules; whole images, as they are small."""
-    whole = {"crop": None, "scale": None, "majority": 1.0, "drawn_pixels": 0}
     found = {}
     for name in stages:
         steps = STEPS.get(name, ADAPT_STEPS)
         keys = {"steps": steps, "optimizer.decay_steps": steps, "log_every": 50}
-        keys |= {"optimizer.warmup_steps": 0, "rare_classes.temperature": 0.0}
-        for domain in real.DOMAINS:
-            keys |= at(f"augment.{domain}", whole)
-        found |= at(name, keys)
+        found |= at(name, keys | {"optimizer.warmup_steps": 0, **real.WHOLE_IMAGES})
     return found
