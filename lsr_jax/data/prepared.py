@@ -68,7 +68,8 @@ def write_once(
     """Writes a folder, unless it exists already.
 
     Removes what a killed run left behind. A second process waits for the first. Stores the
-    pixels ``[N, 256]`` of all records of a split, see `read_pixels`. Adds to the manifest ``splits``, with the ``count`` of records and the ``sha256`` of the lines
+    pixels ``[N, 256]`` of all records of a split, see `read_pixels`. Adds to the manifest
+    ``splits``, with the ``count`` of records and the ``sha256`` of the lines
     ``"<id> <sha256>"``, and the ``sha256`` of the lines ``"<split> <sha256>"``.
 
     Args:
