@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from lsr_jax import models
 from lsr_jax.augment import preprocess
@@ -61,13 +63,13 @@ class Setting(NamedTuple):
         return " ".join(words)
 
 
-class Step:
-    """A compiled step with its state; each call trains one step."""
+class Program:
+    """A step for a mesh, whose devices may be absent: it needs no arrays."""
 
-    def __init__(self, setting: Setting):
-        mesh = sharding.make_mesh(setting.devices)
-        method, heads = make_method(setting.method)
-        model = models.build(
+    def __init__(self, setting: Setting, mesh: jax.sharding.Mesh):
+        self.setting, self.mesh = setting, mesh
+        self.method, heads = make_method(setting.method)
+        self.model = models.build(
             backbone=setting.backbone,
             num_classes=NUM_CLASSES,
             head=heads[0],
@@ -77,35 +79,66 @@ class Step:
             dtype=setting.dtype,
             remat=setting.remat,
         )
-        whole, transformation = start(method, model, setting)
-        self.state = sharding.replicate(whole, mesh)
-        self.batch = sharding.shard_batch(batch(method, setting), mesh)
-        self.metrics = None
+        params, *_ = jax.eval_shape(self._network)
+        self.transformation = make_optimizer(params, self.model)
 
-        def jitted(forward):
-            whole = step.make_step(
-                method,
-                transformation,
-                forward,
-                functools.partial(
-                    preprocess.preprocess,
-                    source=preprocess.AUGMENTATION["none"],
-                    target=preprocess.AUGMENTATION["none"],
-                    preprocessing="caffe",
-                ),
-                preprocess.pixels("caffe"),
-            )
-            return sharding.jit_step(whole, mesh)
+    def start(self) -> state.TrainState:
+        """The state before step 0."""
+        params, model_state, method_state, rng = self._network()
+        return state.create(params, model_state, method_state, self.transformation, rng)
 
-        parts = setting.micro_batches
-        whole = jitted(microbatch.in_parts(model.forward, parts))
-        self._call, self.cost = compile.compile_traced(
-            whole.trace(self.state, self.batch)
+    def trace(self, parts: int) -> jax.stages.Traced:
+        """The step in ``parts`` micro-batches, traced with shapes in place of arrays."""
+        whole = step.make_step(
+            self.method,
+            self.transformation,
+            microbatch.in_parts(self.model.forward, parts),
+            functools.partial(
+                preprocess.preprocess,
+                source=preprocess.AUGMENTATION["none"],
+                target=preprocess.AUGMENTATION["none"],
+                preprocessing="caffe",
+            ),
+            preprocess.pixels("caffe"),
         )
+        return sharding.jit_step(whole, self.mesh).trace(
+            sharding.replicated_shapes(jax.eval_shape(self.start), self.mesh),
+            batch_shapes(self.method, self.setting, self.mesh),
+        )
+
+    def compile(self) -> tuple[Callable, compile.Cost]:
+        """As `compile.compile_traced`, with the operations of all micro-batches."""
+        parts = self.setting.micro_batches
+        call, cost = compile.compile_traced(self.trace(parts))
         if parts > 1:  # XLA counts the body of a loop once
-            once = jitted(model.forward).trace(self.state, self.batch).lower()
-            flops = once.cost_analysis()["flops"] / setting.devices
-            self.cost = self.cost._replace(flops=flops)
+            flops = self.trace(1).lower().cost_analysis()["flops"]
+            cost = cost._replace(flops=flops / self.mesh.size)
+        return call, cost
+
+    def _network(self):
+        """Parameters, states of network and method, and the key of the step."""
+        setting, model = self.setting, self.model
+        model_key, method_key, rng = jax.random.split(jax.random.key(0), 3)
+        params, model_state = model.init(model_key, setting.source_size)
+        spec = BatchSpec(
+            NUM_CLASSES, model.feature_dim, setting.source_size, setting.target_size
+        )
+        params, method_state = state.with_method(
+            params, model_state, self.method, spec, method_key
+        )
+        return params, model_state, method_state, rng
+
+
+class Step:
+    """A compiled step with its state; each call trains one step."""
+
+    def __init__(self, setting: Setting):
+        mesh = sharding.make_mesh(setting.devices)
+        program = Program(setting, mesh)
+        self.state = sharding.replicate(program.start(), mesh)
+        self.batch = sharding.shard_batch(batch(program.method, setting), mesh)
+        self.metrics = None
+        self._call, self.cost = program.compile()
 
     def __call__(self):
         """Train one step; returns its metrics, on the device."""
@@ -138,18 +171,10 @@ def two_domains() -> Method:
     return Method(common.stateless, loss, labelled=("source", "target"))
 
 
-def start(method: Method, model: models.Model, setting: Setting):
-    """State before step 0 and optimizer, with the hyperparameters of the originals."""
-    model_key, method_key, rng = jax.random.split(jax.random.key(0), 3)
-    params, model_state = model.init(model_key, setting.source_size)
-    spec = BatchSpec(
-        NUM_CLASSES, model.feature_dim, setting.source_size, setting.target_size
-    )
-    params, method_state = state.with_method(
-        params, model_state, method, spec, method_key
-    )
+def make_optimizer(params, model: models.Model) -> optax.GradientTransformation:
+    """The optimizer with the hyperparameters of the originals."""
     groups = optimizer.model_groups(head_multiplier=10.0, frozen=model.frozen_paths)
-    transformation = optimizer.make(
+    return optimizer.make(
         params,
         groups,
         name="sgd",
@@ -160,8 +185,6 @@ def start(method: Method, model: models.Model, setting: Setting):
         power=0.9,
         warmup_steps=0,
     )
-    whole = state.create(params, model_state, method_state, transformation, rng)
-    return whole, transformation
 
 
 def batch(method: Method, setting: Setting) -> Batch:
@@ -176,6 +199,17 @@ def batch(method: Method, setting: Setting) -> Batch:
             else None
             for name, size in sizes.items()
         }
+    )
+
+
+def batch_shapes(method: Method, setting: Setting, mesh: jax.sharding.Mesh) -> Batch:
+    """Shapes, dtypes and sharding of `batch`."""
+    placement = sharding.split(mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            (setting.batch_size, *x.shape[1:]), x.dtype, sharding=placement
+        ),
+        batch(method, setting._replace(batch_size=1)),
     )
 
 

@@ -44,7 +44,7 @@ class Step:
         model = models.build(
             backbone=setting.backbone, num_classes=C, initialisation="released"
         )
-        key = jax.random.split(jax.random.key(0), 3)[0]  # as in `steps.start`
+        key = jax.random.split(jax.random.key(0), 3)[0]  # as in `steps.Program`
         weights = jax.device_get(model.init(key, setting.source_size))
         self.network = torch_network.of(model, *weights).to(self.device)
         head = list(self.network.clas.parameters())

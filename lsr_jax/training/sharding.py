@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,13 @@ from lsr_jax.errors import InputError
 from lsr_jax.types import PyTree
 
 
-def make_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh over the first ``num_devices`` devices (all by default).
+def make_mesh(
+    num_devices: int | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over the first ``num_devices`` devices (all by default) of ``devices``.
+
+    ``devices`` are those of this run by default; a description of absent ones
+    (`jax.experimental.topologies`) gives a mesh to compile for.
 
     The axis is Auto: under jit, sums over a sharded batch (BatchNorm, prototypes,
     losses) are global without further code.
@@ -23,7 +28,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     Raises:
       InputError: fewer devices than asked for, or a process without any.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     count = len(devices) if num_devices is None else num_devices
     if not 1 <= count <= len(devices):
         raise InputError(
