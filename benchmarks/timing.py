@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 
 from lsr_jax import cli
 from lsr_jax.data import processes
+from lsr_jax.errors import InputError, one_line
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -140,6 +142,15 @@ def network_defaults(options: argparse.Namespace) -> argparse.Namespace:
 def ms(seconds: Spread) -> str:
     """Median and quartiles in milliseconds."""
     return str(Spread(*(1e3 * x for x in seconds[:3]), seconds.count))
+
+
+def command(main: Callable[[], object]) -> None:
+    """Run a command; bad input ends it with one line and exit code 2, as in `cli.run`."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def environment() -> dict:
