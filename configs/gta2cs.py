@@ -43,6 +43,8 @@ Published mIoU on Cityscapes val with ResNet101:
                         aligned adversarially; here it is trained on the source alone
     feature_to_adapt    norm only 43.3, with CLAN 44.8; flipped images averaged 44.0, 45.7;
                         ensembles of two runs with CLAN 44.8, with MaxSquare 46.8
+    sapnet              its 43.2 is of code that was never published; here it is a
+                        reconstruction, not held against an original
     dacs                52.1 (DACS, as quoted by others), against shrunken labels
     oce                 45.9; without its entropy term 45.3
     lsr                 46.0 (Table 1); the paper prints no weights, so "paper" has those of

@@ -225,6 +225,11 @@ RECIPES = {
             },
         )
     ),
+    # Nothing of its segmentation is published but the result: AdaptSegNet's network,
+    # initial weights, images, schedule, SGD for the network and Adam for the classifier.
+    # Features, guidance, weight, windows, stride, dropout and the normalisation of a
+    # batch of one image: `sapnet.make` and `models.attention_pyramid`.
+    "sapnet": ADAPT_SEG_NET,
     "dacs": ADAPT_SEG_NET._replace(
         stage=steps(
             250_000, batch_size=2, **crops(512, 512), **{"weights.skip_head": True}

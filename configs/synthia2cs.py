@@ -26,6 +26,7 @@ Published mIoU on Cityscapes val with ResNet101, 16 / 13 classes:
     bdl                 - / 51.4, on translated source images, which are not made here
     max_square          - / 46.9 image-wise; 39.4 / 45.2 as run again by LSR
     cag                 - / 52.6; its code has no SYNTHIA
+    sapnet              - / 44.3, of code that was never published; here a reconstruction
     dacs                48.3 / - (DACS, as quoted by others), 19-way head
     oce                 41.1 / 48.2; without its entropy term - / 44.2
     lsr                 41.7 / not readable (Table 1)

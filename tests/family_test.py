@@ -26,6 +26,7 @@ NOT_JUDGED = {
     "adversarial": "the other network answers",
     "adversarial_main": "the other network answers",
     "adversarial_aux": "the other network answers",
+    "sapnet domain": "the network answers",
     "weight_discrepancy": "both heads still learn the same classes",
     "feature_to_adapt norm_source": "delta^2 whatever the features; mean_norm_* rise",
     "feature_to_adapt norm_target": "delta^2 whatever the features; mean_norm_* rise",

@@ -11,8 +11,9 @@ from flax import linen as nn
 from lsr_jax.models import BACKBONES, initialisation, layers
 from lsr_jax.models.backbone import Backbone
 
-# The package's attribute of this name is the function.
+# The package's attributes of these names are the functions.
 DISCRIMINATOR = importlib.import_module("lsr_jax.models.discriminator")
+ATTENTION_PYRAMID = importlib.import_module("lsr_jax.models.attention_pyramid")
 
 
 class Body(nn.Module):
@@ -73,4 +74,6 @@ def discriminators():
     narrow = {name: min(width, 4) for name, width in DISCRIMINATOR.WIDTHS.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DISCRIMINATOR, "WIDTHS", narrow)
+        patch.setattr(ATTENTION_PYRAMID, "WIDTH", 4)
+        patch.setattr(ATTENTION_PYRAMID, "HIDDEN", 3)
         yield

@@ -57,6 +57,18 @@ TABLE = {
         discriminator=(5e-5, 5e-4),
         weights={"norm": 0.00015, "weight_discrepancy": 0.01, "gamma": 0.0},
     ),
+    # Chosen here: of its segmentation the result alone is published.
+    "gta2cs:sapnet": published.ASN._replace(
+        head="single",
+        weights={
+            "segmentation": 1.0,
+            "domain": 0.1,
+            "reversal": 1.0,
+            "windows": (3, 9, 15, 21, 27, 33, 37),
+            "stride": 2,
+            "dropout": 0.5,
+        },
+    ),
     "gta2cs:dacs": published.DACS,
     **{
         f"{pair}:{words}": row._replace(**sizes, **network)

@@ -11,6 +11,8 @@ from lsr_jax.methods import METHODS, common
 from lsr_jax.training import optimizer, state, step
 from lsr_jax.types import BatchSpec
 
+# Of SAPNet: the feature map of the toy network has 4x6 cells.
+SMALL = {"windows": (1, 3)}
 WEIGHTS = (keywords.Weight, keywords.MaximisedWeight)
 SPEC = BatchSpec(toy.NUM_CLASSES, toy.FEATURES, toy.SIZE, toy.SIZE)
 
@@ -39,6 +41,7 @@ def build(name, preset, **keywords):
     chosen = dict(module.presets[preset]) if preset else {}
     if chosen.get("class_frequency", "none") != "none":
         chosen["class_frequency"] = "none"  # frequencies are for 19, 16, 13 classes
+    keywords = SMALL | keywords
     chosen |= {key: value for key, value in keywords.items() if key in known}
     return module.make(**chosen)
 

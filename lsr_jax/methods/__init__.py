@@ -17,6 +17,7 @@ from lsr_jax.methods import (
     lsr,
     max_square,
     oce,
+    sapnet,
     swd,
 )
 from lsr_jax.types import Method
@@ -49,6 +50,7 @@ METHODS = {
     "max_square": Entry(max_square.make, max_square.PRESETS),
     "cag": Entry(cag.make, cag.PRESETS),
     "feature_to_adapt": Entry(feature_to_adapt.make, feature_to_adapt.PRESETS),
+    "sapnet": Entry(sapnet.make),
     "dacs": Entry(dacs.make, dacs.PRESETS),
     "oce": Entry(oce.make, oce.PRESETS),
     "lsr": Entry(lsr.make, lsr.PRESETS),

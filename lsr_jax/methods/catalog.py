@@ -14,7 +14,7 @@ from lsr_jax import models
 from lsr_jax.methods import METHODS
 from lsr_jax.types import Batch, BatchSpec, Context, Images, Method, Pixels, PyTree
 
-SIZE = (64, 128)
+SIZE = (320, 320)  # the windows of SAPNet fit its 41x41 cells
 
 
 class Facts(NamedTuple):

@@ -27,6 +27,7 @@ import jax
 from lsr_jax import losses
 from lsr_jax.keywords import Count, Weight
 from lsr_jax.methods import common
+from lsr_jax.ops import numerics
 from lsr_jax.types import Aux, Method, PyTree
 
 HEAD_PARTS = ("head", "aux_head")  # of the parameters of a network
@@ -94,16 +95,7 @@ def opponents(model: PyTree) -> tuple[PyTree, PyTree]:
     from the target pass, and everything else as they are.
     """
     return tuple(
-        model | {name: scaled_gradient(model[name], factor) for name in HEAD_PARTS}
+        model
+        | {name: numerics.scaled_gradient(model[name], factor) for name in HEAD_PARTS}
         for factor in (2.0, -1.0)
     )
-
-
-def scaled_gradient(tree: PyTree, factor: float) -> PyTree:
-    """The same values, exactly; gradients that pass through are ``factor`` fold."""
-
-    def leaf(x):
-        fixed = jax.lax.stop_gradient(x)
-        return fixed + factor * (x - fixed)
-
-    return jax.tree.map(leaf, tree)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lsr_jax.types import PyTree
+
 
 def class_mask(labels: jax.Array, num_classes: int) -> jax.Array:
     """One-hot labels, ``[...] -> [..., C]`` bool; all False for 255.
@@ -48,6 +50,16 @@ def unit(x: jax.Array) -> jax.Array:
     """``x / ||x||`` over the last axis; a zero vector stays zero, gradient zero."""
     norm = safe_norm(x, keepdims=True)
     return x / jnp.where(norm > 0, norm, 1)
+
+
+def scaled_gradient(tree: PyTree, factor: float) -> PyTree:
+    """The same values, exactly; gradients that pass through are ``factor`` fold."""
+
+    def leaf(x):
+        fixed = jax.lax.stop_gradient(x)
+        return fixed + factor * (x - fixed)
+
+    return jax.tree.map(leaf, tree)
 
 
 def norms(vectors: np.ndarray) -> np.ndarray:

@@ -48,6 +48,17 @@ def adaptive_average(x: jax.Array, size: Size) -> jax.Array:
     return _separable(x, _average_matrix, size)
 
 
+def window_average(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Mean pooling without padding, ``[B, H, W, C]`` to ``[B, h, w, C]``.
+
+    Cell ``i`` averages rows ``stride i .. stride i + window - 1``, columns alike, so
+    ``h = (H - window) // stride + 1`` (torch ``avg_pool2d``). Half precision is computed
+    and returned in float32.
+    """
+    size = tuple((side - window) // stride + 1 for side in x.shape[1:3])
+    return _separable(x, functools.partial(_window_matrix, window, stride), size)
+
+
 def window_counts(
     labels: jax.Array, size: Size, num_classes: int, *, window: Window = "full"
 ) -> jax.Array:
@@ -173,6 +184,12 @@ def _average_matrix(source: int, target: int) -> np.ndarray:
     first, last = cell * source // target, -(-(cell + 1) * source // target)
     pixel = np.arange(source)
     return ((first <= pixel) & (pixel < last)) / (last - first)
+
+
+@functools.cache
+def _window_matrix(window: int, stride: int, source: int, target: int) -> np.ndarray:
+    first, pixel = np.arange(target)[:, None] * stride, np.arange(source)
+    return ((first <= pixel) & (pixel < first + window)) / window
 
 
 def _radius(source: int, target: int) -> int:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+import variants
 
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS, controls, feature_norm
@@ -38,7 +39,9 @@ def test_every_method_takes_it(name, key):
         return method.loss(params, state, batch, ctx)[1].metrics
 
     for reference in ("current", "previous"):
-        method = feature_norm.norm(METHODS[name].make(), **NORM, reference=reference)
+        method = feature_norm.norm(
+            variants.build(name, None), **NORM, reference=reference
+        )
         found = jax.eval_shape(functools.partial(metrics, method=method), key)
         terms = {term for term in found if term.startswith("feature_norm_")}
         assert terms == {f"feature_norm_{domain}" for domain in domains}

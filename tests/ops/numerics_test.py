@@ -1,5 +1,7 @@
-"""Norms and angles by hand."""
+"""Norms, angles and scaled gradients by hand."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lsr_jax.ops import numerics
@@ -24,3 +26,13 @@ def test_a_zero_vector_has_no_direction():
     assert np.isnan(found[0]).all()
     np.testing.assert_allclose(found[1], [0.6, 0.8])
     assert np.isnan(numerics.angles(vectors)).all()
+
+
+def test_scaled_gradient_keeps_every_bit():
+    tree = {"a": jnp.array([0.1, -3e38, 1e-30]), "b": jnp.float32(7)}
+    found = jax.jit(numerics.scaled_gradient, static_argnums=1)(tree, -1.0)
+    jax.tree.map(np.testing.assert_array_equal, found, tree)
+    gradient = jax.grad(lambda t: (numerics.scaled_gradient(t, 2.0)["a"] * 3).sum())(
+        tree
+    )
+    np.testing.assert_array_equal(gradient["a"], [6, 6, 6])

@@ -86,6 +86,21 @@ def test_adaptive_average(size):
     np.testing.assert_allclose(ours, slow_average(IMAGE, size), rtol=0, atol=1e-6)
 
 
+def test_window_average():
+    """Windows of 5x8 that would leave the image are left out."""
+    average = jax.jit(resample.window_average, static_argnums=(1, 2))
+    found = average(IMAGE, 3, 2)
+    assert found.shape == (2, 2, 3, 3)
+    for i in range(2):
+        for j in range(3):
+            window = IMAGE[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            np.testing.assert_allclose(found[:, i, j], window.mean((1, 2)), atol=1e-6)
+    np.testing.assert_array_equal(average(IMAGE, 1, 1), IMAGE)
+    np.testing.assert_allclose(
+        average(IMAGE, 5, 2)[:, 0, 1], IMAGE[:, :, 2:7].mean((1, 2)), atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("window", ["full", "diagonal"])
 def test_window_counts(window):
     counts = jax.jit(lambda x: resample.window_counts(x, (4, 7), 3, window=window))(
