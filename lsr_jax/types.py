@@ -93,6 +93,15 @@ class Pixels(NamedTuple):
     restore: Callable[[jax.Array], jax.Array]
 
 
+class Frozen(NamedTuple):
+    """A part of a method's state that no step changes, such as the network of the start.
+
+    The checkpoints of a stage share one copy of it.
+    """
+
+    value: PyTree
+
+
 class Context(NamedTuple):
     """Further arguments of a loss, beside parameters, method state and batch.
 

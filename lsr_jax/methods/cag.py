@@ -13,7 +13,7 @@ from lsr_jax.errors import InputError
 from lsr_jax.keywords import Probability, Range, Weight
 from lsr_jax.methods import common
 from lsr_jax.ops import diagnostics, prototypes, pseudo_labels, resample
-from lsr_jax.types import Aux, Method, Outputs, Preparation, PyTree
+from lsr_jax.types import Aux, Frozen, Method, Outputs, Preparation
 
 
 class CAGState(NamedTuple):
@@ -24,8 +24,8 @@ class CAGState(NamedTuple):
 
     anchors: jax.Array
     count: jax.Array
-    pseudo_labeler: PyTree
-    pseudo_labeler_state: PyTree
+    pseudo_labeler: Frozen
+    pseudo_labeler_state: Frozen
 
 
 PRESETS = {
@@ -85,7 +85,7 @@ def make(
         del key
         start = jnp.zeros((spec.num_classes, spec.feature_dim))
         count = jnp.zeros(spec.num_classes)
-        return {}, CAGState(start, count, params, model_state)
+        return {}, CAGState(start, count, Frozen(params), Frozen(model_state))
 
     def prepare(state, given):
         if anchors:
@@ -94,11 +94,11 @@ def make(
             found = source_anchors(
                 given, state.anchors.shape[1], minimum=minimum, cap=cap
             )
-        return CAGState(*found, given.params, given.model_state)
+        return CAGState(*found, Frozen(given.params), Frozen(given.model_state))
 
     def labels(state, images, ctx):
         outputs, _ = ctx.forward(
-            state.pseudo_labeler, state.pseudo_labeler_state, images, False
+            state.pseudo_labeler.value, state.pseudo_labeler_state.value, images, False
         )
         nearest = pseudo_labels.nearest_anchor(
             outputs.features, state.anchors, state.count > 0, gap=gap

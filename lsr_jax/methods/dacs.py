@@ -31,7 +31,7 @@ from lsr_jax.keywords import (
 )
 from lsr_jax.methods import common
 from lsr_jax.ops import classmix, diagnostics, masking, pseudo_labels
-from lsr_jax.types import Aux, Context, Method, Outputs, PyTree
+from lsr_jax.types import Aux, Context, Frozen, Method, Outputs, PyTree
 
 Ceiling = Annotated[float, Range(most=1, unit="weight of the old value")]
 Classes = Annotated[tuple[int, ...], Range(most=254, unit="ids of classes")]
@@ -80,7 +80,7 @@ class Encoder(NamedTuple):
 class Teacher(NamedTuple):
     """Parameters and BatchNorm running statistics; starts as a copy of the student.
 
-    ``encoder`` is an `Encoder` where the features of the start are needed, else ().
+    ``encoder`` is a frozen `Encoder` where the features of the start are needed, else ().
     """
 
     params: PyTree
@@ -154,7 +154,7 @@ def make(
         del key, spec
         encoder = ()
         if feature_distance:
-            encoder = Encoder(params["backbone"], model_state)
+            encoder = Frozen(Encoder(params["backbone"], model_state))
         return {}, Teacher(params, model_state, encoder)
 
     effects = {
@@ -225,7 +225,7 @@ def make(
             return common.weighted_segmentation(source, batch.source.label, ones)
 
         def distance():
-            reference = state.encoder.features(student, batch.source.image, ctx)
+            reference = state.encoder.value.features(student, batch.source.image, ctx)
             factor = batch.source.label.shape[-1] // reference.shape[2]
             cells = tuple(side // factor for side in batch.source.label.shape[1:])
             if cells != reference.shape[1:3]:

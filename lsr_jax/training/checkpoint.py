@@ -4,6 +4,9 @@
 step, the best checkpoint so far, the position of the metrics log, the sha256 of every
 array and the format version. Saves are asynchronous and atomic: an interrupted save
 leaves nothing that counts as a checkpoint.
+
+What a method marks as `types.Frozen` is in ``FOLDER/frozen``, once for all steps; their
+facts have its hashes too.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from lsr_jax.convert.names import leaves_by_path
 from lsr_jax.errors import DISK_FULL, InputError, TrainingError
 from lsr_jax.training import distributed
 from lsr_jax.training.state import TrainState
-from lsr_jax.types import PyTree
+from lsr_jax.types import Frozen, PyTree
 
 FORMAT = 2
 RELEASES = {1: "0.1", 2: "0.2"}  # format: the lsr_jax that writes it
 NETWORK = ("params/model/", "model_state/")  # paths in a state
 QUARANTINE = "damaged"  # beside the folder of checkpoints
+FROZEN = "frozen"  # in the folder of checkpoints
+TRAIN_AGAIN = "copy it back, or remove all checkpoints to train the stage again"
 KEEP_NEWEST = 2
 
 # What decoders raise for wrong bytes. Everything else (no memory, a failing disk, a bug)
@@ -63,6 +68,7 @@ class Checkpointer:
         changed: another process may be saving.
         """
         self.folder = folder.absolute()
+        self._has_frozen = bool(self.steps())
         self._best = BestOfNewest()
         kept = [policies.LatestN(KEEP_NEWEST), self._best]
         kept += [policies.EveryNSteps(keep_every)] if keep_every else []
@@ -104,11 +110,18 @@ class Checkpointer:
                 with contextlib.suppress(DamagedCheckpointError):
                     self._best.add(saved, self.facts(saved))
         self._best.add(step, facts)
+        moving, frozen = without_frozen(state)
+        if frozen and not self._has_frozen:
+            with writing(self.folder), frozen_checkpointer() as writer:
+                writer.save(
+                    self.folder / FROZEN, args=ocp.args.PyTreeSave(frozen), force=True
+                )
+            self._has_frozen = True
         with writing(self.folder):
             started = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state),
+                    state=ocp.args.PyTreeSave(moving),
                     facts=SaveFacts((dict(facts), host_copy(state))),
                 ),
             )
@@ -239,23 +252,66 @@ class Checkpointer:
                 (self.folder / str(step)).rename(folder / str(step))
 
     def _restore(self, step: int, template: PyTree, facts: Mapping, *, whole: bool):
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        args = ocp.args.PyTreeRestore(
-            shapes,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
-            partial_restore=not whole,
-        )
+        moving, frozen = without_frozen(template)
+        saved, names = facts["arrays"], leaves_by_path(template).keys()
+        unmoved = names - leaves_by_path(moving).keys()
         with reading(self.folder / str(step)):
             stored = self._manager.item_metadata(step)["state"].tree
             check_leaves(network_leaves(template), network_leaves(stored))
-            args = ocp.args.Composite(state=args)
+            args = ocp.args.Composite(state=restore_args(moving, whole=whole))
             found = self._manager.restore(step, args=args).state
-            check_leaves(typed_leaves(template), typed_leaves(found))
+            check_leaves(typed_leaves(moving), typed_leaves(found))
             arrays = host_copy(found)
-            check_arrays(facts["arrays"], digests(arrays), whole=whole)
+            own = {
+                name: digest for name, digest in saved.items() if name not in unmoved
+            }
+            check_arrays(own, digests(arrays), whole=whole)
         network = {name: x for name, x in arrays.items() if name.startswith(NETWORK)}
         convert.check_values(f"checkpoint {self.folder / str(step)}", network)
+        if not frozen:
+            return found
+        path = self.folder / FROZEN
+        with reading(path, TRAIN_AGAIN), frozen_checkpointer() as reader:
+            values = reader.restore(path, args=restore_args(frozen, whole=True))
+            found = with_frozen(found, values)
+            leaves = leaves_by_path(found)
+            arrays = host_copy({name: leaves[name] for name in unmoved})
+            check_arrays(saved, digests(arrays), whole=False)
         return found
+
+
+def is_frozen(node: object) -> bool:
+    """Whether a node of a state is `Frozen`."""
+    return isinstance(node, Frozen)
+
+
+def without_frozen(tree: PyTree) -> tuple[PyTree, list]:
+    """The tree with empty `Frozen` nodes, and what was in them."""
+    values = [x.value for x in jax.tree.leaves(tree, is_leaf=is_frozen) if is_frozen(x)]
+    return with_frozen(tree, [()] * len(values)), values
+
+
+def with_frozen(tree: PyTree, values: Sequence[PyTree]) -> PyTree:
+    """The tree with ``values`` in its `Frozen` nodes."""
+    rest = iter(values)
+    return jax.tree.map(
+        lambda x: Frozen(next(rest)) if is_frozen(x) else x, tree, is_leaf=is_frozen
+    )
+
+
+def frozen_checkpointer() -> ocp.Checkpointer:
+    """Orbax's object that writes and reads the folder of the frozen parts."""
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+
+
+def restore_args(template: PyTree, *, whole: bool) -> ocp.args.PyTreeRestore:
+    """Orbax's arguments for reading arrays with the placement of ``template``."""
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+    return ocp.args.PyTreeRestore(
+        shapes,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(shapes),
+        partial_restore=not whole,
+    )
 
 
 class FactsHandler(ocp.JsonCheckpointHandler):
@@ -413,7 +469,9 @@ def check_arrays(
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(
+    path: Path, remedy: str = "remove the folder to train the stage again"
+) -> Iterator[None]:
     """Turn decoding errors into DamagedCheckpointError, those of a disk into TrainingError."""
     try:
         yield
@@ -424,7 +482,7 @@ def reading(path: Path) -> Iterator[None]:
         if isinstance(error, MISSING) or (malformed and not on_machine):
             raise DamagedCheckpointError(
                 f"checkpoint {path}: cannot be restored into this network and method: "
-                f"{reason(error)}; remove the folder to train the stage again"
+                f"{reason(error)}; {remedy}"
             ) from error
         if isinstance(error, OSError) or malformed:
             raise TrainingError(

@@ -13,7 +13,7 @@ from lsr_jax import losses
 from lsr_jax.errors import InputError
 from lsr_jax.methods import cag
 from lsr_jax.ops import diagnostics, pseudo_labels
-from lsr_jax.types import Batch, BatchSpec, Context, Images, Outputs
+from lsr_jax.types import Batch, BatchSpec, Context, Frozen, Images, Outputs
 
 TERMS = (
     *("segmentation", "anchor_labels", "probability_labels"),
@@ -69,7 +69,9 @@ def test_golden_step(golden):
     }
     anchors = jnp.asarray(golden["anchors"])
     pseudo_labeler = golden["pred_feat"], golden["pred_output"]
-    state = cag.CAGState(anchors, jnp.ones(len(anchors)), pseudo_labeler, {})
+    state = cag.CAGState(
+        anchors, jnp.ones(len(anchors)), Frozen(pseudo_labeler), Frozen({})
+    )
     (value, aux), (gradient, still), calls = stubbed(
         cag.make(), networks, state, jnp.asarray(golden["source_labels"])
     )
@@ -101,7 +103,7 @@ def stub():
     count = jnp.array([3.0, 1.0, 0.0, 2.0, 9.0])
     labels = jnp.asarray(rng.integers(0, 5, (2, 4, 6)).repeat(4, 1).repeat(4, 2))
     networks = {"source": outputs(), "target": outputs()}
-    state = cag.CAGState(anchors, count, outputs(), {})
+    state = cag.CAGState(anchors, count, Frozen(outputs()), Frozen({}))
     return networks, state, labels.astype(jnp.int32)
 
 
@@ -130,7 +132,7 @@ def test_without_target_terms_nobody_labels(stub):
 def test_what_both_rules_keep_is_told(stub):
     _, state, _ = stub
     (_, aux), *_ = stubbed(cag.make(gap=0.1, probability=0.9), *stub)
-    features, logits = state.pseudo_labeler
+    features, logits = state.pseudo_labeler.value
     by_anchor = pseudo_labels.nearest_anchor(
         features, state.anchors, state.count > 0, gap=0.1
     )
@@ -198,8 +200,8 @@ def test_anchors_against_loops(key, given):
     assert 0 < (count == 2).sum() < 5
     np.testing.assert_array_equal(prepared.count, count)
     np.testing.assert_allclose(prepared.anchors, anchors, rtol=1e-5)
-    chex.assert_trees_all_equal(prepared.pseudo_labeler, given.params)
-    chex.assert_trees_all_equal(prepared.pseudo_labeler_state, given.model_state)
+    chex.assert_trees_all_equal(prepared.pseudo_labeler.value, given.params)
+    chex.assert_trees_all_equal(prepared.pseudo_labeler_state.value, given.model_state)
     chex.assert_trees_all_equal(method.prepare(prepared, given), prepared)
 
 
@@ -212,11 +214,13 @@ def test_anchors_from_files(key, given, tmp_path):
     np.savez(tmp_path / "released.npz", **entries)
     for name, count in (("bare.npy", [1, 1, 1, 0, 1]), ("released.npz", range(5))):
         method = cag.make(anchors=str(tmp_path / name))
-        state = cag.CAGState(jnp.zeros(vectors.shape), jnp.zeros(5), {}, {})
+        state = cag.CAGState(
+            jnp.zeros(vectors.shape), jnp.zeros(5), Frozen({}), Frozen({})
+        )
         prepared = method.prepare(state, given)
         np.testing.assert_array_equal(prepared.anchors, vectors.astype(np.float32))
         np.testing.assert_array_equal(prepared.count, list(count))
-        chex.assert_trees_all_equal(prepared.pseudo_labeler, given.params)
+        chex.assert_trees_all_equal(prepared.pseudo_labeler.value, given.params)
 
 
 ONES = np.ones((5, 6))

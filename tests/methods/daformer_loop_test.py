@@ -19,7 +19,7 @@ from lsr_jax.methods import dacs
 from lsr_jax.models import daformer, layers, mix_transformer, multi_resolution
 from lsr_jax.ops import classmix, masking
 from lsr_jax.training import optimizer, step
-from lsr_jax.types import Batch, Context, Images, Pixels
+from lsr_jax.types import Batch, Context, Frozen, Images, Pixels
 
 TINY = mix_transformer.Architecture((16, 32, 40, 64), (1, 2, 1, 1))
 LOSSES = {
@@ -225,7 +225,7 @@ def run(golden, monkeypatch, file, case):
     teacher = trees(file, "ema_model.", scale)
     frozen, frozen_state = trees(file, "imnet_model.", scale)
     method_state = dacs.Teacher(
-        *teacher, dacs.Encoder(frozen["backbone"], frozen_state)
+        *teacher, Frozen(dacs.Encoder(frozen["backbone"], frozen_state))
     )
     update = optimizer.make(
         {"model": student},

@@ -16,6 +16,7 @@ from lsr_jax.errors import InputError, TrainingError
 from lsr_jax.training import checkpoint, distributed, sharding
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.state import TrainState
+from lsr_jax.types import Frozen
 
 # Orbax drops its coroutines when one of them fails.
 pytestmark = pytest.mark.filterwarnings(
@@ -441,3 +442,112 @@ def test_what_only_some_processes_can_read_is_an_error(folder, monkeypatch):
     ):
         checkpoints.restore_newest(state(0))
     assert (folder / "4").is_dir()
+
+
+# One of two frozen parts, at different depths, is large.
+FROZEN_PARTS = ({"kernel": (512, 512)}, (5,))
+
+
+def with_frozen(value, frozen=0):
+    """`state`, and frozen parts that differ by ``frozen``; `method_state` is nested."""
+    parts = jax.tree.map(
+        lambda shape: jax.random.normal(jax.random.key(frozen), shape),
+        FROZEN_PARTS,
+        is_leaf=lambda x: isinstance(x, tuple) and isinstance(x[0], int),
+    )
+    method_state = {
+        "inner": (Frozen(parts[0]), jnp.ones(2) * value),
+        "b": Frozen(parts[1]),
+    }
+    return state(value).replace(method_state=method_state)
+
+
+def size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def saved_frozen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("frozen") / "checkpoints"
+    with Checkpointer(folder) as checkpoints:
+        for step in (2, 4):
+            checkpoints.save(step, with_frozen(step), facts(step))
+    return folder
+
+
+@pytest.fixture
+def frozen_folder(saved_frozen, tmp_path):
+    return shutil.copytree(saved_frozen, tmp_path / "checkpoints")
+
+
+def test_frozen_parts_are_stored_once(frozen_folder):
+    large = 4 * 512 * 512
+    assert size(frozen_folder / "frozen") > 0.9 * large  # normal numbers, compressed
+    assert all(size(frozen_folder / step) < 0.2 * large for step in ("2", "4"))
+    assert checkpoint.checkpoint_steps(frozen_folder) == [2, 4]
+    before = size(frozen_folder)
+    for devices in (1, 4):
+        template = sharding.replicate(with_frozen(0, 1), sharding.make_mesh(devices))
+        with Checkpointer(frozen_folder) as checkpoints:
+            found, _ = checkpoints.restore_newest(template)
+        chex.assert_trees_all_equal(comparable(found), comparable(with_frozen(4)))
+        kernel = found.method_state["inner"][0].value["kernel"]
+        assert len(kernel.devices()) == devices
+    with Checkpointer(frozen_folder) as checkpoints:
+        checkpoints.save(6, found.replace(step=jnp.int32(6)), facts(6))
+        checkpoints.save(8, found.replace(step=jnp.int32(8)), facts(8))
+    assert size(frozen_folder) < before + 0.1 * large  # two for two
+    with Checkpointer(frozen_folder) as checkpoints:
+        assert checkpoints.restore_newest(template)[1]["step"] == 8
+
+
+def test_the_network_is_read_without_frozen_parts(frozen_folder):
+    shutil.rmtree(frozen_folder / "frozen")
+    with Checkpointer(frozen_folder, read_only=True) as checkpoints:
+        _, its_facts, _ = checkpoints.reported_network(NETWORK)
+    assert its_facts["step"] == 4
+
+
+def other_frozen(folder):
+    """Those of another run of the same method."""
+    shutil.rmtree(folder / "frozen")
+    with Checkpointer(folder.parent / "other") as checkpoints:
+        checkpoints.save(2, with_frozen(2, frozen=1), facts(2))
+    shutil.copytree(folder.parent / "other" / "frozen", folder / "frozen")
+
+
+FROZEN_DAMAGE = {
+    "gone": (lambda folder: shutil.rmtree(folder / "frozen"), ""),
+    "a bit": (
+        lambda folder: flip(
+            max((folder / "frozen").rglob("*"), key=lambda p: p.stat().st_size)
+        ),
+        "",
+    ),
+    "another run's": (other_frozen, r"method_state/.*changed .* \(2 of 2 arrays\)"),
+}
+
+
+@pytest.mark.parametrize("damage", FROZEN_DAMAGE)
+def test_damaged_frozen_parts_are_an_error_and_nothing_is_moved(damage, frozen_folder):
+    break_it, reason = FROZEN_DAMAGE[damage]
+    break_it(frozen_folder)
+    message = rf"checkpoints/frozen: cannot be restored .*{reason}.*; copy it back, or"
+    with (
+        Checkpointer(frozen_folder) as checkpoints,
+        pytest.raises(InputError, match=message) as caught,
+    ):
+        checkpoints.restore_newest(with_frozen(0))
+    assert "\n" not in str(caught.value)
+    assert checkpoint.checkpoint_steps(frozen_folder) == [2, 4]
+
+
+def test_a_stage_that_begins_anew_replaces_frozen_parts(frozen_folder):
+    for step in ("2", "4"):
+        shutil.rmtree(frozen_folder / step)
+    with Checkpointer(frozen_folder) as checkpoints:
+        assert checkpoints.restore_newest(with_frozen(0)) is None
+        checkpoints.save(2, with_frozen(2, frozen=1), facts(2))
+    with Checkpointer(frozen_folder) as checkpoints:
+        found, _ = checkpoints.restore_newest(with_frozen(0))
+    chex.assert_trees_all_equal(comparable(found), comparable(with_frozen(2, frozen=1)))

@@ -196,6 +196,33 @@ def test_an_interrupted_run_continues_bit_by_bit(
     assert logged(continued) == logged(unbroken)
 
 
+@pytest.mark.slow
+def test_a_run_with_a_frozen_encoder_continues_bit_by_bit(
+    config, unbroken, load_config, tmp_path
+):
+    method = dict(load_config("streets", "dacs,tiny")["adapt"]["method"])
+    method["feature_distance"] = 1.0
+    origin = str(unbroken.folder("source"))
+    adapt = config["adapt"] | {"method": method, "init_from": origin}
+    config = config | {"stages": ("adapt",), "adapt": adapt}
+    whole = loop.train(config, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        loop.train(config, tmp_path / "broken", Stop(max_steps=3))
+    folder = tmp_path / "broken" / "adapt" / "checkpoints"
+    shutil.move(folder / "frozen", tmp_path / "frozen")
+    with pytest.raises(
+        InputError, match="adapt/checkpoints/frozen: cannot be restored"
+    ):
+        loop.train(config, tmp_path / "broken")
+    shutil.move(tmp_path / "frozen", folder / "frozen")
+    continued = loop.train(config, tmp_path / "broken")
+    chex.assert_trees_all_equal(final(continued), final(whole))
+    assert logged(continued) == logged(whole)
+    # What is evaluated and exported needs no frozen part.
+    shutil.rmtree(folder / "frozen")
+    assert continued.trained("adapt").weights == whole.trained("adapt").weights
+
+
 def test_a_finished_run_is_left_alone(config, unbroken):
     before = {
         path: path.stat().st_mtime_ns for path in unbroken.folder("adapt").rglob("*")
