@@ -1,6 +1,7 @@
 """Runs on one's own folders: targets without labels, and without the source data."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from lsr_jax import evaluate, report
 from lsr_jax.configs import gta2cs
 from lsr_jax.errors import InputError
+from lsr_jax.evaluation import unsupervised
 from lsr_jax.training import loop
 from lsr_jax.training.checkpoint import Checkpointer
 
@@ -154,6 +156,21 @@ def test_what_the_report_needs_is_checked_before_training(changes, message, tmp_
     config = config_of(source, target, "source_only,like=cag")
     config["evaluation"] |= changes
     with pytest.raises(InputError, match=message):
+        loop.train(config, tmp_path / "run", check=report.check)
+    assert not (tmp_path / "run").exists()
+
+
+def test_criteria_without_labels_are_traced_before_training(tmp_path, monkeypatch):
+    """Also those of a target that is not scored: its training images are judged."""
+
+    def trace(self, params, model_state, image):
+        raise InputError(f"the network refuses {image.shape}")
+
+    source = draw(tmp_path / "source", labels=noise(0))
+    config = config_of(source, draw(tmp_path / "target"), "source_only,like=cag")
+    monkeypatch.setattr(unsupervised.Estimator, "trace", trace)
+    shape = (config["evaluation"]["batch_size"], *SIZE, 3)
+    with pytest.raises(InputError, match=re.escape(f"refuses {shape}")):
         loop.train(config, tmp_path / "run", check=report.check)
     assert not (tmp_path / "run").exists()
 

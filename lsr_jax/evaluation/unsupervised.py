@@ -33,14 +33,8 @@ RULES = {f"target_{name}": name for name in CRITERIA}  # of ``evaluation.selecti
 DARKER = 0.7
 
 
-def estimator(
-    forward: Forward,
-    preprocess: Callable[[jax.Array], jax.Array],
-    *,
-    mesh: Mesh,
-    prediction: Callable[[Outputs], jax.Array] = main_head,
-) -> Callable[[PyTree, PyTree, Batches], dict[str, float]]:
-    """Returns ``(params, model_state, batches) -> {criterion: value}``.
+class Estimator:
+    """``(params, model_state, batches) -> {criterion: value}``.
 
     Args:
       forward: the network, run in evaluation mode.
@@ -49,35 +43,51 @@ def estimator(
       prediction: ``Outputs -> [B, h, w, C]``, the logits to judge.
     """
 
-    def sums(params, model_state, image, valid):
-        def logits(image):
-            outputs, _ = forward(params, model_state, preprocess(image), False)
-            return prediction(outputs).astype(jnp.float32)
+    def __init__(
+        self,
+        forward: Forward,
+        preprocess: Callable[[jax.Array], jax.Array],
+        *,
+        mesh: Mesh,
+        prediction: Callable[[Outputs], jax.Array] = main_head,
+    ):
+        def sums(params, model_state, image, valid):
+            def logits(image):
+                outputs, _ = forward(params, model_state, preprocess(image), False)
+                return prediction(outputs).astype(jnp.float32)
 
-        view = (DARKER * image[:, :, ::-1].astype(jnp.float32)).astype(jnp.uint8)
-        own, other = logits(image), logits(view)[:, :, ::-1]
-        log = jax.nn.log_softmax(own)
-        cells = jnp.broadcast_to(valid[:, None, None], own.shape[:3])
+            view = (DARKER * image[:, :, ::-1].astype(jnp.float32)).astype(jnp.uint8)
+            own, other = logits(image), logits(view)[:, :, ::-1]
+            log = jax.nn.log_softmax(own)
+            cells = jnp.broadcast_to(valid[:, None, None], own.shape[:3])
 
-        def total(values):
-            mask = cells if values.ndim == 3 else cells[..., None]
-            return jnp.where(mask, values, 0).sum((0, 1, 2), dtype=jnp.float32)
+            def total(values):
+                mask = cells if values.ndim == 3 else cells[..., None]
+                return jnp.where(mask, values, 0).sum((0, 1, 2), dtype=jnp.float32)
 
-        return (
-            total(jnp.ones_like(cells, jnp.float32)),
-            total(-(jnp.exp(log) * log).sum(-1)),
-            total((own.argmax(-1) == other.argmax(-1)).astype(jnp.float32)),
-            total(jnp.exp(log)),
-        )
+            return (
+                total(jnp.ones_like(cells, jnp.float32)),
+                total(-(jnp.exp(log) * log).sum(-1)),
+                total((own.argmax(-1) == other.argmax(-1)).astype(jnp.float32)),
+                total(jnp.exp(log)),
+            )
 
-    sums = jax.jit(sums, out_shardings=sharding.replicated(mesh))
+        self._mesh = mesh
+        self._sums = jax.jit(sums, out_shardings=sharding.replicated(mesh))
 
-    def estimate(params: PyTree, model_state: PyTree, batches: Batches) -> dict:
+    def trace(self, params: PyTree, model_state: PyTree, image: jax.Array) -> None:
+        """Trace what is computed of one batch of images or their shape."""
+        valid = jax.ShapeDtypeStruct(image.shape[:1], bool)
+        jax.eval_shape(self._sums, params, model_state, image, valid)
+
+    def __call__(self, params: PyTree, model_state: PyTree, batches: Batches) -> dict:
+        """The criteria of a network, by name."""
+        mesh = self._mesh
         params, model_state = sharding.replicate((params, model_state), mesh)
         whole = None
         for images, valid, _ in batches:
             placed = sharding.shard_whole_batch((images.image, np.asarray(valid)), mesh)
-            found = jax.tree.map(np.float64, sums(params, model_state, *placed))
+            found = jax.tree.map(np.float64, self._sums(params, model_state, *placed))
             whole = found if whole is None else jax.tree.map(np.add, whole, found)
         cells, entropy, agreeing, probability = whole
         mean = probability / cells
@@ -87,5 +97,3 @@ def estimator(
             "infomax": float(information),
             "agreement": float(agreeing / cells),
         }
-
-    return estimate

@@ -69,7 +69,7 @@ class Compiled(NamedTuple):
     scores: Scores
     predictor: Predictor
     estimate_statistics: Callable[..., PyTree]
-    criteria: Callable[..., dict[str, float]]
+    criteria: unsupervised.Estimator
 
 
 class Evaluation:
@@ -243,6 +243,8 @@ class Evaluation:
                         compiled.predictor.trace(*network, images, valid, sizes)
                         traced.add(sizes)
         self.examples("target", run.config["evaluation"]["panel_images"])
+        size = (run.evaluation_batch_size(), *run.sizes["target"], 3)
+        compiled.criteria.trace(*network, jax.ShapeDtypeStruct(size, jnp.uint8))
         if model.arguments.get("batch_norm") == "eval":
             return
         count = len(self.run.statistics_images())
@@ -302,7 +304,7 @@ class Evaluation:
                 scores,
                 Predictor(scores, num_classes=model.num_classes, mesh=mesh),
                 batchnorm.estimator(forward, normalise, mesh=mesh),
-                unsupervised.estimator(
+                unsupervised.Estimator(
                     forward, normalise, mesh=mesh, prediction=model.prediction
                 ),
             )

@@ -84,7 +84,7 @@ class Selector:
         self._predictor = predictor.Predictor(
             scores, num_classes=model.num_classes, mesh=mesh
         )
-        self._criteria = unsupervised.estimator(
+        self._criteria = unsupervised.Estimator(
             model.forward, run.normalise, mesh=mesh, prediction=model.prediction
         )
 

@@ -1,10 +1,12 @@
 """Criteria without labels against sums by hand, on one and on eight devices."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy_bn import batched
 
+from lsr_jax.errors import InputError
 from lsr_jax.evaluation import unsupervised
 from lsr_jax.training import sharding
 from lsr_jax.types import Outputs
@@ -20,7 +22,7 @@ def forward(params, model_state, images, train):
 
 def estimate(image, *, table=LOGITS, size=8, devices=1):
     mesh = sharding.make_mesh(devices)
-    estimator = unsupervised.estimator(forward, lambda image: image, mesh=mesh)
+    estimator = unsupervised.Estimator(forward, lambda image: image, mesh=mesh)
     label = np.zeros(image.shape[:3], np.uint8)
     return estimator(jnp.asarray(table, jnp.float32), {}, batched(image, label, size))
 
@@ -45,6 +47,20 @@ def test_criteria_by_hand(size, devices):
     assert found == pytest.approx(
         {"infomax": infomax, "agreement": agreement}, rel=1e-5
     )
+
+
+def test_a_trace_needs_shapes_alone_and_finds_what_the_network_refuses():
+    def refusing(params, model_state, images, train):
+        if images.shape[1] % 4:
+            raise InputError(f"expected sides that 4 divides, found {images.shape}")
+        return forward(params, model_state, images, train)
+
+    mesh = sharding.make_mesh(1)
+    estimator = unsupervised.Estimator(refusing, lambda image: image, mesh=mesh)
+    table = jax.ShapeDtypeStruct(LOGITS.shape, jnp.float32)
+    estimator.trace(table, {}, jax.ShapeDtypeStruct((2, 4, 6, 3), jnp.uint8))
+    with pytest.raises(InputError, match=r"found \(2, 6, 6, 3\)"):
+        estimator.trace(table, {}, jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.uint8))
 
 
 def test_one_class_everywhere_is_certain_but_says_nothing():
