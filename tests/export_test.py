@@ -28,6 +28,8 @@ def test_a_file_is_the_network_of_its_run(run, tmp_path, capsys):
     out = tmp_path / "network.safetensors"
     assert command(str(run), f"--out={out}") == 0
     assert convert.fingerprint(out) in capsys.readouterr().out
+    (tmp_path / "other").touch()
+    assert out.stat().st_mode == (tmp_path / "other").stat().st_mode
     mesh = sharding.make_mesh(1)
     source = weights.resolve(str(out))
     own = weights.load(weights.resolve(str(run)), mesh=mesh)

@@ -155,6 +155,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return {name: array(value) for name, value in stored}
 
 
+def _write_safetensors(path: Path, arrays, metadata=None) -> None:
+    # `save_file` makes files that only their owner can read.
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))
+
+
 def write(
     path: str | Path, arrays: Mapping[str, np.ndarray], wrapped: Sequence[str] = ()
 ) -> None:
@@ -170,7 +175,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     if path.suffix == ".safetensors":
-        safetensors.numpy.save_file(contiguous, path)
+        _write_safetensors(path, contiguous)
         return
     torch = _torch(path)
     content = {name: torch.from_numpy(value) for name, value in contiguous.items()}
@@ -264,10 +269,10 @@ def save(path: str | Path, imported: Imported) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
         staged = Path(temporary) / "weights"
         if path.suffix == ".safetensors":
-            safetensors.numpy.save_file(arrays, staged, metadata={OWN: text})
+            _write_safetensors(staged, arrays, {OWN: text})
         else:
             staged.mkdir()
-            safetensors.numpy.save_file(arrays, staged / WEIGHTS)
+            _write_safetensors(staged / WEIGHTS, arrays)
             (staged / INFO).write_text(text + "\n")
         staged.rename(path)
 
