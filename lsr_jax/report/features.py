@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from lsr_jax import files
 from lsr_jax.errors import InputError
 from lsr_jax.ops import numerics, pseudo_labels, resample
 from lsr_jax.report import figures
@@ -82,6 +83,25 @@ def prototype_angles(prototypes: np.ndarray) -> np.ndarray:
     defined = ~np.isnan(angles)
     totals, counts = np.where(defined, angles, 0).sum(axis=1), defined.sum(axis=1)
     return np.divide(totals, counts, out=np.full(len(angles), np.nan), where=counts > 0)
+
+
+def measures(sample: Sample, *, num_classes: int) -> dict[str, float]:
+    """What LSR's terms act on, as means over the classes that occur.
+
+    ``angle_within`` of vectors to the mean of their class (clustering), ``angle_between`` of
+    each class mean to the others (perpendicularity), both in degrees, and the ``norm`` of
+    vectors (norm alignment).
+    """
+    means = class_means(sample, num_classes=num_classes)
+    vectors = pd.DataFrame(
+        {
+            "angle_within": inner_angles(sample, means),
+            "norm": numerics.norms(sample.vectors),
+        }
+    )
+    found = vectors.groupby(sample.labels).mean().mean()
+    between = np.nanmean(prototype_angles(means))
+    return {**found.to_dict(), "angle_between": float(between)}
 
 
 def class_shares(labels: np.ndarray, *, num_classes: int) -> np.ndarray:
@@ -354,12 +374,17 @@ def _latent(sampler, stages, folder):
 
 
 def _domains(sampler, stages, folder):
-    components, neighbors, labels = {}, {}, {}
+    components, neighbors, labels, rows = {}, {}, {}, []
+    num_classes = sampler.space.num_classes
     for stage in stages:
         parts = [sampler.sample(stage, d, PER_CLASS_OF_BOTH) for d in DOMAINS]
+        for domain, part in zip(DOMAINS, parts, strict=True):
+            found = measures(part, num_classes=num_classes)
+            rows.append({"stage": stage, "domain": domain, **found})
         whole, labels[stage] = joined(parts)
         components[stage] = principal(whole.vectors)
         neighbors[stage] = _tsne(whole)
+    files.text(folder / "features.csv", pd.DataFrame(rows).to_csv(index=False))
     vectors = (
         f"of both domains, at most {PER_CLASS_OF_BOTH} vectors a class and domain, "
         "validation images."

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import toy
 from PIL import Image
@@ -169,6 +170,9 @@ def test_every_figure_of_a_run_is_written(run, tmp_path, monkeypatch):
     for picture in pictures:
         assert (tmp_path / picture.file).stat().st_size > 5000, picture
         assert picture.caption.endswith(".")
+    table = pd.read_csv(tmp_path / "features.csv", index_col=["stage", "domain"])
+    assert list(table.index) == [(s, d) for s in stages for d in features.DOMAINS]
+    assert np.isfinite(table.to_numpy()).all()
 
 
 def test_the_size_of_a_feature_map_is_traced_not_computed(sampler):
@@ -193,6 +197,18 @@ def test_prototypes_and_angles_by_hand(sample):
     between = 90 - slope
     np.testing.assert_allclose(
         features.prototype_angles(prototypes), [between, np.nan, between]
+    )
+
+
+def test_measures_weigh_classes_alike(sample):
+    found = features.measures(sample, num_classes=3)
+    assert found == pytest.approx(
+        {
+            "angle_within": (45 / 2 + 0) / 2,
+            "norm": ((2 + np.sqrt(8)) / 2 + 3) / 2,
+            "angle_between": 90 - np.degrees(np.arctan(0.5)),
+        },
+        rel=1e-6,
     )
 
 
