@@ -108,15 +108,8 @@ def test_every_stage_trains(method, source_stage, tmp_path):
         assert log[0]["total"] != log[-1]["total"]
 
 
-# For a network of the literature; methods/descent_test.py holds each term of every method.
-LEARNING = [
-    pytest.param(name, marks=() if name == "lsr" else pytest.mark.long)
-    for name in METHODS
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", LEARNING)
+@pytest.mark.long  # methods/descent_test.py holds each term of every method
+@pytest.mark.parametrize("method", METHODS)
 def test_every_term_moves_the_right_way(method, source_stage, tmp_path):
     with quick.backbones(mini=Architecture(16, 8, (1, 1, 1, 1))):
         logs = train(method, MANY, source_stage, tmp_path)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 import toy
 
 from lsr_jax import models
@@ -12,6 +13,12 @@ from lsr_jax.methods import common, sapnet
 
 WINDOWS = (1, 3)
 CLOSE = {"rtol": 1e-4, "atol": 1e-7}
+
+
+@pytest.fixture(autouse=True)
+def _narrow():
+    with quick.discriminators():
+        yield
 
 
 def classification(params, batch, ctx):

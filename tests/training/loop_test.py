@@ -196,7 +196,7 @@ def test_an_interrupted_run_continues_bit_by_bit(
     assert logged(continued) == logged(unbroken)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # checkpoint_test.py holds what is stored and restored
 def test_a_run_with_a_frozen_encoder_continues_bit_by_bit(
     config, unbroken, load_config, tmp_path
 ):
