@@ -181,15 +181,18 @@ def _bilinear_matrix(corners: Corners, source: int, target: int) -> np.ndarray:
 @functools.cache
 def _average_matrix(source: int, target: int) -> np.ndarray:
     cell = np.arange(target)[:, None]
-    first, last = cell * source // target, -(-(cell + 1) * source // target)
-    pixel = np.arange(source)
-    return ((first <= pixel) & (pixel < last)) / (last - first)
+    return _means(cell * source // target, -(-(cell + 1) * source // target), source)
 
 
 @functools.cache
 def _window_matrix(window: int, stride: int, source: int, target: int) -> np.ndarray:
-    first, pixel = np.arange(target)[:, None] * stride, np.arange(source)
-    return ((first <= pixel) & (pixel < first + window)) / window
+    first = np.arange(target)[:, None] * stride
+    return _means(first, first + window, source)
+
+
+def _means(first: np.ndarray, last: np.ndarray, source: int) -> np.ndarray:
+    pixel = np.arange(source)
+    return ((first <= pixel) & (pixel < last)) / (last - first)
 
 
 def _radius(source: int, target: int) -> int:
