@@ -40,7 +40,7 @@ from jax.extend import core
 
 from benchmarks import hlo, steps, timing
 from lsr_jax.errors import InputError, one_line
-from lsr_jax.training import sharding
+from lsr_jax.training import compile, sharding
 
 
 class Chip(NamedTuple):
@@ -194,10 +194,9 @@ def measured(options) -> dict:
     }
     # The network chooses its convolutions by the platform it will run on.
     with mock.patch.object(jax, "default_backend", return_value=chip.platform):
-        program = steps.Program(setting, mesh)
-        traced = program.trace(setting.micro_batches)
+        traced = steps.Program(setting, mesh).trace(setting.micro_batches)
         try:
-            call, cost = program.compile()
+            call, cost = compile.compile_traced(traced)
         except InputError as error:  # out of memory
             used = USED.search(str(error.__cause__))
             if used is None:
