@@ -166,10 +166,6 @@ def augmentation(recipe, values):
     return found
 
 
-# Keywords of a method that are too large for the feature map of tiny images.
-SMALL = {"sapnet": {"windows": (1, 3, 5, 7)}}
-
-
 def tiny(links, values, backbone=None, size=TINY, steps=6):
     """Small images, a small fresh network and few steps, on any folder of the layout."""
     architecture = values.get("model.architecture", "deeplabv2")
@@ -193,7 +189,7 @@ def tiny(links, values, backbone=None, size=TINY, steps=6):
             found[f"data.{domain}.val"] = "val_lsr"  # a seventh: few images are enough
     for name, link in links.items():
         found |= at(name, WHOLE_IMAGES)
-        found |= at(f"{name}.method", SMALL.get(link.method, {}))
+        found |= at(f"{name}.method", recipes.SMALL_MAPS.get(link.method, {}))
         if "/" in values[f"{name}.init_from"]:
             found[f"{name}.init_from"] = "scratch"
     return found

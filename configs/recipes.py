@@ -180,6 +180,8 @@ HRDA = DAFORMER._replace(
     evaluation={"window": (1024, 1024), "batch_size": 1},
 )
 RARE_CLASSES = ("daformer", "hrda", "mic")  # presets of DACS with rare class sampling
+# For maps that the defaults of a method do not fit, as the 9x17 cells of tiny images.
+SMALL_MAPS = {"sapnet": {"windows": (1, 3, 5, 7)}}
 
 RECIPES = {
     "adapt_seg_net": ADAPT_SEG_NET,

@@ -54,8 +54,7 @@ WEIGHTS = {
     "feature_to_adapt,paper": NO_WARMUP,
     "feature_to_adapt,released": NO_WARMUP,
     "swd": {"discrepancy": 10.0},
-    # The feature map has 13x25 cells, that of tiny images 9x17.
-    "sapnet": {"windows": (1, 3, 5, 7)},
+    **recipes.SMALL_MAPS,  # 13x25 cells
     "max_square": {"entropy": 1.0, "image_weighting": 0.2},
     "max_square,paper": {"entropy": 1.0 / 19},  # it is a sum over classes
     "oce": OCE,
