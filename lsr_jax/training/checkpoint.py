@@ -38,7 +38,9 @@ FORMAT = 2
 RELEASES = {1: "0.1", 2: "0.2"}  # format: the lsr_jax that writes it
 NETWORK = ("params/model/", "model_state/")  # paths in a state
 QUARANTINE = "damaged"  # beside the folder of checkpoints
-FROZEN = "frozen"  # in the folder of checkpoints
+# In the folder of checkpoints. One level down, since Orbax's manager removes unfinished
+# saves next to the steps, in the background, while this one may be going on.
+FROZEN = "frozen/arrays"
 TRAIN_AGAIN = "copy it back, or remove all checkpoints to train the stage again"
 KEEP_NEWEST = 2
 
@@ -271,7 +273,7 @@ class Checkpointer:
         if not frozen:
             return found
         path = self.folder / FROZEN
-        with reading(path, TRAIN_AGAIN), frozen_checkpointer() as reader:
+        with reading(path.parent, TRAIN_AGAIN), frozen_checkpointer() as reader:
             values = reader.restore(path, args=restore_args(frozen, whole=True))
             found = with_frozen(found, values)
             leaves = leaves_by_path(found)

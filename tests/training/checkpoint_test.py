@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from orbax.checkpoint import v1 as next_generation
 
@@ -499,6 +500,21 @@ def test_frozen_parts_are_stored_once(frozen_folder):
     assert size(frozen_folder) < before + 0.1 * large  # two for two
     with Checkpointer(frozen_folder) as checkpoints:
         assert checkpoints.restore_newest(template)[1]["step"] == 8
+
+
+def test_frozen_parts_are_not_written_where_orbax_cleans_up(tmp_path, monkeypatch):
+    """Orbax removes unfinished saves in the background once a folder is opened."""
+    found, save = [], ocp.PyTreeCheckpointHandler.save
+
+    def watched(self, directory, *args, **keywords):
+        assert directory.exists()
+        found.append(list(ocp.utils.tmp_checkpoints(tmp_path)))
+        save(self, directory, *args, **keywords)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "save", watched)
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(2, with_frozen(2), facts(2))
+    assert found == [[]]
 
 
 def test_the_network_is_read_without_frozen_parts(frozen_folder):
