@@ -19,7 +19,7 @@ class Arguments(NamedTuple):
 
     ``variant`` is a preset of the method, or of ``like``, the method whose network and
     schedule are used; ``preset`` is one of the benchmark; ``scratch`` is for fresh weights
-    in place of trained ones.
+    in place of trained ones; ``masked`` adds masked image consistency to the method.
     """
 
     method: str | None
@@ -29,14 +29,16 @@ class Arguments(NamedTuple):
     preset: str | None
     tiny: bool
     scratch: bool
+    masked: bool
 
 
 def parse(argument, presets=()):
     """Words in any order, separated by commas; at most one of a kind.
 
     Raises:
-      ValueError: a word that is no method, backbone or preset, two of a kind, or a
-        preset or ``like=METHOD`` without the method that it belongs to.
+      ValueError: a word that is no method, backbone or preset, two of a kind, a preset or
+        ``like=METHOD`` without the method that it belongs to, or ``masked`` where it would
+        change nothing or be there twice.
     """
     kinds = {
         "method": tuple(METHODS),
@@ -48,6 +50,7 @@ def parse(argument, presets=()):
         "preset": tuple(presets),
         "tiny": ("tiny",),
         "scratch": ("scratch",),
+        "masked": ("masked",),
     }
     found = dict.fromkeys(kinds)
     for word in filter(None, (argument or "").split(",")):
@@ -80,7 +83,16 @@ def parse(argument, presets=()):
             f"{' or '.join(named) or 'a method, which must be named beside it'}; known: "
             f"{', '.join(known) or 'none'}"
         )
-    switches = {key: found[key] is not None for key in ("tiny", "scratch")}
+    if found["masked"] and found["method"] in ("source_only", "target_only"):
+        raise ValueError(
+            f"config argument: 'masked' is for methods that adapt, found "
+            f"{found['method']!r}; name source_continued or batchnorm_only"
+        )
+    if found["masked"] and found["variant"] == "mic":
+        raise ValueError(
+            "config argument: 'mic' has masked image consistency already; leave 'masked' out"
+        )
+    switches = {key: found[key] is not None for key in ("tiny", "scratch", "masked")}
     return Arguments(**{**found, **switches})
 
 

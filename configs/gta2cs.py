@@ -8,6 +8,8 @@
                                                               presets of dacs, on MiT-B5
     python train.py --config configs/gta2cs.py:mic,resnet101_v1c
                                                               the same on ResNet-101
+    python train.py --config configs/gta2cs.py:lsr,masked     MIC's masked consistency on
+                                                              any method
     python train.py --config configs/gta2cs.py:lsr,tiny       small and short, to try things
     python train.py --config configs/gta2cs.py:batchnorm_only,like=clan
                                                               the control of CLAN

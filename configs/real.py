@@ -81,6 +81,7 @@ def overlays(chosen, pair, *, weights, sizes, class_frequency="gta5"):
             # LSR feeds BGR minus mean to weights that were trained on normalised RGB.
             "weights.allow_other_preprocessing": True,
             **recipe.named.get(name, {}),
+            **({} if alone or not chosen.masked else recipes.MASKED),
         }
         found += [
             *(
@@ -188,7 +189,7 @@ def tiny(links, values, backbone=None, size=TINY, steps=6):
         if values.get(f"data.{domain}.val", "val") in subsets:
             found[f"data.{domain}.val"] = "val_lsr"  # a seventh: few images are enough
     for name, link in links.items():
-        found |= at(name, WHOLE_IMAGES)
+        found |= at(name, WHOLE_IMAGES | recipes.SMALL_BLOCKS)
         found |= at(f"{name}.method", recipes.SMALL_MAPS.get(link.method, {}))
         if "/" in values[f"{name}.init_from"]:
             found[f"{name}.init_from"] = "scratch"

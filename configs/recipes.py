@@ -180,6 +180,9 @@ HRDA = DAFORMER._replace(
     evaluation={"window": (1024, 1024), "batch_size": 1},
 )
 RARE_CLASSES = ("daformer", "hrda", "mic")  # presets of DACS with rare class sampling
+# MIC's, on any method (the word ``masked``); the default blocks are for crops of 1024 pixels.
+MASKED = {"masked.weight": 1.0}
+SMALL_BLOCKS = {"masked.block": 8}  # of the small images of `streets` and of ``tiny``
 # For maps that the defaults of a method do not fit, as the 9x17 cells of tiny images.
 SMALL_MAPS = {"sapnet": {"windows": (1, 3, 5, 7)}}
 

@@ -15,6 +15,8 @@
                                                                  presets of dacs
     python train.py --config configs/streets.py:daformer,mit_mini
                                                                  on DAFormer's network
+    python train.py --config configs/streets.py:lsr,masked       MIC's masked consistency
+                                                                 on any method
     python train.py --config configs/streets.py:target_only      the oracle, 1,000 steps
     python train.py --config configs/streets.py:batchnorm_only,like=clan
                                                                  the control of a method
@@ -170,6 +172,8 @@ def build(chosen, preset, weights=WEIGHTS):
             for part in losses[link.method].overlays:
                 found.append(Overlay(part.origin, at(f"{name}.method", part.values)))
             keys = adapt(schedule)
+            if chosen.masked:
+                keys |= recipes.MASKED | recipes.SMALL_BLOCKS
             if chosen.variant in recipes.RARE_CLASSES:
                 keys |= at("rare_classes", rare_classes(PRESETS[preset].size))
         found += [Overlay(ORIGIN, at(name, keys)), stages.overlay(name, link)]

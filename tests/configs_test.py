@@ -164,6 +164,29 @@ def test_streets_draws_rare_classes_in_the_stage_of_daformer_alone(preset, load_
     assert control["adapt"]["rare_classes"] == config["adapt"]["rare_classes"]
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "block"),
+    [
+        ("gta2cs", "lsr,masked", 64),
+        ("gta2cs", "lsr,masked,tiny", 8),
+        ("streets", "bdl,masked,scratch", 8),
+        ("streets2camvid", "lsr,resnet50,masked", 8),
+    ],
+)
+def test_masked_is_for_the_stages_of_the_method(name, argument, block, load_config):
+    plain = load_config(name, argument.replace(",masked", ""))
+    config = load_config(name, argument)
+    assert config["stages"] == plain["stages"]
+    source, *adapting = config["stages"]
+    assert config[source]["masked"]["weight"] == 0
+    for stage in adapting:
+        assert config[stage]["masked"]["weight"] == 1
+        assert config[stage]["masked"]["block"] == block
+        assert config[stage]["method"] == plain[stage]["method"]
+        built = training_stage.build_method(config, stage)
+        assert "target" in built.domains
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_tiny_is_the_same_run_in_seconds(name, load_config):
     whole, tiny = load_config(name, "lsr,scratch"), load_config(name, "lsr,tiny")
@@ -184,6 +207,10 @@ def test_tiny_is_the_same_run_in_seconds(name, load_config):
         ("lsr,like=source_only", "'like=source_only' is unknown"),
         ("lsr,like=clan,like=oce", "two of a kind"),
         ("batchnorm_only,like=lsr,single", "no preset of batchnorm_only or lsr"),
+        # Masked consistency where it would change nothing, or twice.
+        ("source_only,masked", "'masked' is for methods that adapt"),
+        ("target_only,masked", "'masked' is for methods that adapt"),
+        ("mic,masked", "'mic' has masked image consistency already"),
         # Networks that cannot be built.
         ("max_square,multi_level,vgg16", "two levels need layer3 of a ResNet"),
         ("adapt_seg_net,torch_0_4,vgg13,tiny", "two levels need layer3 of a ResNet"),

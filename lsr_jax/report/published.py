@@ -98,8 +98,11 @@ def find(config: Mapping, method: str) -> list[Score]:
 
 
 def variant(config: Mapping) -> str | None:
-    """Which of DACS's successors a config trains, by its terms and its network."""
-    method = config[config["stages"][-1]]["method"]
+    """Which of DACS's successors a config trains, or "masked" for MIC on another method."""
+    section = config[config["stages"][-1]]
+    method = section["method"]
+    if section["masked"]["weight"]:
+        return "masked"
     if method["name"] != "dacs" or method["source_divisor"] != "pixels":
         return None
     whole = "mic on daformer" if method["masked"] else "daformer"

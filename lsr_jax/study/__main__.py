@@ -2,7 +2,7 @@
 
 python -m lsr_jax.study --config configs/streets.py --methods source_only,batchnorm_only,lsr
 python -m lsr_jax.study --config configs/streets.py --ablate lsr --seeds 0,1,2
-python -m lsr_jax.study --config configs/streets.py:tiny --methods source_only,lsr
+python -m lsr_jax.study --config configs/streets.py:tiny --methods source_only,lsr+masked
 
 Every cell is an ordinary run below the workdir; one pre-training a seed serves all methods
 with the same network. The same command skips what is finished and goes on with what was
@@ -36,9 +36,9 @@ def define(flags: cli.Flags) -> None:
     """Define the flags."""
     flags.config(required=True)
     flags.path("workdir", "Folder of the study; default: studies/NAME.")
-    flags.list("methods", [], "Keys of METHODS.")
+    flags.list("methods", [], "Keys of METHODS or other words, as lsr+paper.")
     flags.list("seeds", ["0", "1", "2"], "Seeds of each method.")
-    flags.string("ablate", None, "A method to run without each of its terms.")
+    flags.string("ablate", None, "One of those, to run without each of its terms.")
 
 
 def study(options) -> int:
@@ -54,14 +54,12 @@ def study(options) -> int:
     methods = list(filter(None, dict.fromkeys([*options.methods, options.ablate])))
     if not methods:
         raise InputError("--methods: name at least one, or --ablate METHOD")
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise InputError(
-            f"--methods: expected some of {', '.join(METHODS)}, found {unknown[0]!r}"
-        )
     load = loader(options.config, options.overrides, methods)
     folder = options.workdir or Path("studies", cli.run_name(options.config))
     compile.configure(load(methods[0], seeds[0])["cpu_devices"])
-    lines = [Line(name, name) for name in methods]
+    for words in methods:
+        check_line(words, load(words, seeds[0]))
+    lines = [Line(words, words) for words in methods]
     if options.ablate:
         lines += ablation(options.ablate, load(options.ablate, seeds[0]))
     cells = plan.plan_cells(load, lines, seeds, folder)
@@ -90,17 +88,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(define, study, argv)
 
 
-def ablation(method: str, config: Mapping) -> list[Line]:
+def check_line(words: str, config: Mapping) -> None:
+    """Raise InputError unless the stages after the pre-training have one method."""
+    stages = [stage for stage in config["stages"] if stage != plan.SOURCE]
+    found = list(dict.fromkeys(config[stage]["method"]["name"] for stage in stages))
+    if len(found) > 1:
+        raise InputError(
+            f"--methods: {words!r}: expected one method, found {', '.join(found)}; name one"
+        )
+
+
+def ablation(words: str, config: Mapping) -> list[Line]:
     """The lines of a method without each of its terms.
 
     Raises:
       InputError: it has no term that can be removed.
     """
-    stages = [s for s in config["stages"] if config[s]["method"]["name"] == method]
-    weights = term_weights(config[stages[-1]]["method"])
+    weights = term_weights(config[config["stages"][-1]]["method"])
     if not weights:
-        raise InputError(f"--ablate: {method} has no term that can be removed")
-    return [Line(f"{method} without {name}", method, name) for name in weights]
+        raise InputError(f"--ablate: {words} has no term that can be removed")
+    return [Line(f"{words} without {name}", words, name) for name in weights]
 
 
 def term_weights(method: Mapping) -> list[str]:
@@ -114,29 +121,29 @@ def term_weights(method: Mapping) -> list[str]:
 def loader(
     name: str, overrides: Sequence[str], methods: Sequence[str]
 ) -> Callable[[str, int], dict]:
-    """Build ``(method, seed) -> resolved config``.
+    """Build ``(words, seed) -> resolved config``.
 
     Overrides of a stage are left out of the methods that have no such stage.
 
     Raises:
-      InputError: no such file; when called: a key that no method has.
+      InputError: no such file or word; when called: a key that no method has.
     """
     file, _, argument = name.partition(":")
     names = {
-        method: f"{file}:{','.join([method, *filter(None, [argument])])}"
-        for method in methods
+        words: f"{file}:{','.join([*words.split('+'), *filter(None, [argument])])}"
+        for words in methods
     }
-    sections = {method: set(cli.read_config(name)) for method, name in names.items()}
+    sections = {words: set(cli.read_config(name)) for words, name in names.items()}
     every = set().union(*sections.values())
 
-    def load(method: str, seed: int) -> dict:
+    def load(words: str, seed: int) -> dict:
         kept = [
-            word
-            for word in overrides
-            if re.split("[.=]", word.removeprefix("--config."))[0]
-            not in every - sections[method]
+            override
+            for override in overrides
+            if re.split("[.=]", override.removeprefix("--config."))[0]
+            not in every - sections[words]
         ]
-        return cli.read_config(names[method], [*kept, f"--config.seed={seed}"])
+        return cli.read_config(names[words], [*kept, f"--config.seed={seed}"])
 
     return load
 

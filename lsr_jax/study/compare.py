@@ -26,8 +26,13 @@ CONFIDENCE = 0.95
 
 def select_controls(lines: Sequence[str], ablated: str | None = None) -> list[str]:
     """The lines to which differences are taken, the method of an ablation last."""
-    wanted = [*CONTROLS, *([ablated] if ablated else [])]
-    return [name for name in dict.fromkeys(wanted) if name in lines]
+    found = [
+        line
+        for control in CONTROLS
+        for line in lines
+        if line == control or line.startswith(f"{control}+like=")
+    ]
+    return found + [line for line in lines if line == ablated and line not in found]
 
 
 def measurements(table: pd.DataFrame) -> pd.Series:

@@ -47,7 +47,7 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     controls = compare.select_controls(list(table["line"].unique()), ablated)
     scores = {
         result.cell.line.label: published.find(
-            result.cell.run.config, result.cell.line.method
+            result.cell.run.config, result.cell.method
         )
         for result in outcome
         if result.cell.line.without is None
@@ -193,7 +193,7 @@ def describe_cell(result: Result) -> dict[str, Any]:
     line, seed, run = result.cell
     return {
         "line": line.label,
-        "method": line.method,
+        "method": result.cell.method,
         "seed": seed,
         "run": run.folder.name,
         "pretraining": run.needs and run.needs.folder.name,

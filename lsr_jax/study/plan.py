@@ -17,12 +17,12 @@ class Line(NamedTuple):
 
     Attributes:
       label: its name in tables and figures.
-      method: a key of METHODS.
+      words: of its config, joined by "+": a key of METHODS, or "lsr+paper".
       without: the weight that is 0, None for the whole method.
     """
 
     label: str
-    method: str
+    words: str
     without: str | None = None
 
 
@@ -46,6 +46,11 @@ class Cell(NamedTuple):
         """The last stage, whose network is compared."""
         return self.run.config["stages"][-1]
 
+    @property
+    def method(self) -> str:
+        """The method of that stage, a key of METHODS."""
+        return self.run.config[self.stage]["method"]["name"]
+
 
 def plan_cells(
     load: Callable[[str, int], dict],
@@ -53,14 +58,15 @@ def plan_cells(
     seeds: Sequence[int],
     folder: Path,
 ) -> list[Cell]:
-    """All cells, seed by seed; ``load`` is ``(method, seed) -> resolved config``."""
+    """All cells, seed by seed; ``load`` is ``(words, seed) -> resolved config``."""
     found = []
     for seed in dict.fromkeys(seeds):
         for line in lines:
-            config = copy.deepcopy(load(line.method, seed))
+            config = copy.deepcopy(load(line.words, seed))
+            own = config[config["stages"][-1]]["method"]["name"]
             for stage in config["stages"]:
                 method = config[stage]["method"]
-                if method["name"] == line.method and line.without in method:
+                if method["name"] == own and line.without in method:
                     method[line.without] = 0.0
             found.append(Cell(line, seed, plan_run(config, line.label, seed, folder)))
     return found

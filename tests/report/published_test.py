@@ -55,6 +55,7 @@ def test_rows_are_found_by_domains_network_and_method(load_config):
     assert [score.miou for score in found] == [46.0]
     assert published.find(load_config("gta2cs", "lsr,vgg16"), "lsr") == []
     assert published.find(load_config("streets", "lsr"), "lsr") == []
+    assert published.find(load_config("gta2cs", "lsr,masked"), "lsr") == []
     synthia = published.find(load_config("synthia2cs", "lsr"), "source_only")
     assert [score.miou_13 for score in synthia] == [34.3]
     tokyo = published.find(load_config("cs2crosscity", "lsr,tokyo"), "max_square")

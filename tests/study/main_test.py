@@ -29,6 +29,7 @@ BASE = {
     "lsr": 0.35,
     "target_only": 0.50,
     "bdl": 0.40,
+    "dacs": 0.36,
 }
 
 
@@ -160,6 +161,31 @@ def test_two_methods_two_seeds_then_nothing_to_do(fake, tmp_path, capsys):
     assert "finished" in capsys.readouterr().out
 
 
+def test_a_line_is_a_method_and_other_words_of_the_config(fake, tmp_path):
+    methods = "batchnorm_only+like=clan,mic,lsr,lsr+masked"
+    assert run(tmp_path, "--methods", methods, "--seeds", "0") == 0
+    folder = tmp_path / "study"
+    plain, masked, mic, control = (
+        workdir.read_config(folder / name)
+        for name in ("lsr-0", "lsr+masked-0", "mic-0", "batchnorm_only+like=clan-0")
+    )
+    assert plain["adapt"]["masked"]["weight"] == 0
+    assert masked["adapt"]["masked"]["weight"] == 1
+    assert mic["adapt"]["method"]["name"] == "dacs"
+    assert control["model"]["head"] == "two_heads"
+    # One pre-training for each network.
+    assert len([name for name in fake.trained if name.startswith("pretraining-")]) == 3
+    facts = json.loads((folder / "study.json").read_text())
+    assert [(cell["line"], cell["method"]) for cell in facts["cells"]] == [
+        ("batchnorm_only+like=clan", "batchnorm_only"),
+        ("mic", "dacs"),
+        ("lsr", "lsr"),
+        ("lsr+masked", "lsr"),
+    ]
+    controls = {gap["control"] for gap in facts["differences"]}
+    assert controls == {"batchnorm_only+like=clan"}
+
+
 def test_stages_of_one_method_stand_beside_each_other(fake, tmp_path):
     assert run(tmp_path, "--methods", "source_only,bdl", "--seeds", "0,1") == 0
     text = (tmp_path / "study" / "study.md").read_text()
@@ -277,7 +303,13 @@ def test_ablation_has_a_line_for_every_term(fake, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--methods", "lrs"), "found 'lrs'"),
+        (("--methods", "lrs"), "'lrs' is unknown; known: source_only, "),
+        (("--methods", "lsr,lsr+papr"), "'papr' is unknown"),
+        (("--methods", "lsr+max_square"), "two of a kind"),
+        (
+            ("--methods", "scratch"),
+            "'scratch': expected one method, found batchnorm_only",
+        ),
         ((), "name at least one"),
         (("--methods", "lsr", "--seeds", "a"), "--seeds: expected numbers"),
         (
