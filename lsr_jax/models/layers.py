@@ -7,6 +7,7 @@ the tests compare with.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -148,11 +149,8 @@ class LayerNorm(nn.Module):
         channels, wide = x.shape[-1:], self.options.wide
         scale = self.param("scale", initializers.ones, channels).astype(wide)
         bias = self.param("bias", initializers.zeros, channels).astype(wide)
-        x = x.astype(wide)
-        centred = x - x.mean(-1, keepdims=True)
-        var = jnp.square(centred).mean(-1, keepdims=True)
-        normalised = centred * lax.rsqrt(var + self.epsilon)
-        return (normalised * scale + bias).astype(self.options.compute)
+        y, *_ = normalise(x, scale, bias, (x.ndim - 1,), self.epsilon)
+        return y.astype(self.options.compute)
 
 
 def attention(
@@ -216,23 +214,20 @@ class BatchNorm(nn.Module):
             scale, bias = lax.stop_gradient((scale, bias))
 
         wide = self.options.wide
-        own = train and self.options.batch_norm != "eval"  # statistics of this batch
-        groups = self._grouped(x, own).astype(wide)
         scale, bias = scale.astype(wide), bias.astype(wide)
-        if own:
-            batch_mean = groups.mean((1, 2, 3), keepdims=True)
-            batch_var = jnp.square(groups - batch_mean).mean((1, 2, 3), keepdims=True)
-            if not self.is_initializing():
-                mean.value = self._moved(mean.value, batch_mean)
-                var.value = self._moved(var.value, batch_var * self._bessel(groups))
-        else:
-            batch_mean, batch_var = mean.value.astype(wide), var.value.astype(wide)
-        normalised = (groups - batch_mean) * (lax.rsqrt(batch_var + EPSILON) * scale)
-        return (normalised + bias).astype(self.options.compute).reshape(x.shape)
+        if not train or self.options.batch_norm == "eval":
+            factor = lax.rsqrt(var.value.astype(wide) + EPSILON) * scale
+            y = (x.astype(wide) - mean.value.astype(wide)) * factor + bias
+            return y.astype(self.options.compute)
+        groups = self._grouped(x)
+        y, batch_mean, batch_var = normalise(groups, scale, bias, (1, 2, 3), EPSILON)
+        if not self.is_initializing():
+            mean.value = self._moved(mean.value, batch_mean)
+            var.value = self._moved(var.value, batch_var * self._bessel(groups))
+        return y.astype(self.options.compute).reshape(x.shape)
 
-    def _grouped(self, x, own):
-        size = self.options.bn_group_size if own else None
-        size = size or x.shape[0]
+    def _grouped(self, x):
+        size = self.options.bn_group_size or x.shape[0]
         if x.shape[0] % size:
             raise errors.InputError(
                 f"model.bn_group_size: {size} does not divide the batch of "
@@ -252,8 +247,62 @@ class BatchNorm(nn.Module):
         return count / (count - 1)
 
     def _moved(self, old, batch):
-        batch = lax.stop_gradient(batch).mean(0).reshape(old.shape).astype(old.dtype)
+        batch = batch.mean(0).reshape(old.shape).astype(old.dtype)
         return MOMENTUM * old + (1.0 - MOMENTUM) * batch
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalise(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    axes: tuple[int, ...],
+    epsilon: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, mean and variance over ``axes``.
+
+    Its gradient keeps ``x`` in its own dtype and takes fewer sums than that of the formula:
+    ``dx = (g - mean(g) - y mean(g y)) / sqrt(var + epsilon)``, where ``g`` is the gradient of
+    the result times ``scale``, and ``y`` the normalised ``x``.
+
+    Args:
+      x: ``[..., C]``.
+      scale: ``[C]``, float32 or float64; so is everything that is computed.
+      bias: ``[C]``.
+      axes: of ``x``.
+      epsilon: is added to the biased variance.
+
+    Returns:
+      The result; mean and biased variance with ``axes`` of size 1, which pass no gradient on.
+    """
+    wide = x.astype(scale.dtype)
+    mean = wide.mean(axes, keepdims=True)
+    centred = wide - mean
+    var = jnp.square(centred).mean(axes, keepdims=True)
+    return centred * (lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+
+
+def _normalise_forward(x, scale, bias, axes, epsilon):
+    found = normalise(x, scale, bias, axes, epsilon)
+    return found, (x, scale, *found[1:])
+
+
+def _normalise_backward(axes, epsilon, kept, gradients):
+    x, scale, mean, var = kept
+    dy, *_ = gradients
+    inverse = lax.rsqrt(var + epsilon)
+    y = (x.astype(scale.dtype) - mean) * inverse
+    of_channels = x.ndim - 1 in axes  # statistics of all channels together
+    g, factor = (dy * scale, inverse) if of_channels else (dy, inverse * scale)
+    sums = g.sum(axes, keepdims=True), (g * y).sum(axes, keepdims=True)
+    count = math.prod(x.shape[axis] for axis in axes)
+    dx = factor * (g - (sums[0] + y * sums[1]) / count)
+    dbias, dscale = (dy, dy * y) if of_channels else sums
+    others = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), dscale.sum(others), dbias.sum(others)
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:

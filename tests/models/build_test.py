@@ -78,11 +78,13 @@ def test_aspp_is_the_sum_of_its_branches(images):
 
 
 def test_remat_changes_no_number(images):
-    plain, params, state = _started()
-    again, *_ = _started(remat=True)
-    expected = _step(plain, params, state, images)
-    found = _step(again, params, state, images)
-    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+    with jax.enable_x64(True):
+        plain, params, state = _started(dtype="float64")
+        again, *_ = _started(dtype="float64", remat=True)
+        params, state, images = jax.tree.map(np.float64, (params, state, images))
+        expected = _step(plain, params, state, images)
+        found = _step(again, params, state, images)
+    chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_bfloat16_computes_low_and_returns_float32(images):

@@ -152,6 +152,41 @@ def test_batch_norm_parity_with_torch(variables, images, train):
     np.testing.assert_allclose(moved["var"], norm.running_var.numpy(), rtol=2e-6)
 
 
+@pytest.mark.parametrize("axes", [(1, 2, 3), (4,)], ids=["batch", "layer"])
+def test_the_gradient_of_normalise_is_that_of_its_formula(axes):
+    draw = np.random.default_rng(7)
+    with jax.enable_x64(True):
+        x = draw.normal(2.0, 3.0, (2, 3, 4, 5, 6))
+        scale, bias = draw.normal(size=(2, 6))
+        weights = draw.normal(size=x.shape)
+
+        def formula(x, scale, bias):
+            mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+            return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias, mean, var
+
+        def total(normalise):
+            return lambda *given: jnp.vdot(normalise(*given)[0], weights)
+
+        ours = functools.partial(layers.normalise, axes=axes, epsilon=1e-5)
+        for found, expected in zip(
+            (*ours(x, scale, bias), *jax.grad(total(ours), (0, 1, 2))(x, scale, bias)),
+            (
+                *formula(x, scale, bias),
+                *jax.grad(total(formula), (0, 1, 2))(x, scale, bias),
+            ),
+            strict=True,
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_the_gradient_of_normalise_keeps_the_input_as_it_is():
+    x = jnp.ones((1, 2, 3, 5, 4), jnp.bfloat16)
+    ones = jnp.ones(4)
+    pull = jax.vjp(lambda x: layers.normalise(x, ones, ones, (1, 2, 3), 1e-5)[0], x)[1]
+    kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.size >= x.size]
+    assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]
+
+
 def test_pool_by_hand():
     ramp = jnp.arange(1.0, 5.0).reshape(1, 4, 1, 1) * jnp.ones((1, 4, 3, 1))
     pooled = layers.max_pool(ramp, ceil_mode=True)
