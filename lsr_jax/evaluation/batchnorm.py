@@ -22,22 +22,21 @@ def estimator(
     preprocess: Callable[[jax.Array], jax.Array],
     *,
     mesh: Mesh,
-    momentum: float = 0.9,
 ) -> Callable[[PyTree, PyTree, Batches], PyTree]:
     """Build ``(params, model_state, batches) -> model_state`` with new statistics.
 
-    Groups of `GROUP` images pass in train mode, the last one with what is left, from
-    running statistics of zero, which leaves ``(1 - momentum)`` of their mean ``m`` and
-    unbiased variance ``v``. Over images, the groups pool to mean ``E[m]`` and variance
-    ``E[v] + E[m^2] - E[m]^2``. Nothing of the old statistics remains, padding does not
-    count, and neither the batches nor the devices matter.
+    Groups of `GROUP` images pass in train mode, the last one with what is left. The running
+    statistics become ``k old + (1 - k) new``, which gives their mean ``m`` and unbiased
+    variance ``v``; where a layer is used several times, as for HRDA's context and detail,
+    they are averages with the weights of the running ones. Over images, the groups pool to
+    mean ``E[m]`` and variance ``E[v] + E[m^2] - E[m]^2``. Nothing of the old statistics
+    remains, padding does not count, and neither the batches nor the devices matter.
 
     Args:
       forward: the network; its ``model_state`` is BatchNorm running statistics, trees
         of ``{"mean", "var"}``.
       preprocess: uint8 ``[B, H, W, 3]`` -> network input.
       mesh: the devices.
-      momentum: weight of the old value in the running statistics.
 
     Raises:
       InputError: when called: there is no image, or the network does not update its
@@ -46,8 +45,14 @@ def estimator(
 
     @jax.jit
     def update(params, zeros, pooled, image, share):
-        _, state = forward(params, zeros, preprocess(image), True)
-        group = jax.tree.map(lambda value: value / (1 - momentum), state)
+        def moved(old):
+            return forward(params, old, preprocess(image), True)[1]
+
+        ones = jax.tree.map(jnp.ones_like, zeros)
+        state, kept = jax.jvp(moved, (zeros,), (ones,))  # linear in the old statistics
+        group = jax.tree.map(
+            lambda value, k: jnp.where(k < 1, value / (1 - k), 0), state, kept
+        )
         return _pool(pooled, group, share)
 
     def estimate(params: PyTree, model_state: PyTree, batches: Batches) -> PyTree:

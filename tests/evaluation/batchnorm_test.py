@@ -61,6 +61,21 @@ def test_neither_batch_size_nor_padding_nor_devices_matter(
     chex.assert_trees_all_close(found, reference, rtol=1e-5)
 
 
+def test_a_layer_that_is_used_twice_has_the_average_of_both(params, model_state):
+    """As `MultiResolution`, whose layers see the context, then the detail."""
+
+    def twice(params, model_state, images, train):
+        _, once = forward(params, model_state, images, train)
+        return forward(params, once, 1 - images, train)
+
+    image, label = draw(batchnorm.GROUP)
+    found = estimator(forward=twice)(params, model_state, batched(image, label))
+    first = expected(image)
+    second = {"mean": 1 - first["mean"], "var": first["var"]}
+    average = jax.tree.map(lambda a, b: (0.9 * a + b) / 1.9, first, second)
+    chex.assert_trees_all_close(found, average, rtol=1e-5)
+
+
 def test_target_statistics_need_images(params, model_state):
     image, label = draw(BATCH)
     nothing = [(Images(image, label), np.zeros(BATCH, bool), None)]
