@@ -35,7 +35,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 END = struct.pack(">I4s", 0, b"IEND") + b"\xae\x42\x60\x82"
 # What Pillow decodes by itself; it would hand EPS to another program.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM", "WEBP")
-LOSSY = ("JPEG", "MPO", "WEBP")  # they change ids
+LOSSY = ("JPEG", "MPO", "WEBP")  # they may change ids
 KINDS = ("missing pair", "unreadable", "wrong mode", "wrong size", "unknown id")
 """Kinds of a `BadExample`, as `lsr_jax.data.check` counts them."""
 
@@ -340,7 +340,7 @@ def check_header(
     lossy = file_format != "image" and header.format in LOSSY
     if header.mode not in modes or header.bits not in bits or lossy:
         expected = LABEL_FORMATS.get(file_format, "an 8-bit RGB, grey or palette image")
-        found = f"{header.format}, which changes ids" if lossy else ""
+        found = f"{header.format}, which may change ids" if lossy else ""
         raise BadExample(
             "wrong mode",
             f"{where}: expected {expected}, found "
@@ -460,9 +460,16 @@ def _pil_header(image):
     mode, bits = _PIL_MODES.get(image.mode, (image.mode, 8))
     if image.format == "TIFF":
         bits = max(image.tag_v2.get(258, (bits,)))
-        mode = "JPEG in a TIFF" if "jpeg" in image.info.get("compression", "") else mode
-    elif image.format == "PPM" and isinstance(image.tile[0].args[-1], int):
-        mode = f"{mode} of 0 to {image.tile[0].args[-1]}"  # Pillow would scale it
+        if "jpeg" in image.info.get("compression", ""):
+            mode = "JPEG in a TIFF"
+        elif mode in _RGB and bits > 8:
+            mode = f"{mode} in a TIFF"  # Pillow would return the high bytes
+        elif image.tag_v2.get(262) == 0:
+            mode = f"{mode} from white to black"  # Pillow would invert 8 bits alone
+    elif image.format == "PPM":
+        largest = image.tile[0].args[-1]
+        if isinstance(largest, int) and largest != 2**bits - 1:
+            mode = f"{mode} of 0 to {largest}"  # Pillow would scale it
     header = Header(image.format, image.size[::-1], mode, bits)
     # Pillow applies the orientation of a TIFF by itself.
     return header if image.format == "TIFF" else _turned_header(header, image)

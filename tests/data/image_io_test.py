@@ -291,6 +291,20 @@ def test_kinds_of_images(name):
         np.testing.assert_array_equal(image_io.decode_image(data, "x"), expected)
 
 
+def as_text(label):
+    """A PGM whose numbers are written out."""
+    height, width = label.shape
+    return " ".join(map(str, ["P2", width, height, 255, *label.ravel()])).encode()
+
+
+def inverted_tiff(label):
+    """A TIFF in which 0 is said to be white."""
+    data = encoded(label, "TIFF")
+    tag = struct.pack("<HHIH", 262, 3, 1, 1)  # the photometric interpretation
+    assert data.count(tag) == 1
+    return data.replace(tag, struct.pack("<HHIH", 262, 3, 1, 0))
+
+
 PALETTE = Image.fromarray(GREY)
 PALETTE.putpalette([i * 7 % 256 for i in range(768)])
 LABELS = {  # label format, bytes -> None, or what is found
@@ -318,13 +332,22 @@ LABELS = {  # label format, bytes -> None, or what is found
         "ids up to 255, found 900",
     ),
     "one bit": ("grey", encoded(GREY, "PNG", "1"), "found 1-bit grey"),
-    "jpeg": ("grey", encoded(GREY, "JPEG"), "found JPEG, which changes ids"),
+    "jpeg": ("grey", encoded(GREY, "JPEG"), "found JPEG, which may change ids"),
+    "webp": ("grey", encoded(REPEATED, "WEBP", lossless=True), "WEBP, which may"),
+    "R=G=B tiff of 16 bits": (
+        "grey",
+        by_cv2(REPEATED.astype(np.uint16), ".tiff"),
+        "found 16-bit RGB in a TIFF",
+    ),
+    "red16 tiff": ("red16", by_cv2(REPEATED.astype(np.uint16), ".tiff"), "in a TIFF"),
+    "inverted tiff": ("grey", inverted_tiff(GREY), "found 8-bit grey from white to"),
     "jpeg in a tiff": (
         "grey",
         encoded(GREY, "TIFF", compression="jpeg"),
         "found 8-bit JPEG in a TIFF",
     ),
     "palette for grey": ("grey", encoded(REPEATED, "PNG", "P"), "found 8-bit palette"),
+    "pgm as text": ("grey", as_text(GREY), None),
     "small maximum": ("grey", b"P5 12 8 63\n" + bytes(96), "grey of 0 to 63"),
     "text": ("grey", b"no image", "found: none of PNG"),
 }
