@@ -151,10 +151,14 @@ def _colors(classes, ids, painted, palette):
     known = {row.name: row.color for row in label_spaces.CLASSES}
     for raw in sorted(ids, reverse=True) if painted else ():
         known[ids[raw]] = tuple(painted[raw].to_bytes(3))
+    given = {}
     for name, color in palette.items():
         found = _name("palette", name)
         _require(found in ids.values(), "palette", "names that occur in ids", name)
-        known[found] = color
+        first = given.setdefault(found, color)
+        key, expected = f"palette.{name}", f"{files.quoted(first)}, as another {found}"
+        _require(color == first, key, expected, color)
+    known |= given
     colors = []
     for name in classes:
         color = known.get(name)
@@ -189,4 +193,4 @@ def _color(text):
 
 def _name(key, name):
     _require(isinstance(name, str) and name.strip(), key, "names of classes", name)
-    return label_spaces.known_name(name)
+    return label_spaces.known_name(name.strip())

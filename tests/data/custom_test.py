@@ -136,6 +136,13 @@ def test_names_of_cityscapes_itself_are_known(tmp_path):
         ({"palette": {}}, r"palette\.water: expected \[red, green, blue\]"),
         ({"palete": {}}, "palete: expected one of the keys"),
         ({"palette": {"sea": [1, 2, 3]}}, "palette: expected names that occur in ids"),
+        (
+            {
+                "ids": {"1": "sign", "2": "traffic sign"},
+                "palette": {"sign": [1, 2, 3], "Traffic Sign": [3, 2, 1]},
+            },
+            r"palette.Traffic Sign: expected \[1, 2, 3\], as another sign, found \[3",
+        ),
         ({"ignored": [0, 3]}, "ignored: expected no id of a class, found 3"),
         ({"classes": []}, "classes: expected a name"),
         ({"size": "64"}, "size: expected WIDTHxHEIGHT such as 1280x720, found '64'"),
