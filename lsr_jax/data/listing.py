@@ -297,6 +297,9 @@ class _ListReader:
             return plain, ""
         for tail in _tails(plain):
             front = plain[: len(plain) - len(tail)]
+            # "1.png,pseudo/1.png" is no image behind other folders, but two names.
+            if re.search(r"(?<!^\w)[,;:|]", front):
+                break
             if front and self._exists(tail):
                 return tail, front
             # Behind other folders, "0001.png" could be any image.

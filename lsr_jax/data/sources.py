@@ -458,7 +458,13 @@ class Prepared:
         parts = {
             name: part for part in self.manifest["splits"] for name in self._names(part)
         }
-        labels = {name: listing.label_names(self._layout, name) for name in parts}
+        with self._reading():
+            labels = {
+                name: listing.label_names(self._layout, name)
+                if self.manifest["splits"][part]["labelled"]
+                else ()
+                for name, part in parts.items()
+            }
         every = {*parts, *(label for names in labels.values() for label in names)}
         pairs = listing.read_list(
             split, self._layout, self._folder, labels, every.__contains__

@@ -227,6 +227,10 @@ def test_names_with_spaces(ports):
             "line 2.*expected 'a/' .* found 'b/'",
         ),
         ("photos/sea/1.jpg\n/b/photos/sea/1.jpg", "expected 'no folder' in front"),
+        # Else the own label would be taken for folders in front of the image.
+        ("photos/sea/1.jpg,photos/sea/1.jpg", "line 1: .*: no such file"),
+        ("photos/bay/1.jpg;photos/sea/1.jpg", "line 1: .*: no such file"),
+        ("sea/1|photos/sea/1", "line 1: .*: no such file"),
     ],
 )
 def test_bad_lists(text, message, ports):

@@ -336,6 +336,21 @@ def test_a_list_with_labels_of_its_own_is_read_or_refused(downloads, out, tmp_pa
             sources.open_domain(spec("gta5", out / str(SIZE), train=str(path)))
 
 
+def test_a_folder_prepared_without_labels_refuses_a_list_with_labels(
+    downloads, tmp_path
+):
+    root = shutil.copytree(downloads / "gta5", tmp_path / "gta5")
+    shutil.rmtree(root / "labels")
+    prepare.prepare(LAYOUTS["gta5"], root, size=SIZE, out=tmp_path, progress=False)
+    path = tmp_path / "list.txt"
+    path.write_text("images/00002.png labels/00002.png\n")
+    with pytest.raises(InputError, match=r"labels/00002\.png.*: no such label file"):
+        sources.open_domain(spec("gta5", tmp_path, train=str(path), val="train"))
+    path.write_text("images/00002.png\n")
+    domain = sources.open_domain(spec("gta5", tmp_path, train=str(path), val="train"))
+    assert not records.is_labelled(domain.open(str(path)))
+
+
 def test_mixed_labels_are_named(downloads, tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("images/00001.png\nalone.png\n")
