@@ -322,7 +322,7 @@ class Predictor:
         params, model_state = sharding.replicate((params, model_state), self._mesh)
         padded = sharding.shard_whole_batch(padded, self._mesh)
         maps = self._maps(params, model_state, padded)
-        _check_finite(self._finite(maps))
+        check_finite(self._finite(maps))
         return maps
 
     def labels(self, maps: PyTree, size: Size) -> np.ndarray:
@@ -363,7 +363,8 @@ def _all_finite(maps):
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(maps)]).all()
 
 
-def _check_finite(finite):
+def check_finite(finite: jax.Array | bool) -> None:
+    """Raise InputError for scores that are not ``finite``."""
     # The largest of scores that are not numbers is the first: class 0 everywhere.
     if not finite:
         raise InputError(
@@ -373,7 +374,7 @@ def _check_finite(finite):
 
 
 def _add(total, wanted, counts, finite):
-    _check_finite(finite)
+    check_finite(finite)
     for protocol, size in wanted.items():
         total[protocol] += np.asarray(counts[size])
 

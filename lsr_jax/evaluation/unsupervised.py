@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lsr_jax.evaluation.predictor import Batches, main_head
+from lsr_jax.evaluation.predictor import Batches, check_finite, main_head
 from lsr_jax.training import sharding
 from lsr_jax.types import Forward, Outputs, PyTree
 
@@ -81,7 +81,11 @@ class Estimator:
         jax.eval_shape(self._sums, params, model_state, image, valid)
 
     def __call__(self, params: PyTree, model_state: PyTree, batches: Batches) -> dict:
-        """The criteria of a network, by name."""
+        """The criteria of a network, by name.
+
+        Raises:
+          InputError: scores of the network that are not finite.
+        """
         mesh = self._mesh
         params, model_state = sharding.replicate((params, model_state), mesh)
         whole = None
@@ -90,6 +94,7 @@ class Estimator:
             found = jax.tree.map(np.float64, self._sums(params, model_state, *placed))
             whole = found if whole is None else jax.tree.map(np.add, whole, found)
         cells, entropy, agreeing, probability = whole
+        check_finite(np.isfinite(entropy))
         mean = probability / cells
         marginal = -(mean * np.log(np.where(mean > 0, mean, 1))).sum()
         information = (marginal - entropy / cells) / np.log(len(mean))

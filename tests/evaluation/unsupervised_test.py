@@ -63,6 +63,14 @@ def test_a_trace_needs_shapes_alone_and_finds_what_the_network_refuses():
         estimator.trace(table, {}, jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.uint8))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_an_error(value):
+    table = LOGITS.copy()
+    table[:, 1] = value
+    with pytest.raises(InputError, match="scores of the network are not finite"):
+        estimate(images(3), table=table)
+
+
 def test_one_class_everywhere_is_certain_but_says_nothing():
     table = np.zeros((256, 4))
     table[:, 2] = 200
