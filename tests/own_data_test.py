@@ -12,10 +12,12 @@ from lsr_jax import evaluate, report
 from lsr_jax.configs import gta2cs
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import unsupervised
-from lsr_jax.training import loop
+from lsr_jax.training import loop, stage
 from lsr_jax.training.checkpoint import Checkpointer
 
 CLASSES = 3
+IGNORED = 9
+BOTH = {"images": "photos/*.png", "labels": "masks/*.png"}
 SIZE = (32, 48)
 
 
@@ -35,11 +37,12 @@ def draw(root, *, labels=None, images=4):
         Image.fromarray(image).save(root / "photos" / f"{number}.png")
         if labels:
             Image.fromarray(labels()).save(root / "masks" / f"{number}.png")
-    split = {"images": "photos/*.png"} | ({"labels": "masks/*.png"} if labels else {})
+    split = BOTH if labels else {"images": BOTH["images"]}
     description = {
         "splits": {"train": split, "val": split},
         "label_format": "grey",
         "ids": {str(index): f"class {index}" for index in range(CLASSES)},
+        "ignored": [IGNORED],
         "palette": {f"class {index}": [0, 0, index] for index in range(CLASSES)},
     }
     path = root / "data.json"
@@ -130,13 +133,40 @@ def test_the_target_is_scored_without_the_source(tmp_path):
     assert [row["iou"] for row in rows(tmp_path / "out")] == [r["iou"] for r in both]
 
 
-def test_a_bad_validation_label_is_found_before_training(tmp_path):
+@pytest.mark.parametrize("split", ["val", "heldout"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (7, r"masks/3\.png: id 7 is unknown"),
+        (IGNORED, "target .*{}.txt: no pixel has one of the classes, so there is no"),
+    ],
+)
+def test_bad_labels_that_will_be_scored_are_found_before_training(
+    value, message, split, tmp_path
+):
     source = draw(tmp_path / "source", labels=noise(0))
-    target = draw(tmp_path / "target", labels=lambda: np.full(SIZE, 7, np.uint8))
+    target = draw(tmp_path / "target", labels=noise(1))
+    bad = np.full(SIZE, value, np.uint8)
+    Image.fromarray(bad).save(tmp_path / "target" / "masks" / "3.png")
+    lists = {name: tmp_path / f"{name}.txt" for name in ("val", "heldout")}
+    for name, path in lists.items():
+        path.write_text("photos/3.png" if name == split else "photos/0.png")
     config = config_of(source, target)
-    with pytest.raises(InputError, match=r"masks/0\.png: id 7 is unknown"):
+    config["data"]["target"]["val"] = str(lists["val"])
+    chosen = {"selection": "target_heldout", "heldout": str(lists["heldout"])}
+    config["evaluation"] |= chosen
+    with pytest.raises(InputError, match=message.format(split)):
         loop.train(config, tmp_path / "run", check=report.check)
     assert not (tmp_path / "run").exists()
+
+
+def test_statistics_of_target_images_need_no_labels(tmp_path):
+    """Also where there are labels, and bad ones: no method has read them."""
+    source = draw(tmp_path / "source", labels=noise(0))
+    target = draw(tmp_path / "target", labels=lambda: np.full(SIZE, 7, np.uint8))
+    run = stage.open_run(config_of(source, target), tmp_path / "run")
+    with run.statistics_batches() as batches:
+        assert [images.label for images, _, _ in batches] == [None, None]
 
 
 @pytest.mark.parametrize(

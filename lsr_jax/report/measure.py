@@ -27,10 +27,10 @@ from lsr_jax.evaluation.predictor import (
 )
 from lsr_jax.models import Model
 from lsr_jax.report import results
-from lsr_jax.training import distributed
+from lsr_jax.training import distributed, selection
 from lsr_jax.training.stage import Run
 from lsr_jax.training.weights import ANY_SIZE, Trained
-from lsr_jax.types import PyTree
+from lsr_jax.types import IGNORE, PyTree
 
 
 class Entry(NamedTuple):
@@ -192,10 +192,8 @@ class Evaluation:
 
     def target_statistics(self, network: Trained) -> PyTree:
         """BatchNorm statistics of the first unlabelled target training images."""
-        first = self.run.statistics_images()
-        size = self.run.evaluation_batch_size()
         compiled = self._compile(network.model, network.preprocessing)
-        with pipeline.eval_batches(first, batch_size=size) as batches:
+        with self.run.statistics_batches() as batches:
             return compiled.estimate_statistics(
                 network.params, network.model_state, batches
             )
@@ -206,10 +204,7 @@ class Evaluation:
             return {}
         (network,) = entry.members
         compiled = self._compile(network.model, network.preprocessing)
-        size = self.run.evaluation_batch_size()
-        with pipeline.eval_batches(
-            self.run.statistics_images(), batch_size=size
-        ) as batches:
+        with self.run.statistics_batches() as batches:
             return compiled.criteria(network.params, model_state, batches)
 
     def batches(self, domain: str) -> pipeline.Batches:
@@ -217,6 +212,16 @@ class Evaluation:
         size = self.run.evaluation_batch_size()
         source = self.run.open(domain, "val")
         return pipeline.eval_batches(source, batch_size=size)
+
+    def scored_splits(self) -> list[tuple[str, str]]:
+        """Domain and split of all labels that are read: reported, or by the selection."""
+        config = self.run.config
+        splits = [(domain, config["data"][domain]["val"]) for domain in self.scored]
+        chosen = selection.split_of(config)
+        unlabelled = config["evaluation"]["selection"] in unsupervised.RULES
+        if chosen and not unlabelled and chosen not in splits:
+            splits.append(chosen)
+        return splits
 
     def check(self) -> None:
         """Read what is scored, and trace the evaluations with its shapes alone.
@@ -227,21 +232,29 @@ class Evaluation:
         run, model = self.run, self.run.model
         compiled = self._compile(model, run.config["data"]["preprocessing"])
         network = jax.eval_shape(lambda: model.init(jax.random.key(0), ANY_SIZE))
-        for domain in self.scored:
-            name = f"check {domain} {run.config['data'][domain]['val']}"
-            count, traced = len(run.open(domain, "val")), set()
+        for domain, split in self.scored_splits():
+            source = run.domains[domain].open(split)
+            traced, found = set(), False
             with (
-                self.batches(domain) as batches,
+                pipeline.eval_batches(
+                    source, batch_size=run.evaluation_batch_size()
+                ) as batches,
                 cli.progress_bar(
-                    count, name, "image", disable=not distributed.is_main()
+                    len(source),
+                    f"check {domain} {split}",
+                    "image",
+                    disable=not distributed.is_main(),
                 ) as bar,
             ):
                 for images, valid, _ in batches:
                     bar.update(int(valid.sum()))
+                    found = found or (images.label[valid] != IGNORE).any()
                     sizes = images.image.shape[1:3], images.label.shape[1:]
                     if sizes not in traced:
                         compiled.predictor.trace(*network, images, valid, sizes)
                         traced.add(sizes)
+            if not found:
+                raise results.no_score(domain, split)
         self.examples("target", run.config["evaluation"]["panel_images"])
         size = (run.evaluation_batch_size(), *run.sizes["target"], 3)
         compiled.criteria.trace(*network, jax.ShapeDtypeStruct(size, jnp.uint8))

@@ -95,10 +95,7 @@ def make(
     iou, precision = confusion.iou(matrix), confusion.precision(matrix)
     iou[absent] = precision[absent] = np.nan
     if np.isnan(iou).all():
-        raise InputError(
-            f"{facts['domain']} {facts['split']}: no pixel has one of the classes, so "
-            "there is no score; check the labels of the split"
-        )
+        raise no_score(facts["domain"], facts["split"])
     # "13" is the mean of 13 classes only where the data set has them all.
     subsets = {
         name: chosen
@@ -133,6 +130,14 @@ def make(
         "precision": by_class(precision),
         **facts,
     }
+
+
+def no_score(domain: str, split: str) -> InputError:
+    """The error for a split in whose labels no pixel has a class."""
+    return InputError(
+        f"{domain} {split}: no pixel has one of the classes, so there is no score; check "
+        "the labels of the split"
+    )
 
 
 def write(path: str | os.PathLike, rows: Sequence[Row]) -> None:

@@ -62,13 +62,9 @@ class Selector:
         self.split = split_of(run.config)
         if self.split:
             domain, split = self.split
-            unlabelled = self._rule in unsupervised.RULES
-            self._source = (
-                run.statistics_images()
-                if unlabelled
-                else run.domains[domain].open(split)
-            )
-            if not unlabelled and not records.is_labelled(self._source):
+            labelled = self._rule not in unsupervised.RULES
+            self._source = run.domains[domain].open(split)
+            if labelled and not records.is_labelled(self._source):
                 raise InputError(
                     f"evaluation.selection: {self._rule} scores the {domain} split "
                     f"{split}, which has no labels; choose last or target_infomax"
@@ -109,10 +105,11 @@ class Selector:
         }
 
     def _score(self, params, model_state):
+        if criterion := unsupervised.RULES.get(self._rule):
+            with self._run.statistics_batches() as batches:
+                return self._criteria(params, model_state, batches)[criterion]
         size = self._run.evaluation_batch_size()
         with pipeline.eval_batches(self._source, batch_size=size) as batches:
-            if criterion := unsupervised.RULES.get(self._rule):
-                return self._criteria(params, model_state, batches)[criterion]
             matrix = self._predictor.confusion(params, model_state, batches)
         declared = self._run.domains[self.split[0]].space.declared
         return float(confusion.mean_iou(matrix, declared))

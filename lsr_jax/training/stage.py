@@ -66,6 +66,14 @@ class Run:
         count = self.config["evaluation"]["batchnorm_images"]
         return records.First(self.open("target", "train"), count)
 
+    def statistics_batches(self) -> pipeline.Batches:
+        """Batches of `statistics_images`, whose labels are not decoded."""
+        return pipeline.ordered_batches(
+            self.statistics_images(),
+            batch_size=self.evaluation_batch_size(),
+            labelled=False,
+        )
+
     def evaluation_batch_size(self) -> int:
         """The config's, rounded up to a multiple of the number of devices."""
         size = self.config["evaluation"]["batch_size"]
