@@ -17,12 +17,11 @@ Exit codes: 0 done, 2 bad input.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lsr_jax import cli, report
+from lsr_jax import cli, files, report
 from lsr_jax.data import sources
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import predictor
@@ -118,7 +117,7 @@ def evaluate(options) -> list[results.Row]:
     target = {**data["target"], "val": split}
     config = {**config, "data": {**data, "target": target}}
     folder = output(options, found, augmentation.describe(), config["stages"])
-    check_writable(folder)
+    files.check_writable(folder)
 
     domains = ["source", "target"]
     if not sources.is_present(data["source"]):
@@ -236,13 +235,6 @@ def output(
             f"{found[0].path}: is outside of a run; name the folder to write by --out"
         )
     return Path(options.workdir or runs[0]) / "-".join(["report", *filter(None, words)])
-
-
-def check_writable(folder: Path) -> None:
-    """Raise InputError where ``folder`` cannot be made; nothing is made yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise InputError(f"{folder}: cannot be written; choose another --out")
 
 
 def command(options) -> None:

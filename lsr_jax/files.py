@@ -43,6 +43,13 @@ def of_project(path: str | os.PathLike) -> Path:
     return installed if installed.exists() and not checkout.exists() else checkout
 
 
+def check_writable(folder: Path) -> None:
+    """Raise InputError where ``--out folder`` cannot be made; nothing is made yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(f"--out {folder}: cannot be written; choose another --out")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to, which then replaces it atomically.

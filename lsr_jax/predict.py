@@ -5,7 +5,8 @@ python -m lsr_jax.predict --workdir runs/gta2cs:lsr --images 'test/*/*.png' --ou
     --kinds cityscapes_ids --mode slide --overlap 0.5 --flip
 
 Every kind gets its folder below --out, in which files are named as the images are.
-BatchNorm uses the running statistics of training.
+BatchNorm uses the running statistics of training. With --config, classes, colors and input
+size are those of its target, not of the run's; a weight file needs it.
 
 Exit codes: 0 done, 2 bad input.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lsr_jax import cli, streets
+from lsr_jax import cli, files, streets
 from lsr_jax.data import custom, image_io, label_spaces, sources
 from lsr_jax.data.label_spaces import LabelSpace
 from lsr_jax.errors import InputError
@@ -77,7 +78,7 @@ def predict(options) -> list[Path]:
     if not 0 <= options.overlap < 1:
         raise InputError(f"--overlap: expected 0 to below 1, found {options.overlap:g}")
     place = weights.resolve(options.workdir, step=options.step)
-    config = place.config or options.config
+    config = options.config or place.config
     if config is None:
         raise InputError(
             f"{place.path}: is outside of a run; name its network and classes by --config"
@@ -87,15 +88,18 @@ def predict(options) -> list[Path]:
     kinds = select_kinds(options.kinds, space)
     size = network_size(config, options.size)
     outputs = name_outputs(find_images(options.images))
+    for path in outputs:
+        check_image(path)
     out = Path(options.out)
-    try:
-        for kind in kinds:
-            (out / kind).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error}") from error
+    files.check_writable(out)
 
     compile.configure(config["cpu_devices"])
     network = load(place, config, augmentation.configured(config))
+    if network.predictor.num_classes != space.num_classes:
+        raise InputError(
+            f"{place.path}: has {network.predictor.num_classes} classes, the config "
+            f"{space.num_classes}; use the config of its data"
+        )
     batch_size = options.batch_size
     written = []
     with cli.progress_bar(len(outputs), "predict", "image") as bar:
@@ -240,6 +244,15 @@ def name_outputs(paths: Sequence[Path]) -> dict[Path, Path]:
             )
         names[name] = path
     return {path: name for name, path in names.items()}
+
+
+def check_image(path: Path) -> None:
+    """Raise InputError for a file whose header is not that of an image to read."""
+    try:
+        with path.open("rb") as file:
+            image_io.check_header(file.read(image_io.HEAD), str(path), "image", file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def read_image(path: Path) -> np.ndarray:

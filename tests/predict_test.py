@@ -91,9 +91,13 @@ def test_predictions_are_those_of_the_network_of_the_run(run, images, tmp_path):
     assert agreement == {"resize": 1, "slide": 1}
 
 
-def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
+def test_what_is_wrong_is_named_before_anything_is_written(
+    run, images, load_config, tmp_path
+):
+    config = load_config("streets", "source_only,tiny")
     base = {"workdir": run, "images": f"{images}/*.png", "out": tmp_path / "out"}
     (tmp_path / "w.safetensors").write_bytes(b"")
+    (images / "bad.txt").write_text("no image")
     for changes, message in (
         ({"images": f"{images}/*.gif"}, "--images .*found none"),
         ({"out": f"{images}/0.png"}, "--out .*cannot be written"),
@@ -104,10 +108,35 @@ def test_what_is_wrong_is_named_before_the_network_runs(run, images, tmp_path):
         ({"scales": ["x"]}, "--scales: expected positive numbers"),
         ({"step": 5}, "found 5, expected one of the saved steps 1"),
         ({"workdir": str(tmp_path / "w.safetensors")}, "by --config"),
+        ({"images": f"{images}/*.*"}, r"bad\.txt: expected an image file"),
+        (
+            {"workdir": str(tmp_path / "w.safetensors"), "config": config},
+            "expected a PyTorch or safetensors file",
+        ),
+        (
+            {"config": load_config("synthia2cs", "source_only,tiny")},
+            "has 19 classes, the config 16; use the config of its data",
+        ),
     ):
         with pytest.raises(InputError, match=message) as caught:
             predict.predict(ask(**{**base, **changes}))
         assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_another_config_says_the_size(run, images, load_config, tmp_path, monkeypatch):
+    sizes = []
+
+    def resize(network, images, *, size, batch_size):
+        sizes.append(size)
+        return [np.zeros(image.shape[:2], np.uint8) for image in images]
+
+    monkeypatch.setattr(predict.predictor, "resize", resize)
+    config = load_config("streets", "source_only,tiny") | {"num_devices": 2}
+    config["data"]["target"]["size"] = (32, 64)
+    for given, size in ((None, (64, 128)), (config, (32, 64))):
+        predict.predict(ask(run, f"{images}/0.png", tmp_path, config=given))
+        assert sizes.pop() == size
 
 
 def test_sizes_come_from_the_config_or_the_flag(load_config):
