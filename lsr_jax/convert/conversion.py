@@ -16,6 +16,7 @@ from lsr_jax.errors import InputError
 
 SHOWN = 8  # names that an error lists
 SKIPPED = "a head, skipped on purpose"
+UNUSED_BRANCH = "a branch that never runs"
 NAMED = ("vgg", "mit")  # families whose other sizes are named, not their arrays
 
 
@@ -62,6 +63,12 @@ def load(
                 "--entry"
             )
         imported = weight_files.read_own(path)
+        _check_own(path, imported, layout, architecture, backbone, num_classes)
+        if all_branches and UNUSED_BRANCH in imported.info["ignored"].values():
+            raise InputError(
+                f"{path}: was converted without the ASPP branches that never run; convert "
+                "the original file with --all_branches"
+            )
         if skip_head:
             imported = _leave_out(imported, names.in_head, SKIPPED)
     else:
@@ -129,6 +136,24 @@ def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
     return Imported(*names.unflatten(flat), info)
 
 
+def _check_own(path, imported, layout, architecture, backbone, num_classes):
+    """Check what `load` is asked for on weights that have been converted before."""
+    info = imported.info
+    known = {"architecture": "deeplabv2", **info["arguments"]}
+    expected = {"backbone": backbone}
+    if "head" in imported.params:  # that of a body alone is chosen when it is used
+        expected |= {"architecture": architecture, "num_classes": num_classes}
+    facts = {key: (known[key], value) for key, value in expected.items()}
+    if layout not in (None, *info["layout"].split("|")):
+        facts["layout"] = info["layout"], layout
+    for key, (found, value) in facts.items():
+        if value not in (None, found):
+            raise InputError(
+                f"{path}: has the {key} {found}, expected {value}; choose what belongs to "
+                "it, or convert the original file"
+            )
+
+
 def _network(arrays, entry):
     """One of the copies of a network, and the names of the others with their reason."""
     copies = layouts.copies(arrays)
@@ -162,7 +187,7 @@ def _running_branches(path, imported):
     return _leave_out(
         imported,
         lambda path: names.branch(path) >= len(running),
-        "a branch that never runs",
+        UNUSED_BRANCH,
     )
 
 

@@ -360,6 +360,26 @@ def test_export_then_import_is_bit_exact(layout_state, write, tmp_path, layout):
     jax.tree.map(np.testing.assert_array_equal, again[:2], running[:2])
 
 
+@pytest.mark.parametrize("name", ["folder", "own.safetensors"])
+def test_what_is_asked_of_converted_weights_is_checked(
+    layout_state, write, tmp_path, name
+):
+    imported = convert.load(write(layout_state("lsr")[0]))
+    convert.save(tmp_path / name, imported)
+    for asked, message in (
+        ({"layout": "advent"}, "has the layout lsr, expected advent"),
+        ({"architecture": "daformer"}, "architecture deeplabv2, expected daformer"),
+        ({"backbone": "resnet101"}, "has the backbone .*, expected resnet101"),
+        ({"num_classes": 7}, "has the num_classes 19, expected 7"),
+        ({"all_branches": True}, "without the ASPP branches that never run; convert"),
+        ({"entry": "ema_model"}, "has one network, no 'ema_model'"),
+    ):
+        with pytest.raises(errors.InputError, match=f"{name}: .*{message}"):
+            convert.load(tmp_path / name, **asked)
+    same = {"layout": "lsr", "architecture": "deeplabv2", "num_classes": 19}
+    assert convert.load(tmp_path / name, **same).info == imported.info
+
+
 def test_branches_that_never_run_are_zeros(layout_state, write, tmp_path):
     imported = convert.load(write(layout_state("lsr")[0]))
     convert.export(imported, tmp_path / "e.safetensors", layout="lsr")
