@@ -373,13 +373,15 @@ def build_stage(run: Run, name: str) -> Stage:
         preprocess.pixels(config["data"]["preprocessing"]),
         skip_nonfinite=c["on_nonfinite"] == "skip",
     )
+    origin = _source(run, "init_from", _origin_name(config, name))
+    check_weights(origin, c["weights"])
     return Stage(
         run=run,
         name=name,
         config=c,
         method=method,
         optimizer=optimizer,
-        origin=_source(run, "init_from", _origin_name(config, name)),
+        origin=origin,
         labeler=_source(run, "pseudo_labeler", c["pseudo_labeler"]),
         keys=keys,
         data_seed=zlib.crc32(f"data {config['seed']} {generation}".encode()) >> 2,
@@ -498,6 +500,17 @@ def check_batch(run: Run, section: Mapping) -> None:
     sharding.check_batch_size(size, run.mesh)
     group = microbatch.group_size(run.config["model"], parts)
     microbatch.check_divides(size, parts, group)
+
+
+def check_weights(origin: Source | None, options: Mapping) -> None:
+    """Raise InputError for options of weight files where the origin is a checkpoint."""
+    given = [key for key in ("skip_head", "entry") if options[key]]
+    if given and origin and not origin.is_file:
+        raise InputError(
+            f"weights.{given[0]}: is for weight files, found the checkpoints "
+            f"{origin.path} in init_from, which are read whole; leave it out, or write "
+            "the network to a file first, with python -m lsr_jax.export"
+        )
 
 
 def _source(run: Run, key: str, name: str) -> Source | None:

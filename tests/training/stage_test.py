@@ -237,6 +237,17 @@ def test_weights_that_are_not_there_are_named(key, config, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("skip_head", True), ("entry", "ema")])
+def test_options_of_weight_files_are_not_dropped(key, value, config, tmp_path):
+    """The stage "source" comes first: its head would be used."""
+    config["adapt"]["weights"][key] = value
+    run = open_run(config, tmp_path)
+    with pytest.raises(InputError, match=rf"^weights\.{key}: .* init_from"):
+        build_stage(run, "adapt")
+    config["adapt"]["init_from"] = "scratch"
+    assert build_stage(run, "adapt").origin is None
+
+
 def test_a_weight_file_makes_no_labels(config, tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(b"")
