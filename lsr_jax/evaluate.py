@@ -122,7 +122,8 @@ def evaluate(options) -> list[results.Row]:
     domains = ["source", "target"]
     if not sources.is_present(data["source"]):
         domains.remove("source")
-    run = open_run(config, Path(options.workdir or folder), domains)
+    workdir = Path(options.workdir or folder)
+    run = open_run(config, workdir, domains, training=False)
     for source in found or [run.source(config["stages"][-1])]:
         weights.check_classes(source, run.domains["target"].space.classes)
     if options.workdir and not options.config:

@@ -1,6 +1,7 @@
 """Runs on one's own folders: targets without labels, and without the source data."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_a_target_without_labels_and_then_without_the_source(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_target_is_scored_without_the_source(tmp_path):
+def test_the_target_is_scored_without_the_source_and_training_images(tmp_path, capsys):
     source = draw(tmp_path / "source", labels=noise(0))
     target = draw(tmp_path / "target", labels=noise(1))
     workdir = tmp_path / "run"
@@ -131,6 +132,39 @@ def test_the_target_is_scored_without_the_source(tmp_path):
     assert evaluate.main(words) == 0
     both = [row for row in rows(workdir / "report") if row["domain"] == "target"]
     assert [row["iou"] for row in rows(tmp_path / "out")] == [r["iou"] for r in both]
+
+    content = json.loads(target.read_text())
+    content["splits"]["train"] = {"images": "gone/*.png"}
+    target.write_text(json.dumps(content))
+    assert evaluate.main(words) == 0
+    found = rows(tmp_path / "out")
+    running = [row["iou"] for row in both if row["bn"] == "running"]
+    assert [row["iou"] for row in found] == running
+    assert "target train has no images: BatchNorm statistics" in capsys.readouterr().out
+    (tmp_path / "gone").rename(tmp_path / "source")
+    with pytest.raises(InputError, match="split 'train', found none among the 0"):
+        loop.train(config_of(source, target), tmp_path / "other")
+
+
+def test_the_split_of_the_selection_belongs_to_a_run(tmp_path):
+    source = draw(tmp_path / "source", labels=noise(0))
+    target = draw(tmp_path / "target", labels=noise(1))
+    config = config_of(source, target)
+    for number, name in enumerate(("train", "val", "heldout")):
+        path = tmp_path / f"{name}.txt"
+        path.write_text(f"photos/{number}.png")
+        config["data"]["target"][name] = str(path)
+    held_out = config["data"]["target"].pop("heldout")
+    config["evaluation"] |= {"selection": "target_heldout", "heldout": held_out}
+
+    def data():
+        run = stage.open_run(config, tmp_path / "run")
+        return loop.inputs(run, ())["data"]
+
+    before = data()
+    os.utime(tmp_path / "target" / "masks" / "2.png", ns=(1, 1))
+    after = data()
+    assert {k for k in before if before[k] != after[k]} == {"evaluation.selection"}
 
 
 @pytest.mark.parametrize("split", ["val", "heldout"])

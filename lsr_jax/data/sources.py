@@ -52,6 +52,8 @@ class Domain(NamedTuple):
       space: the classes that its labels are mapped to.
       identity: what the fingerprint is made of, as text, to say what differs.
       warnings: lines about data that can be used, but is not as published or described.
+      version: ``split name -> text`` that changes with its files; none is read.
+      has_training_images: whether ``train`` can be opened; evaluation does without.
     """
 
     open: Callable[[str], records.Source]
@@ -59,6 +61,8 @@ class Domain(NamedTuple):
     space: LabelSpace
     identity: Mapping[str, str] = {}
     warnings: tuple[str, ...] = ()
+    version: Callable[[str], str] = str
+    has_training_images: bool = True
 
 
 def open_domains(
@@ -66,13 +70,16 @@ def open_domains(
     *,
     num_classes: int,
     names: Sequence[str] = ("source", "target"),
+    training: bool = True,
 ) -> dict[str, Domain]:
     """Opens source and target of a config's ``data``, or those of them in ``names``.
+
+    Without ``training``, the images of ``train`` may be missing.
 
     Raises:
       InputError: see `open_domain`; or the two and the network differ in their classes.
     """
-    domains = {name: open_domain(data[name]) for name in names}
+    domains = {name: open_domain(data[name], training=training) for name in names}
     for line in warnings(domains):
         print(f"warning: {line}", file=sys.stderr)
     spaces = [domain.space for domain in domains.values()]
@@ -114,12 +121,13 @@ def identities(
     }
 
 
-def open_domain(spec: Mapping) -> Domain:
+def open_domain(spec: Mapping, *, training: bool = True) -> Domain:
     """Opens the domain that a config's ``data.source`` or ``data.target`` describes.
 
     Args:
       spec: the keys of ``domain()`` in configs/default.py. ``name`` is a key of
         `DATASETS` or a description of one's own data, ``FILE.json``.
+      training: whether it is an error that ``train`` has no images.
 
     Raises:
       InputError: unknown name, split, space or size, missing folder, unreadable data.
@@ -135,7 +143,7 @@ def open_domain(spec: Mapping) -> Domain:
             f"data name: expected one of {', '.join(DATASETS)} or a description of your "
             f"own data, FILE{custom.SUFFIX}, found {name!r}"
         )
-    return DATASETS.get(name, _open_real)(spec)
+    return DATASETS.get(name, _open_real)(spec, training=training)
 
 
 def is_present(spec: Mapping) -> bool:
@@ -199,7 +207,7 @@ class ReadOptions(NamedTuple):
     on_bad_example: str
 
 
-def _open_real(spec: Mapping) -> Domain:
+def _open_real(spec: Mapping, *, training: bool) -> Domain:
     layout = custom.find_layout(spec["name"])
     root = files.expanded(spec["root"], key="data root")
     size = tuple(spec["size"]) if any(spec["size"]) else None
@@ -213,9 +221,9 @@ def _open_real(spec: Mapping) -> Domain:
         opened = [dataset.open(part) for part in listing.split_names(split)]
         return opened[0] if len(opened) == 1 else records.Joined(opened)
 
-    splits = [
-        name for key in ("train", "val") for name in listing.split_names(spec[key])
-    ]
+    train, val = (listing.split_names(spec[key]) for key in ("train", "val"))
+    present = training or all(map(dataset.has_images, train))
+    splits = [*(train if present else ()), *val]
     space = options.space
     identity = {
         "classes": ", ".join(space.classes),
@@ -232,10 +240,13 @@ def _open_real(spec: Mapping) -> Domain:
         space,
         identity,
         tuple(dict.fromkeys(dataset.warnings)),
+        lambda split: dataset.fingerprint(listing.split_names(split)),
+        present,
     )
 
 
-def _open_streets(look: str, spec: Mapping) -> Domain:
+def _open_streets(look: str, spec: Mapping, *, training: bool) -> Domain:
+    del training  # drawn with all others
     name = spec["preset"]
     if name not in streets.PRESETS:
         raise InputError(
@@ -336,6 +347,12 @@ class Raw:
         others = set(images) - chosen
         listing.is_labelled(self._layout, part, found)
         return pairs, {k: v for k, v in found.problems.items() if k not in others}
+
+    def has_images(self, split: str) -> bool:
+        """Tells whether there is a list, or an image of a named split."""
+        if listing.is_list(split):
+            return files.expanded(split).is_file()
+        return bool(self._list_part(listing.part_of(self._layout, split)).pairs)
 
     def _list_part(self, part):
         return listing.list_part(self._files, self._layout.parts[part])
@@ -439,6 +456,12 @@ class Prepared:
         rows = {name: row for row, name in enumerate(names)}
         chosen = [(rows[name], name) for name in chosen if name in rows]
         return PreparedSource(stored, chosen, self._options, splits[part], part)
+
+    def has_images(self, split: str) -> bool:
+        """Tells whether there is a list, or a stored split."""
+        if listing.is_list(split):
+            return files.expanded(split).is_file()
+        return listing.part_of(self._layout, split) in self.manifest["splits"]
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Returns the sha256 of the content of all records and the choice among them."""

@@ -72,6 +72,11 @@ def write(
     ]
     if latent_figures and remarks:
         raise InputError(f"--figures: expected labels of both domains; {remarks[0]}")
+    if not evaluation.has_training_images:
+        remarks.append(
+            f"target {data['target']['train']} has no images: BatchNorm statistics are "
+            "not re-estimated"
+        )
     remarks += sources.warnings(run.domains)
     chosen = entries or [evaluation.entry(stage) for stage in stages]
     rows = [row for entry in chosen for row in evaluation.rows(entry)]

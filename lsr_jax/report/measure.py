@@ -81,6 +81,7 @@ class Evaluation:
       augmentation: at test time, in windows as the config says where it names none.
 
     Attributes:
+      has_training_images: whether statistics can be re-estimated on target images.
       unscored: domain -> why it has no rows: it was not opened, or has no labels.
       scored: the other domains, whose validation split is labelled.
       taught: indices of the source's classes, where they are fewer; else None.
@@ -97,6 +98,7 @@ class Evaluation:
         self.protocols = protocols
         self.augmentation = augmentation.configured(run.config)
         self.space = run.domains["target"].space
+        self.has_training_images = run.domains["target"].has_training_images
         self.unscored = {}
         for domain in ("target", "source"):
             if domain not in run.domains:
@@ -184,6 +186,8 @@ class Evaluation:
     def statistics(self, entry: Entry) -> dict[str, PyTree]:
         """``{bn: model_state}``, "target" where all networks can re-estimate theirs."""
         found = {"running": _joined([m.model_state for m in entry.members])}
+        if not self.has_training_images:
+            return found
         if all(m.model.arguments.get("batch_norm") != "eval" for m in entry.members):
             found["target"] = _joined(
                 [self.target_statistics(m) for m in entry.members]
@@ -200,7 +204,7 @@ class Evaluation:
 
     def criteria(self, entry: Entry, model_state: PyTree) -> dict[str, float]:
         """`unsupervised.CRITERIA` of one network, on the same images; none of several."""
-        if len(entry.members) > 1:
+        if len(entry.members) > 1 or not self.has_training_images:
             return {}
         (network,) = entry.members
         compiled = self._compile(network.model, network.preprocessing)

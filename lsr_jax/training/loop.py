@@ -21,7 +21,7 @@ from lsr_jax.errors import InputError
 from lsr_jax.training import compile, distributed, sharding, stage, workdir
 from lsr_jax.training.checkpoint import Checkpointer
 from lsr_jax.training.metrics import Goodput, MetricsLog, Monitor, Progress, check_log
-from lsr_jax.training.selection import Selector
+from lsr_jax.training.selection import Selector, split_of
 from lsr_jax.training.stage import Run, Snapshot, Stage
 from lsr_jax.training.state import TrainState
 from lsr_jax.training.stop import Stop, Stopped
@@ -82,6 +82,9 @@ def inputs(run: Run, stages: Iterable[Stage]) -> dict:
         found |= one.weight_fingerprints()
     data = {name: domain.fingerprint for name, domain in run.domains.items()}
     data |= sources.identities(run.domains)
+    if chosen := split_of(run.config):
+        domain, split = chosen
+        data["evaluation.selection"] = run.domains[domain].version(split)
     return {"data": data, "weights": found, "seed": run.config["seed"]}
 
 

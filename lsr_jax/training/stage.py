@@ -102,11 +102,15 @@ class Run:
 
 
 def open_run(
-    config: Mapping, workdir: Path, domains: Sequence[str] = ("source", "target")
+    config: Mapping,
+    workdir: Path,
+    domains: Sequence[str] = ("source", "target"),
+    *,
+    training: bool = True,
 ) -> Run:
     """Open the data and build the network; nothing is written into ``workdir``.
 
-    Training needs both domains; ``workdir`` need not exist.
+    Training needs both domains and their training images; ``workdir`` need not exist.
 
     Raises:
       InputError: unusable stages, devices, network or data.
@@ -116,12 +120,17 @@ def open_run(
     mesh = sharding.make_mesh(config["num_devices"])
     model = models.build(**config["model"])
     opened = sources.open_domains(
-        config["data"], num_classes=config["model"]["num_classes"], names=domains
+        config["data"],
+        num_classes=config["model"]["num_classes"],
+        names=domains,
+        training=training,
     )
     sizes = {}
     for name, domain in opened.items():
-        domain.open(config["data"][name]["val"])
-        sizes[name] = records.image_size(domain.open(config["data"][name]["train"]))
+        first = domain.open(config["data"][name]["val"])
+        if domain.has_training_images:
+            first = domain.open(config["data"][name]["train"])
+        sizes[name] = records.image_size(first)
     return Run(config, workdir, mesh, model, opened, sizes)
 
 

@@ -61,6 +61,7 @@ def test_target_statistics_of_networks_that_can_re_estimate_them(
         Evaluation, "target_statistics", lambda self, network: "re-estimated"
     )
     evaluation = Evaluation.__new__(Evaluation)
+    evaluation.has_training_images = True
     network = trained("c", batch_norm=batch_norm)
     found = evaluation.statistics(Entry("c", (network,)))
     assert list(found) == kinds
