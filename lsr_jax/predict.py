@@ -33,6 +33,7 @@ from lsr_jax.training.weights import Source
 
 KINDS = ("color", "train_ids", "cityscapes_ids", "overlay")
 MODES = ("resize", "slide")
+OVERLAP = 0.5
 
 
 def define(flags: cli.Flags) -> None:
@@ -51,7 +52,7 @@ def define(flags: cli.Flags) -> None:
     flags.list("kinds", [], f"Some of {','.join(KINDS)}; default: all.")
     flags.enum("mode", "resize", MODES, "Resize images, or slide a window over them.")
     flags.size("size", "Network input or window; default: as trained.")
-    flags.float("overlap", 0.5, "Share of a window that the next covers.")
+    flags.float("overlap", None, "slide: share of a window that the next covers; 0.5.")
     flags.boolean("flip", False, "Average with the mirrored image.")
     flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
     flags.size(
@@ -75,8 +76,11 @@ def predict(options) -> list[Path]:
     augmentation = predictor.parse_augmentation(
         options.flip, options.scales, average, options.window
     )
-    if not 0 <= options.overlap < 1:
-        raise InputError(f"--overlap: expected 0 to below 1, found {options.overlap:g}")
+    if options.overlap is not None and options.mode != "slide":
+        raise InputError("--overlap: is for --mode slide, found resize; leave it out")
+    overlap = OVERLAP if options.overlap is None else options.overlap
+    if not 0 <= overlap < 1:
+        raise InputError(f"--overlap: expected 0 to below 1, found {overlap:g}")
     place = weights.resolve(options.workdir, step=options.step)
     config = options.config or place.config
     if config is None:
@@ -110,7 +114,7 @@ def predict(options) -> list[Path]:
                     network, images, size=size, batch_size=batch_size
                 )
             else:
-                keywords = {"overlap": options.overlap, "batch_size": batch_size}
+                keywords = {"overlap": overlap, "batch_size": batch_size}
                 labels = (
                     predictor.slide(network, image, window=size, **keywords)
                     for image in images

@@ -101,8 +101,12 @@ def test_what_is_wrong_is_named_before_anything_is_written(
     for changes, message in (
         ({"images": f"{images}/*.gif"}, "--images .*found none"),
         ({"out": f"{images}/0.png"}, "--out .*cannot be written"),
-        ({"overlap": 1.0}, "--overlap: expected 0 to below 1, found 1"),
-        ({"overlap": float("nan")}, "--overlap"),
+        ({"overlap": 0.2}, "--overlap: is for --mode slide, found resize"),
+        (
+            {"mode": "slide", "overlap": 1.0},
+            "--overlap: expected 0 to below 1, found 1",
+        ),
+        ({"mode": "slide", "overlap": float("nan")}, "--overlap: expected"),
         ({"size": (99999999, 99999999)}, "expected at most 67108864 pixels"),
         ({"kinds": ["colour"]}, "--kinds: .*'colour'"),
         ({"scales": ["x"]}, "--scales: expected positive numbers"),
