@@ -44,6 +44,7 @@ from lsr_jax.errors import (
 )
 
 INTERRUPTED = 130
+NO_DEVICE = "Unable to initialize backend"  # JAX's words
 LINE_SECONDS = 5  # between two lines of progress
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -169,6 +170,12 @@ def run(
     except Stopped as reason:
         print(f"{reason}; continue with: {command_line()}", file=sys.stderr)
         return 3
+    except RuntimeError as error:
+        # JAX looks for its devices when it first needs them.
+        if debug or NO_DEVICE not in str(error):
+            raise
+        print(f"error: JAX_PLATFORMS: {one_line(error)}", file=sys.stderr)
+        return 2
     except (InputError, TrainingError, OSError) as error:
         code = exit_code(error)
         if debug or code is None:
@@ -201,6 +208,10 @@ def parse(
     if len(words) > len(arguments):
         raise InputError(f"unexpected argument {words[len(arguments)]!r}; see --help")
     values = flags.values.flag_values_dict()
+    if overrides and not values["config"]:
+        raise InputError(
+            f"{overrides[0]}: overrides a key of --config, found none; name the file too"
+        )
     return argparse.Namespace(**values, overrides=overrides), words
 
 

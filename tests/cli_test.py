@@ -93,6 +93,7 @@ def test_values_of_flags():
         (["--size=96"], "--size=96: expected WIDTHxHEIGHT such as 1280x720, or full"),
         (["--size=0x96"], "--size=0x96: expected WIDTHxHEIGHT"),
         (["--config.seed", "1"], "--config.seed: missing value"),
+        (["--config.seed=1"], "--config.seed=1: overrides a key of --config, found n"),
         (["--process_id=-1"], "--process_id=-1"),
         (["more"], "unexpected argument 'more'"),
     ],
@@ -133,6 +134,16 @@ def test_environment_failures_are_one_line(number, code, capsys):
 def test_other_errors_keep_their_traceback(kind):
     with pytest.raises(kind):
         outcome(kind())
+
+
+def test_an_unknown_platform_of_jax_is_one_line(capsys):
+    found = "Unable to initialize backend 'x': not known\n(set JAX_PLATFORMS='')"
+    assert outcome(RuntimeError(found)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: JAX_PLATFORMS: Unable to initialize backend 'x'")
+    assert error.count("\n") == 1
+    with pytest.raises(RuntimeError):
+        outcome(RuntimeError("other"))
 
 
 def test_exit_codes(capsys):
