@@ -192,6 +192,13 @@ def test_null_means_no_entry(tmp_path):
     assert set(layout.classes) == set(EXAMPLE["ids"].values())
 
 
+def test_spaces_around_a_name_make_no_other_class(tmp_path):
+    path = tmp_path / "mine.json"
+    ids = {"1": "water", "2": "water ", "3": " vessel"}
+    path.write_text(json.dumps({**EXAMPLE, "ids": ids}))
+    assert custom.read(path).classes == ("water", "vessel")
+
+
 def test_a_key_that_is_given_twice_is_named(tmp_path):
     path = tmp_path / "twice.json"
     text = json.dumps(EXAMPLE).replace('"2": "sky"', '"1": "sky"')
