@@ -98,6 +98,11 @@ class Layout:
     note: str = ""
 
     @property
+    def argument(self) -> str:
+        """What commands call it: its name, or the file of its description."""
+        return self.title if self.title.endswith(".json") else self.name
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of all splits."""
         return (*self.parts, *self.subsets)

@@ -58,8 +58,8 @@ def open_files(layout: Layout, root: str | os.PathLike) -> Files:
     raise InputError(
         f"{root}: expected {layout.title} as downloaded ({expected}) or as "
         f"prepared, found {found}; put it there or give another folder, then run "
-        f"python -m lsr_jax.data.check {layout.name} --root {root} and, to store it at "
-        f"training size, python -m lsr_jax.data.prepare {layout.name} --root {root} "
+        f"python -m lsr_jax.data.check {layout.argument} --root {root} and, to store it at "
+        f"training size, python -m lsr_jax.data.prepare {layout.argument} --root {root} "
         "--size WIDTHxHEIGHT --out DIR" + (f"; {layout.note}" if layout.note else "")
     )
 

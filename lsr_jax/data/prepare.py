@@ -84,7 +84,7 @@ def prepare(
     identity = {**layout.meaning(), "root": str(files.expanded(root).absolute())}
     if (target / prepared.MANIFEST).is_file():
         pairs = {name: listings[name].pairs for name in chosen}
-        _check_finished(target, identity, reader.files, pairs, skip)
+        _check_finished(layout, target, identity, reader.files, pairs, skip)
         return target
     work = {n: Split(n, layout, listings[n], reader, size, skip) for n in chosen}
     pairs = [len(split.found.pairs) for split in work.values()]
@@ -198,7 +198,7 @@ class Split:
             raise InputError(
                 f"{self.layout.name} {self.name}: only {count} of "
                 f"{len(self.found.pairs)} pairs can be used; run python -m "
-                f"lsr_jax.data.check {self.layout.name}"
+                f"lsr_jax.data.check {self.layout.argument}"
             )
 
     def _stop(self, error):
@@ -223,8 +223,8 @@ class Split:
         }
 
 
-def _check_finished(target, identity, files, pairs, skip):
-    command = f"python -m lsr_jax.data.prepare {identity['dataset']}"
+def _check_finished(layout, target, identity, files, pairs, skip):
+    command = f"python -m lsr_jax.data.prepare {layout.argument}"
     manifest = prepared.read_manifest(target, command=command)
     other = "remove it to prepare it again, or choose another --out"
     with prepared.reading(target, command):

@@ -419,7 +419,7 @@ class Prepared:
             another meaning when it was written.
         """
         self._layout, self._folder = layout, folder
-        self._command = f"python -m lsr_jax.data.prepare {layout.name}"
+        self._command = f"python -m lsr_jax.data.prepare {layout.argument}"
         self._names = functools.cache(self._read_names)
         self._warnings = functools.cache(self._odd)
         self.warnings: list[str] = []

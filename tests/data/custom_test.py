@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 
 from lsr_jax import cli
-from lsr_jax.data import check, custom, image_io, prepare, records, sources
+from lsr_jax.data import (
+    check,
+    custom,
+    image_io,
+    listing,
+    prepare,
+    records,
+    sources,
+)
 from lsr_jax.data.archives import Folder
 from lsr_jax.errors import InputError
 
@@ -190,6 +198,13 @@ def test_null_means_no_entry(tmp_path):
     layout = custom.read(path)
     assert layout.ignored == frozenset()
     assert set(layout.classes) == set(EXAMPLE["ids"].values())
+
+
+def test_a_missing_folder_is_one_line_with_the_commands(tmp_path):
+    (tmp_path / "Ports.json").write_text(json.dumps(EXAMPLE))
+    layout = custom.read(tmp_path / "Ports.json")
+    with pytest.raises(InputError, match=r"check Ports\.json .*prepare Ports\.json "):
+        listing.open_files(layout, tmp_path / "nowhere")
 
 
 def test_spaces_around_a_name_make_no_other_class(tmp_path):
