@@ -80,13 +80,7 @@ def write(
     remarks += sources.warnings(run.domains)
     chosen = entries or [evaluation.entry(stage) for stage in stages]
     rows = [row for entry in chosen for row in evaluation.rows(entry)]
-    for path in config["recorded"]:
-        rows += [
-            row
-            for row in results.read(files.of_project(path))
-            if row.get("dataset") == evaluation.dataset(row["domain"])
-            and list(row["iou"]) == list(evaluation.space.classes)
-        ]
+    rows += recorded_rows(evaluation)
     _, images, truths = evaluation.examples(
         "target", config["evaluation"]["panel_images"]
     )
@@ -126,6 +120,17 @@ def write(
             if data["target"]["name"] == "streets_camera" and CAMVID.is_dir():
                 print(f"the same on photographs, {CAMVID}: {PHOTOGRAPHS}")
     return rows
+
+
+def recorded_rows(evaluation: Evaluation) -> list[results.Row]:
+    """The rows in the files of ``recorded`` that are of the same data sets and classes."""
+    return [
+        row
+        for path in evaluation.run.config["recorded"]
+        for row in results.read(files.of_project(path))
+        if row.get("dataset") == evaluation.dataset(row["domain"])
+        and list(row["iou"]) == list(evaluation.space.classes)
+    ]
 
 
 def log_panel(folder: Path, step: int) -> None:
