@@ -481,7 +481,7 @@ class Prepared:
         parts = {
             name: part for part in self.manifest["splits"] for name in self._names(part)
         }
-        with self._reading():
+        with self._reading():  # a part without labels stores none that a list may name
             labels = {
                 name: listing.label_names(self._layout, name)
                 if self.manifest["splits"][part]["labelled"]
