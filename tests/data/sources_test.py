@@ -351,6 +351,30 @@ def test_a_folder_prepared_without_labels_refuses_a_list_with_labels(
     assert not records.is_labelled(domain.open(str(path)))
 
 
+def test_evaluation_opens_what_is_there(downloads, tmp_path):
+    root = shutil.copytree(downloads / "cityscapes", tmp_path / "cityscapes")
+    shutil.rmtree(root / "leftImg8bit" / "train")
+    layout, stored = LAYOUTS["cityscapes"], tmp_path / "prepared"
+    options = {"size": SIZE, "splits": ["val"], "progress": False}
+    prepare.prepare(layout, root, out=stored, **options)
+    gone = str(tmp_path / "gone.txt")
+    for given in (
+        spec("cityscapes", root),
+        spec("cityscapes", stored),
+        spec("cityscapes", root, train=gone),
+        spec("cityscapes", stored, train=gone),
+    ):
+        domain = sources.open_domain(given, training=False)
+        assert not domain.has_training_images
+        assert len(domain.open("val")) == 3
+        with pytest.raises(InputError):
+            sources.open_domain(given)
+    with pytest.raises(InputError, match="found 'trian'; correct the split's name"):
+        sources.open_domain(spec("cityscapes", root, train="trian"), training=False)
+    whole = spec("cityscapes", downloads / "cityscapes")
+    assert sources.open_domain(whole, training=False).has_training_images
+
+
 def test_mixed_labels_are_named(downloads, tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("images/00001.png\nalone.png\n")
