@@ -79,7 +79,9 @@ def run(tmp_path, key):
             "seed": 0,
             **stages,
         },
-        domains={"target": types.SimpleNamespace(space=SPACE)},
+        domains={
+            "target": types.SimpleNamespace(space=SPACE, has_training_images=True)
+        },
         evaluation_batch_size=lambda: 2,
         normalise=partial(preprocess.normalise, preprocessing="unit"),
         restored=restored,
