@@ -84,9 +84,9 @@ def trace(config, stage):
 
 
 # Tracing a ResNet-101 takes seconds, so all but one config are traced on a small network.
+# `family_test` trains every method of streets.
 TRACED = [("streets", None), ("gta2cs", None)]
 TRACED += [("synthia2cs", "lsr,mini"), ("cs2crosscity", "lsr,mini")]
-TRACED += [("streets", name) for name in METHODS]
 TRACED += [("gta2cs", "mic,mit_mini"), ("synthia2cs", "daformer,mini_v1c")]
 TRACED += [("cs2crosscity", "batchnorm_only,like=dacs,hrda,mini_v1c")]
 TRACED += [("streets", "batchnorm_only,like=clan,released")]

@@ -3,11 +3,14 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks import data
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_the_benchmark_measures_every_target(tmp_path):
     path = tmp_path / "numbers.json"
     command = [sys.executable, "-m", "benchmarks.data", "--quick", "--workers", "1"]
