@@ -114,7 +114,7 @@ WHOLE_IMAGES = {
         *(("crop", None), ("scale", None)),
         *(("majority", 1.0), ("drawn_pixels", 0)),
     )
-} | {"rare_classes.temperature": 0.0}
+} | {"rare_classes.temperature": 0.0, **recipes.SMALL_BLOCKS}
 
 
 def things(space):
@@ -189,7 +189,7 @@ def tiny(links, values, backbone=None, size=TINY, steps=6):
         if values.get(f"data.{domain}.val", "val") in subsets:
             found[f"data.{domain}.val"] = "val_lsr"  # a seventh: few images are enough
     for name, link in links.items():
-        found |= at(name, WHOLE_IMAGES | recipes.SMALL_BLOCKS)
+        found |= at(name, WHOLE_IMAGES)
         found |= at(f"{name}.method", recipes.SMALL_MAPS.get(link.method, {}))
         if "/" in values[f"{name}.init_from"]:
             found[f"{name}.init_from"] = "scratch"

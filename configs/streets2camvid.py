@@ -21,7 +21,7 @@ that `recipes.INITIAL` names.
 Results, with command, machine and spread: docs/results/camvid.md.
 """
 
-from lsr_jax.configs import common, gta2cs, real, recipes, streets
+from lsr_jax.configs import common, gta2cs, real, streets
 from lsr_jax.configs.overlays import Overlay, at, merge
 from lsr_jax.models import BACKBONES
 
@@ -64,6 +64,5 @@ def shortened(stages):
     for name in stages:
         steps = STEPS.get(name, ADAPT_STEPS)
         keys = {"steps": steps, "optimizer.decay_steps": steps, "log_every": 50}
-        keys |= {"optimizer.warmup_steps": 0} | real.WHOLE_IMAGES | recipes.SMALL_BLOCKS
-        found |= at(name, keys)
+        found |= at(name, keys | {"optimizer.warmup_steps": 0, **real.WHOLE_IMAGES})
     return found

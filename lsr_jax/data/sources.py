@@ -222,7 +222,12 @@ def _open_real(spec: Mapping, *, training: bool) -> Domain:
         return opened[0] if len(opened) == 1 else records.Joined(opened)
 
     train, val = (listing.split_names(spec[key]) for key in ("train", "val"))
-    present = training or all(map(dataset.has_images, train))
+    present = training or all(
+        files.expanded(split).is_file()
+        if listing.is_list(split)
+        else dataset.has_images(split)
+        for split in train
+    )
     splits = [*(train if present else ()), *val]
     space = options.space
     identity = {
@@ -349,9 +354,7 @@ class Raw:
         return pairs, {k: v for k, v in found.problems.items() if k not in others}
 
     def has_images(self, split: str) -> bool:
-        """Tells whether there is a list, or an image of a named split."""
-        if listing.is_list(split):
-            return files.expanded(split).is_file()
+        """Tells whether there is an image of a named split."""
         return bool(self._list_part(listing.part_of(self._layout, split)).pairs)
 
     def _list_part(self, part):
@@ -458,9 +461,7 @@ class Prepared:
         return PreparedSource(stored, chosen, self._options, splits[part], part)
 
     def has_images(self, split: str) -> bool:
-        """Tells whether there is a list, or a stored split."""
-        if listing.is_list(split):
-            return files.expanded(split).is_file()
+        """Tells whether a named split is stored."""
         return listing.part_of(self._layout, split) in self.manifest["splits"]
 
     def fingerprint(self, splits: Iterable[str]) -> str:

@@ -221,11 +221,8 @@ class Evaluation:
         """Domain and split of all labels that are read: reported, or by the selection."""
         config = self.run.config
         splits = [(domain, config["data"][domain]["val"]) for domain in self.scored]
-        chosen = selection.split_of(config)
-        unlabelled = config["evaluation"]["selection"] in unsupervised.RULES
-        if chosen and not unlabelled and chosen not in splits:
-            splits.append(chosen)
-        return splits
+        chosen = selection.labelled_split_of(config)
+        return splits if chosen in (None, *splits) else [*splits, chosen]
 
     def check(self) -> None:
         """Read what is scored, and trace the evaluations with its shapes alone.

@@ -57,12 +57,12 @@ def study(options) -> int:
     load = loader(options.config, options.overrides, methods)
     folder = options.workdir or Path("studies", cli.run_name(options.config))
     compile.configure(load(methods[0], seeds[0])["cpu_devices"])
-    for words in methods:
-        check_line(words, load(words, seeds[0]))
     lines = [Line(words, words) for words in methods]
     if options.ablate:
         lines += ablation(options.ablate, load(options.ablate, seeds[0]))
     cells = plan.plan_cells(load, lines, seeds, folder)
+    for cell in cells:
+        check_cell(cell)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,13 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(define, study, argv)
 
 
-def check_line(words: str, config: Mapping) -> None:
+def check_cell(cell: plan.Cell) -> None:
     """Raise InputError unless the stages after the pre-training have one method."""
-    stages = [stage for stage in config["stages"] if stage != plan.SOURCE]
-    found = list(dict.fromkeys(config[stage]["method"]["name"] for stage in stages))
-    if len(found) > 1:
+    config = cell.run.config
+    names = [config[stage]["method"]["name"] for stage in config["stages"]]
+    if len(found := dict.fromkeys(names)) > 1:
         raise InputError(
-            f"--methods: {words!r}: expected one method, found {', '.join(found)}; name one"
+            f"--methods: {cell.line.words!r}: expected one method, found "
+            f"{', '.join(found)}; name one"
         )
 
 

@@ -48,11 +48,17 @@ def split_of(config: Mapping) -> tuple[str, str] | None:
     return splits[rule]
 
 
+def labelled_split_of(config: Mapping) -> tuple[str, str] | None:
+    """The split of `split_of` where the rule reads its labels; else None."""
+    unlabelled = config["evaluation"]["selection"] in unsupervised.RULES
+    return None if unlabelled else split_of(config)
+
+
 class Selector:
     """Scores the states of all stages of a run."""
 
     def __init__(self, run: Run):
-        """Opens the split on which the rule scores.
+        """Opens the split whose labels the rule reads.
 
         Raises:
           InputError: the rule needs labels, and the split has none.
@@ -60,11 +66,10 @@ class Selector:
         self._run = run
         self._rule = run.config["evaluation"]["selection"]
         self.split = split_of(run.config)
-        if self.split:
-            domain, split = self.split
-            labelled = self._rule not in unsupervised.RULES
+        if labelled := labelled_split_of(run.config):
+            domain, split = labelled
             self._source = run.domains[domain].open(split)
-            if labelled and not records.is_labelled(self._source):
+            if not records.is_labelled(self._source):
                 raise InputError(
                     f"evaluation.selection: {self._rule} scores the {domain} split "
                     f"{split}, which has no labels; choose last or target_infomax"
