@@ -230,9 +230,9 @@ def test_a_later_stage_cannot_be_an_origin(key, name):
 
 @pytest.mark.parametrize("key", ["init_from", "pseudo_labeler"])
 def test_weights_that_are_not_there_are_named(key, config, tmp_path):
-    config["adapt"][key] = "nobody"
+    config["adapt"][key] = "absent"
     run = open_run(config, tmp_path)
-    with pytest.raises(InputError, match=f"^{key} nobody: no weights") as caught:
+    with pytest.raises(InputError, match=f"^{key} absent: no weights") as caught:
         build_stage(run, "adapt")
     assert "\n" not in str(caught.value)
 
