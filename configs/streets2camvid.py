@@ -61,8 +61,10 @@ def get_config(argument=None):
 def shortened(stages):
     """Steps of the stages and of their schedules; whole images, as they are small."""
     found = {}
+    # A method without a source stage learns the source at the same time.
+    adapt = ADAPT_STEPS + (0 if "source" in stages else STEPS["source"])
     for name in stages:
-        steps = STEPS.get(name, ADAPT_STEPS)
+        steps = STEPS.get(name, adapt)
         keys = {"steps": steps, "optimizer.decay_steps": steps, "log_every": 50}
         found |= at(name, keys | {"optimizer.warmup_steps": 0, **real.WHOLE_IMAGES})
     return found

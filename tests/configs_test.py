@@ -187,6 +187,16 @@ def test_masked_is_for_the_stages_of_the_method(name, argument, block, load_conf
         assert "target" in built.domains
 
 
+def test_photographs_are_trained_on_as_long_without_a_source_stage(load_config):
+    lsr, dacs = (
+        load_config("streets2camvid", f"{name},resnet50") for name in ("lsr", "dacs")
+    )
+    steps = lsr["source"]["steps"] + lsr["adapt"]["steps"]
+    assert dacs["stages"] == ("adapt",)
+    assert dacs["adapt"]["steps"] == steps
+    assert dacs["adapt"]["optimizer"]["decay_steps"] == steps
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_tiny_is_the_same_run_in_seconds(name, load_config):
     whole, tiny = load_config(name, "lsr,scratch"), load_config(name, "lsr,tiny")
