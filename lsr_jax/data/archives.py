@@ -25,15 +25,12 @@ Stars = tuple[str, ...]
 """What each star of a pattern stands for in a name."""
 
 
-class Folder:
-    """Files below a folder; picklable.
+class Files:
+    """What `Folder` and `Zips` share; picklable.
 
     `read`, `open` and `version` raise InputError for a file that is missing, damaged or,
     when it is read, larger than `LARGEST`.
     """
-
-    def __init__(self, root: str | os.PathLike):
-        self._root = pathlib.Path(root)
 
     def match(self, pattern: str) -> dict[Stars, str]:
         """Finds all files that fit a pattern.
@@ -45,7 +42,33 @@ class Folder:
           InputError: two files differ in nothing that a star stands for, or one has a
             name that would break a message or a list.
         """
-        return _by_stars(pattern, self.names(pattern), self.where)
+        found = {}
+        for name in self.names(pattern):
+            stars = expression(pattern).fullmatch(inside(name)).groups()
+            if stars in found:
+                raise InputError(
+                    f"{self.where(name)}: {found[stars]} is a second file for one place "
+                    f"of {pattern}; remove one of them"
+                )
+            found[stars] = name
+        return found
+
+    def read(self, name: str) -> bytes:
+        """Reads a whole file."""
+        with self.open(name) as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise InputError(
+                f"{self.where(name)}: larger than {LARGEST} bytes; remove the file"
+            )
+        return data
+
+
+class Folder(Files):
+    """Files below a folder."""
+
+    def __init__(self, root: str | os.PathLike):
+        self._root = pathlib.Path(root)
 
     def names(self, pattern: str) -> list[str]:
         """Finds the names of all files that fit a pattern."""
@@ -61,21 +84,13 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Tells whether there is such a file below the root."""
-        return is_inside(name) and (self._root / name).is_file()
+        return not objection(name) and (self._root / name).is_file()
 
     def version(self, name: str) -> str:
         """Returns what changes with the content: size and modification time."""
         with _reading(self.where(name)):
             stat = (self._root / inside(name)).stat()
             return f"{stat.st_size} {stat.st_mtime_ns}"
-
-    def read(self, name: str) -> bytes:
-        """Reads a whole file."""
-        with self.open(name) as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise _too_large(self.where(name))
-        return data
 
     def where(self, name: str) -> str:
         """Formats a name for error messages."""
@@ -89,8 +104,8 @@ class Folder:
             yield file
 
 
-class Zips:
-    """Members of zip archives, as if all were unpacked into one folder; see `Folder`."""
+class Zips(Files):
+    """Members of zip archives, as if all were unpacked into one folder."""
 
     def __init__(self, paths: Sequence[str | os.PathLike]):
         """Reads the directories of the archives.
@@ -102,10 +117,6 @@ class Zips:
         for path in self._paths:
             for name in _archive(path).namelist():
                 inside(name, f"{path}: member ")
-
-    def match(self, pattern: str) -> dict[Stars, str]:
-        """See `Folder.match`."""
-        return _by_stars(pattern, self.names(pattern), self.where)
 
     def names(self, pattern: str) -> list[str]:
         """See `Folder.names`."""
@@ -121,14 +132,6 @@ class Zips:
         with _reading(self.where(name)):
             info = _archive(self._holder(name)).getinfo(name)
             return f"{info.file_size} {info.CRC:08x}"
-
-    def read(self, name: str) -> bytes:
-        """See `Folder.read`."""
-        with _reading(self.where(name)):
-            archive = _archive(self._holder(name))
-            if archive.getinfo(name).file_size > LARGEST:
-                raise _too_large(self.where(name))
-            return archive.read(name)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
@@ -146,26 +149,19 @@ class Zips:
         return next(holders, self._paths[0])
 
 
-Files = Folder | Zips
-
-
-def is_inside(name: str) -> bool:
-    """Tells whether a relative name with slashes stays below its root."""
-    return not _objection(name)
-
-
 def inside(name: str, where: str = "") -> str:
     """Returns the name.
 
     Raises:
       InputError: it would leave the root, or break a message, a list or a path.
     """
-    if objection := _objection(name):
-        raise InputError(f"{where}{name!r}: {objection}; rename it or correct the list")
+    if problem := objection(name):
+        raise InputError(f"{where}{name!r}: {problem}; rename it or correct the list")
     return name
 
 
-def _objection(name):
+def objection(name: str) -> str:
+    """Says why a relative name cannot be used; "" for one that stays below its root."""
     if name.startswith("/") or ".." in name.split("/"):
         return "not below the data folder"
     if "\\" in name:
@@ -173,20 +169,6 @@ def _objection(name):
     if min(name, default=" ") < " ":
         return "has a control character in its name"
     return ""
-
-
-def _by_stars(pattern, names, where):
-    found = {}
-    for name in names:
-        inside(name)
-        stars = expression(pattern).fullmatch(name).groups()
-        if stars in found:
-            raise InputError(
-                f"{where(name)}: {found[stars]} is a second file for one place of "
-                f"{pattern}; remove one of them"
-            )
-        found[stars] = name
-    return found
 
 
 @functools.lru_cache
@@ -233,7 +215,3 @@ def _archive(path: str) -> zipfile.ZipFile:
 
 def _reading(where: str) -> contextlib.AbstractContextManager[None]:
     return files.reading(where, "a file that can be read", "restore the file")
-
-
-def _too_large(where: str) -> InputError:
-    return InputError(f"{where}: larger than {LARGEST} bytes; remove the file")

@@ -97,8 +97,7 @@ def _checked(found, known, prefix):
     """Returns the entries that are not null, with keys and types checked."""
     _require(isinstance(found, dict), prefix.rstrip(".") or "file", "an object", found)
     for key, value in found.items():
-        keys = f"one of the keys {', '.join(known)}"
-        _require(key in known, prefix + key, keys, key)
+        _require(key in known, prefix + key, f"one of the keys {', '.join(known)}", key)
         kind = known[key]
         fits = value is None or isinstance(value, kind)
         _require(fits, prefix + key, f"a {kind.__name__}", value)
@@ -127,7 +126,7 @@ def _part(name, split):
 def _check_pattern(key, pattern):
     for option in archives.options(pattern):
         # `Path.glob` refuses an empty pattern; "**" would match whole folders.
-        fits = option and "**" not in option and archives.is_inside(option)
+        fits = option and "**" not in option and not archives.objection(option)
         expected = "a pattern below the data folder, with single stars"
         _require(fits, key, expected, pattern)
 
