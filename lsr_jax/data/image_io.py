@@ -16,7 +16,6 @@ import io
 import os
 import pathlib
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -193,7 +192,7 @@ class Reader:
                 raise BadExample("unreadable", str(error)) from error
         if len(set(sizes)) == 2:
             # An orientation stands behind the first bytes.
-            sizes = [read_header(self.data(n), self.files.where(n)).size for n in pair]
+            sizes = [_read_header(self.data(n), self.files.where(n)).size for n in pair]
             self._check_sizes(pair, *sizes)
 
     def _check_sizes(self, pair, image_size, label_size):
@@ -248,7 +247,8 @@ def decode_label(
     if label_format == "palette" or header.format != "PNG":
         if header.format == "PNG":  # cv2 would return colours
             _check_end(data, where)
-            _check_sums(data, where)
+            with _opened(io.BytesIO(data), where) as image:
+                image.verify()  # decoding passes over wrong CRCs
         label = _decode_by_pil(data, where, header, None)
     else:  # PIL would return the high byte of 16 bits
         label = _upright(_decode_by_cv2(data, where, cv2.IMREAD_UNCHANGED), header)
@@ -286,18 +286,7 @@ def _ids_of_colors(image, where, painted):
     return label
 
 
-def read_header(data: bytes, where: str, file: BinaryIO | None = None) -> Header:
-    """Reads what a file says of its pixels.
-
-    Args:
-      data: the file, or its first bytes; of a PNG they are enough, but for its
-        orientation.
-      where: its name in error messages.
-      file: the file, where `data` are its first bytes.
-
-    Raises:
-      BadExample: it is no image, too large, or has more than one picture.
-    """
+def _read_header(data, where, file=None):
     if not data.startswith(PNG):
         with _opened(file or io.BytesIO(data), where) as image:
             header = _pil_header(image)
@@ -324,18 +313,20 @@ def read_header(data: bytes, where: str, file: BinaryIO | None = None) -> Header
 def check_header(
     data: bytes, where: str, file_format: str, file: BinaryIO | None = None
 ) -> Header:
-    """Returns `read_header` of a file that can be used.
+    """Returns what a file says of its pixels.
 
     Args:
-      data: see `read_header`, as `where` and `file`.
+      data: the file, or its first bytes; of a PNG they are enough, but for its
+        orientation.
       where: its name in error messages.
       file_format: "image", or key of `layouts.LABEL_FORMATS`.
       file: the file, where `data` are its first bytes.
 
     Raises:
-      BadExample: see `read_header`; or it has another mode or bit depth.
+      BadExample: it is no image, too large, has more than one picture, or another mode
+        or bit depth.
     """
-    header = read_header(data, where, file)
+    header = _read_header(data, where, file)
     modes, bits = _TAKEN[file_format]
     lossy = file_format != "image" and header.format in LOSSY
     if header.mode not in modes or header.bits not in bits or lossy:
@@ -416,17 +407,6 @@ def _check_pixels(width, height, where):
 def _check_end(data, where):
     if not data.endswith(END):
         raise broken(where, "a PNG without end: it is truncated")
-
-
-def _check_sums(data, where):
-    # PIL does not verify the CRC of the chunks that hold pixels.
-    start = len(PNG)
-    while start < len(data):
-        end = start + 12 + int.from_bytes(data[start : start + 4])
-        found = zlib.crc32(data[start + 4 : end - 4]).to_bytes(4)
-        if found != data[end - 4 : end]:
-            raise broken(where, "a PNG that cannot be decoded")
-        start = end
 
 
 def _decode_by_cv2(data, where, mode):

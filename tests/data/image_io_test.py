@@ -217,7 +217,7 @@ def test_an_orientation_is_applied_to_every_kind(orientation, file_format, image
     plain = image_io.decode_image(encoded(image, file_format, lossless=True), "x")
     found = image_io.decode_image(data, "x")
     np.testing.assert_array_equal(found, UPRIGHT[orientation](plain))
-    assert image_io.read_header(data, "x").size == found.shape[:2]
+    assert image_io.check_header(data, "x", "image").size == found.shape[:2]
     if file_format in ("PNG", "TIFF"):
         data = encoded(image[..., 0], file_format, exif=exif)
         label = image_io.decode_label(data, "x", "grey")
