@@ -14,7 +14,7 @@ import os
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -24,14 +24,7 @@ import numpy as np
 from PIL import Image
 
 from lsr_jax import cli
-from lsr_jax.data import (
-    custom,
-    image_io,
-    label_spaces,
-    listing,
-    processes,
-    sources,
-)
+from lsr_jax.data import custom, image_io, label_spaces, listing, processes, sources
 from lsr_jax.data.image_io import BadExample, Pair, Reader
 from lsr_jax.data.label_spaces import Color
 from lsr_jax.data.layouts import Layout
@@ -65,23 +58,6 @@ class Report:
     sizes: Counter = field(default_factory=Counter)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     other_palettes: int = 0
-
-    def add(self, result: Statistics | BadExample) -> None:
-        """Adds the result of one pair."""
-        if isinstance(result, BadExample):
-            self.problems.append(result)
-        else:
-            self.sizes[result.size] += 1
-            self.pixels += result.pixels
-            self.other_palettes += result.palette_differs
-
-    def share(self, ids: Collection[int], *, invert: bool = False) -> str:
-        """Returns the percentage of pixels with one of `ids`, or with none of them."""
-        total = self.pixels.sum()
-        if not total:
-            return "-"
-        share = self.pixels[[*ids]].sum() / total
-        return f"{100 * (1 - share if invert else share):.2f} %"
 
 
 def examine(pair: Pair, *, reader: Reader, layout: Layout) -> Statistics | BadExample:
@@ -141,7 +117,12 @@ def examine_all(
             report = Report(name, part.count, len(found.pairs), problems, warnings)
             for result in processes.ordered(pool, work, found.pairs):
                 bar.update()
-                report.add(result)
+                if isinstance(result, BadExample):
+                    report.problems.append(result)
+                    continue
+                report.sizes[result.size] += 1
+                report.pixels += result.pixels
+                report.other_palettes += result.palette_differs
             reports.append(report)
     return reports
 
@@ -154,16 +135,17 @@ def render(layout: Layout, reports: Sequence[Report]) -> str:
     for report in reports:
         kinds = Counter(problem.kind for problem in report.problems)
         sizes = [f"{size} ({n})" for size, n in report.sizes.most_common(3)]
+        total = report.pixels.sum()
+        shares[report.name] = {
+            name: f"{100 * count / total:.2f} %" if total else "-"
+            for name, count in layout.pixels(report.pixels).items()
+        }
         counts[report.name] = {
             "published": report.official or "-",
             "images": report.images,
             **{kind: kinds[kind] for kind in image_io.KINDS},
-            "ignored": report.share(layout.ids, invert=True),
+            "ignored": shares[report.name].pop("ignored"),
             "sizes": ", ".join(sizes) + (", ..." if len(report.sizes) > 3 else ""),
-        }
-        shares[report.name] = {
-            name: report.share([i for i, other in layout.ids.items() if other == name])
-            for name in dict.fromkeys(layout.ids.values())
         }
     tables = pd.DataFrame(counts).T, pd.DataFrame(shares)
     first, second = (table.to_string(max_colwidth=None) for table in tables)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from lsr_jax.data import label_spaces
 
 LABEL_FORMATS = {
@@ -106,6 +108,13 @@ class Layout:
     def splits(self) -> tuple[str, ...]:
         """Names of all splits."""
         return (*self.parts, *self.subsets)
+
+    def pixels(self, counts: np.ndarray) -> dict[str, int]:
+        """Returns pixels of each class and "ignored" ones, from those of each id ``[256]``."""
+        classes = dict.fromkeys(self.ids.values(), 0)
+        for raw, name in self.ids.items():
+            classes[name] += int(counts[raw])
+        return classes | {"ignored": int(counts.sum()) - sum(classes.values())}
 
     def meaning(self) -> dict:
         """Returns what decides which files are read and what their ids mean, for JSON."""

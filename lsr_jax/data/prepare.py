@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from functools import partial
 
 import cv2
@@ -103,7 +104,7 @@ def prepare(
                 size=size or (None, None),
                 manifest={**identity, "size": size, "versions": VERSIONS},
                 facts=lambda name, pixels: work[name].facts(pixels),
-                texts={prepared.names_file(n): s.names for n, s in work.items()},
+                texts={prepared.NAMES.format(n): s.names for n, s in work.items()},
                 # TFDS needs a record in each shard, and some pairs may be skipped.
                 shards=max(1, min(64, min(pairs) // MOST_SKIPPED)),
             )
@@ -141,32 +142,28 @@ def convert(
     return Record(pair.image, data, encoded, digest, pixels), original
 
 
+@dataclass
 class Split:
     """The conversion of one split, and its statistics."""
 
-    def __init__(
-        self,
-        name: str,
-        layout: Layout,
-        found: listing.Listing,
-        reader: Reader,
-        size: Size,
-        skip: bool,
-    ):
-        self.name, self.layout, self.found, self._skip = name, layout, found, skip
-        self.part = layout.parts[name]
-        self.labelled = listing.is_labelled(layout, name, found)
-        self.convert = partial(
-            convert,
-            reader=reader,
-            size=size,
-            label_size=None if self.part.native_labels else size,
-        )
+    name: str
+    layout: Layout
+    found: listing.Listing
+    reader: Reader
+    size: Size
+    skip: bool
+    skipped: dict[str, str] = field(default_factory=dict)
+    sizes: Counter = field(default_factory=Counter)
+
+    def __post_init__(self):
+        self.part = self.layout.parts[self.name]
+        self.labelled = listing.is_labelled(self.layout, self.name, self.found)
+        label_size = None if self.part.native_labels else self.size
+        options = {"reader": self.reader, "size": self.size, "label_size": label_size}
+        self.convert = partial(convert, **options)
         # All images in order, skipped or not, a line each.
-        self.names = "".join(f"{pair.image}\n" for pair in found.pairs)
-        self.files = listing.fingerprint(reader.files, found.pairs)
-        self.skipped: dict[str, str] = {}
-        self.sizes: Counter = Counter()
+        self.names = "".join(f"{pair.image}\n" for pair in self.found.pairs)
+        self.files = listing.fingerprint(self.reader.files, self.found.pairs)
 
     def records(self, pool: Executor | None, bar: tqdm) -> Iterator[Record]:
         """Yields all good records in order.
@@ -202,15 +199,11 @@ class Split:
             )
 
     def _stop(self, error):
-        if not self._skip:
+        if not self.skip:
             raise InputError(f"{error}; or prepare with --on_bad_example=skip")
 
     def facts(self, pixels: np.ndarray) -> dict:
         """Returns its entry in the manifest, see `prepared.write_once`."""
-        classes = Counter()
-        for raw, name in self.layout.ids.items():
-            classes[name] += int(pixels[raw])
-        ignored = int(pixels.sum()) - classes.total()
         return {
             "official_count": self.part.count,
             "files": self.files,
@@ -218,7 +211,7 @@ class Split:
             "labelled": self.labelled,
             "native_labels": self.part.native_labels,
             "sizes": dict(self.sizes),
-            "pixels": {**classes, "ignored": ignored},
+            "pixels": self.layout.pixels(pixels),
             "skipped": self.skipped,
         }
 
@@ -250,20 +243,13 @@ def _check_finished(layout, target, identity, files, pairs, skip):
 
 
 def _check_space(work: Collection[Split], folder: pathlib.Path, *, tell: bool) -> None:
-    """Estimates the bytes on the disk from a few pairs.
-
-    Raises:
-      InputError: the disk has less space.
-    """
+    """Estimates the bytes on the disk from a few pairs, and compares."""
     need = 0.0
     for split in work:
         pairs = split.found.pairs
-        sample = pairs[:: -(-len(pairs) // SAMPLE)]
-        results = [split.convert(pair) for pair in sample]
-        records = [
-            result[0] for result in results if not isinstance(result, BadExample)
-        ]
-        stored = [len(record.image) + len(record.label) for record in records]
+        results = map(split.convert, pairs[:: -(-len(pairs) // SAMPLE)])
+        good = [result[0] for result in results if not isinstance(result, BadExample)]
+        stored = [len(record.image) + len(record.label) for record in good]
         need += len(pairs) * (np.mean(stored) if stored else 0)
     # TFDS writes all records to temporary files first.
     need, free = 2 * need / 1e9, shutil.disk_usage(folder).free / 1e9

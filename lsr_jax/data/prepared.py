@@ -29,6 +29,8 @@ from lsr_jax.errors import InputError
 
 MANIFEST = "manifest.json"
 VERSION = "1.0.0"  # of converted real data; change it when the conversion changes
+NAMES = "{}.names"  # lists all images of a split, also skipped ones
+PIXELS = "{}.pixels.npz"  # pixels of every label value in every image of a split
 
 
 class Record(NamedTuple):
@@ -120,7 +122,7 @@ def write_once(
         for file, text in (texts or {}).items():
             (built / file).write_bytes(text.encode())
         for split, counts in pixels.items():
-            np.savez_compressed(built / pixels_file(split), pixels=counts)
+            np.savez_compressed(built / PIXELS.format(split), pixels=counts)
         whole = {**manifest, "sha256": _combined(entries), "splits": entries}
         (built / MANIFEST).write_text(json.dumps(whole, indent=2) + "\n")
         os.replace(built, target)
@@ -132,26 +134,15 @@ def folder_name(size: Size) -> str:
     return "full" if size is None else f"{size[1]}x{size[0]}"
 
 
-def names_file(split: str) -> str:
-    """Returns the name of the file that lists all images of a split, also skipped ones."""
-    return f"{split}.names"
-
-
-def pixels_file(split: str) -> str:
-    """Returns the name of the file with the pixels of every label value in every image."""
-    return f"{split}.pixels.npz"
-
-
 def read_pixels(folder: pathlib.Path, split: str, *, count: int, command: str):
     """Returns the pixels ``[count, 256]`` of each label value in each record of a split.
 
     Raises:
       InputError: the folder has none, as those of earlier versions, or it is damaged.
     """
-    path = folder / pixels_file(split)
-    remedy = f"remove {folder} and run {command}"
-    with files.reading(path, "the pixels of each class", remedy):
-        with np.load(path) as stored:
+    file = PIXELS.format(split)
+    with reading(folder, command, file, "the pixels of each class"):
+        with np.load(folder / file) as stored:
             pixels = stored["pixels"]
         if pixels.shape != (count, 256):
             raise ValueError(f"an array of {pixels.shape} for {count} records")
@@ -166,16 +157,17 @@ def find(root: pathlib.Path, layout: Layout, size: Size) -> pathlib.Path | None:
 
 
 def reading(
-    folder: str | os.PathLike, command: str
+    folder: str | os.PathLike,
+    command: str,
+    file: str = "",
+    expected: str = "a prepared data set that is whole",
 ) -> contextlib.AbstractContextManager[None]:
-    """Turns any exception about a damaged folder into an InputError.
+    """Turns any exception about a damaged folder, or a `file` in it, into an InputError.
 
-    Args:
-      folder: the folder.
-      command: writes it again; part of the message.
+    The message says that `command` writes the folder again.
     """
-    remedy = f"remove {folder} and run {command}"
-    return files.reading(folder, "a prepared data set that is whole", remedy)
+    where = pathlib.Path(folder, file)
+    return files.reading(where, expected, f"remove {folder} and run {command}")
 
 
 def read_manifest(folder: str | os.PathLike, *, command: str) -> dict:
@@ -184,10 +176,8 @@ def read_manifest(folder: str | os.PathLike, *, command: str) -> dict:
     Raises:
       InputError: there is none, or it was changed.
     """
-    path = pathlib.Path(folder) / MANIFEST
-    remedy = f"remove {folder} and run {command}"
-    with files.reading(path, "the manifest of a prepared data set", remedy):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+    with reading(folder, command, MANIFEST, "the manifest of a prepared data set"):
+        manifest = json.loads(pathlib.Path(folder, MANIFEST).read_text("utf-8"))
         if _combined(manifest["splits"]) != manifest["sha256"]:
             raise ValueError("a sha256 that is not that of its splits")
         for name, split in manifest["splits"].items():
@@ -255,11 +245,7 @@ def open_split(
 ) -> StoredSplit:
     """Opens one split for random access.
 
-    Args:
-      folder: what `write_once` wrote.
-      split: a name in its manifest.
-      command: see `reading`.
-      counts: number of records of every split in the manifest.
+    The manifest of the folder has `counts`, the number of records of every split.
 
     Raises:
       InputError: there is no such split, or a file is missing or damaged.

@@ -230,11 +230,10 @@ def _open_real(spec: Mapping, *, training: bool) -> Domain:
     )
     splits = [*(train if present else ()), *val]
     space = options.space
+    ids = [f"{i} {space.classes[c]}" for i, c in enumerate(space.lut) if c < 255]
     identity = {
         "classes": ", ".join(space.classes),
-        "ids": ", ".join(
-            f"{i} {space.classes[c]}" for i, c in enumerate(space.lut) if c < 255
-        ),
+        "ids": ", ".join(ids),
         **{k: str(v) for k, v in layout.meaning().items() if k != "ids"},
         "files": dataset.fingerprint(splits),
     }
@@ -297,7 +296,9 @@ class Raw:
         self._reader = image_io.Reader(self._files, layout)
         self.warnings: list[str] = []
         self.open = functools.cache(self._open)  # called for fingerprint and training
-        self._list_part = functools.cache(self._list_part)
+        self._list_part = functools.cache(
+            lambda part: listing.list_part(self._files, layout.parts[part])
+        )
 
     def _open(self, split: str) -> RawSource:
         """Opens a split or list, after a look at the header of every file.
@@ -307,22 +308,19 @@ class Raw:
             skipped, a pair that cannot be used.
         """
         pairs, bad = self._pairs(split)
-        if any(pair.label for pair in pairs):
-            alone = f"has no label, though others of {split} have; add it or remove the image"
-            bad |= {
-                p.image: BadExample(
-                    "missing pair", f"{self._files.where(p.image)}: {alone}"
+        for image, label in pairs if any(pair.label for pair in pairs) else ():
+            if not label and image not in bad:
+                bad[image] = BadExample(
+                    "missing pair",
+                    f"{self._files.where(image)}: has no label, though others of {split} "
+                    "have; add it or remove the image",
                 )
-                for p in pairs
-                if not p.label and p.image not in bad
-            }
         with ThreadPoolExecutor(8) as pool:
             problems = pool.map(self._reader.header_problem, pairs)
             bad |= {p.image: why for p, why in zip(pairs, problems, strict=True) if why}
         if bad:
-            _stop_or_tell(
-                self._options, f"{self._layout.name}, {split}", list(bad.values())
-            )
+            which = f"{self._layout.name}, {split}"
+            _stop_or_tell(self._options, which, list(bad.values()))
         native = any(
             part.native_labels
             for part in self._layout.parts.values()
@@ -338,10 +336,8 @@ class Raw:
             labels = {
                 p.image: p[1:] if p.label else () for one in listed for p in one.pairs
             }
-            exists = self._files.exists
-            return listing.read_list(
-                split, self._layout, self._root, labels, exists
-            ), {}
+            known = self._layout, self._root, labels, self._files.exists
+            return listing.read_list(split, *known), {}
         part = listing.part_of(self._layout, split)
         found = self._list_part(part)
         self.warnings += listing.warnings(self._files, self._layout, part, found)
@@ -356,9 +352,6 @@ class Raw:
     def has_images(self, split: str) -> bool:
         """Tells whether there is an image of a named split."""
         return bool(self._list_part(listing.part_of(self._layout, split)).pairs)
-
-    def _list_part(self, part):
-        return listing.list_part(self._files, self._layout.parts[part])
 
     def fingerprint(self, splits: Iterable[str]) -> str:
         """Returns root, number and hash of the files, which are not read."""
@@ -532,7 +525,7 @@ class Prepared:
                 f"{', '.join(self.manifest['splits'])}; prepare it"
             )
         facts = self.manifest["splits"][part]
-        file = prepared.names_file(part)
+        file = prepared.NAMES.format(part)
         with self._reading():
             content = (self._folder / file).read_bytes()
             names = content.decode().split("\n")[:-1]
@@ -559,18 +552,13 @@ class PreparedSource:
         facts: Mapping,
         part: str,
     ):
-        """Selects records.
+        """Selects `rows`, positions and names, of the records of `part`, a split.
 
-        Args:
-          stored: all records of the split.
-          rows: position and name of the chosen ones.
-          options: with the size None if the images have their size already.
-          facts: the split's entry in the manifest.
-          part: the split.
+        `facts` is its entry in the manifest. The size in `options` is None if the images
+        have their size already.
         """
-        self._part = part
-        self.on_bad_example = options.on_bad_example
-        self._stored, self._rows, self._size = stored, rows, options.size
+        self._stored, self._rows, self._part = stored, rows, part
+        self.on_bad_example, self._size = options.on_bad_example, options.size
         with stored.reading():
             self._lut = options.space.lut if facts["labelled"] else None
             self._label_size = None if facts["native_labels"] else options.size

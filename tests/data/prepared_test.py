@@ -42,7 +42,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("older", [False, True])
 def test_a_changed_list_is_one_line(change, older, folder):
-    path = folder / prepared.names_file("train")
+    path = folder / prepared.NAMES.format("train")
     names = path.read_text().splitlines()
     if older:  # a folder that was prepared before lists had a hash
         manifest = json.loads((folder / "manifest.json").read_text())
