@@ -119,8 +119,7 @@ def eval_batches(source: records.Source, *, batch_size: int) -> Batches:
     """
     _check(source, "evaluation", batch_size)
     labelled = records.is_labelled(source)
-    examples = records.Decoded(source, labelled=labelled, same_size=False)
-    return _in_order(examples, batch_size, size=None)
+    return _in_order(source, batch_size, labelled=labelled, same_size=False)
 
 
 def ordered_batches(
@@ -135,8 +134,7 @@ def ordered_batches(
       InputError: there are no records; while iterating: a record that cannot be used.
     """
     _check(source, "training", batch_size)
-    examples = records.Decoded(source, labelled=labelled)
-    return _in_order(examples, batch_size, size=records.image_size(source))
+    return _in_order(source, batch_size, labelled=labelled, same_size=True)
 
 
 class Batches(Iterator):
@@ -171,25 +169,17 @@ class Batches(Iterator):
         self.close()
 
 
-class _Padded:
-    """The records, and the last one repeated until the last batch is full."""
+def _in_order(source, batch_size, *, labelled, same_size):
+    examples = records.Decoded(source, labelled=labelled, same_size=same_size)
+    size = records.image_size(source) if same_size else None
+    count = len(source)
 
-    def __init__(self, source: records.Decoded, batch_size: int):
-        self._source = source
-        self._batch_size = batch_size
+    def padded(index):
+        example = examples[min(index, count - 1)]
+        return {**example, "valid": index < count and example["valid"]}
 
-    def __len__(self):
-        return -(-len(self._source) // self._batch_size) * self._batch_size
-
-    def __getitem__(self, index):
-        record = self._source[min(index, len(self._source) - 1)]
-        inside = index < len(self._source)
-        return {**record, "valid": inside and record["valid"]}
-
-
-def _in_order(examples, batch_size, *, size):
+    dataset = grain.MapDataset.range(-(-count // batch_size) * batch_size).map(padded)
     stack = functools.partial(records.stack, size=size)
-    dataset = grain.MapDataset.source(_Padded(examples, batch_size))
     dataset = dataset.batch(batch_size, drop_remainder=True, batch_fn=stack)
     return Batches(dataset, lambda b: (_images(b), b["valid"], b["id"]))
 
@@ -197,15 +187,14 @@ def _in_order(examples, batch_size, *, size):
 def _images(stacked):
     if stacked is None:
         return None
-    fields = (stacked.get(key) for key in ("image", "label", "drawn"))
-    image, label, drawn = (None if x is None else _own(x) for x in fields)
-    return Images(image, label, drawn=drawn)
-
-
-def _own(array):
     # An array in the shared memory of a worker is copied: the memory lives as long as
     # the array, and a device may hold on to it for longer.
-    return array if type(array) is np.ndarray else np.array(array)
+    own = {
+        key: array if type(array) is np.ndarray else np.array(array)
+        for key in ("image", "label", "drawn")
+        if (array := stacked.get(key)) is not None
+    }
+    return Images(own["image"], own.get("label"), drawn=own.get("drawn"))
 
 
 def _in_processes(dataset, workers):

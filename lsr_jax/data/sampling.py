@@ -123,12 +123,10 @@ def class_pixels(
             return np.zeros(num_classes, np.int64)
         return np.bincount(label.ravel(), minlength=num_classes)[:num_classes]
 
-    with (
-        ThreadPoolExecutor(processes.cores()) as pool,
-        cli.progress_bar(
-            len(source), "counting pixels", "image", disable=not progress
-        ) as bar,
-    ):
+    bar = cli.progress_bar(
+        len(source), "counting pixels", "image", disable=not progress
+    )
+    with ThreadPoolExecutor(processes.cores()) as pool, bar:
         counts = []
         for one in pool.map(count, range(len(source))):
             counts.append(one)
