@@ -34,9 +34,7 @@ def writing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     yield unfinished
-    hashes = {
-        path.name: _sha256(path.read_bytes()) for path in unfinished.glob("*.png")
-    }
+    hashes = {p.name: _sha256(p.read_bytes()) for p in unfinished.glob("*.png")}
     files.text(unfinished / HASHES, json.dumps(hashes, indent=1, sort_keys=True) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
@@ -80,10 +78,8 @@ class Relabelled:
                 f"{self._folder / name}: the pseudo-label of {record['id']} is missing; "
                 f"{REMEDY}"
             )
-        own = {
-            key: value for key, value in record.items() if key not in ("label", "lut")
-        }
-        return {**own, "label": functools.partial(self._read, name)}
+        other = {key: record[key] for key in record.keys() - {"label", "lut"}}
+        return {**other, "label": functools.partial(self._read, name)}
 
     def _read(self, name):
         content = Folder(self._folder).read(name)

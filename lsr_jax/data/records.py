@@ -53,14 +53,30 @@ def decode(
         )
     example = {"image": image, "id": name, "valid": record.get("valid", True)}
     if labelled:
-        size = image.shape[:2] if same_size else None
-        example["label"] = _decode_label(record, name, size)
+        example["label"] = decode_label(record, image.shape[:2] if same_size else None)
     return example
 
 
-def decode_label(record: dict[str, Any]) -> np.ndarray:
-    """Decodes the label of a record alone, of whatever size; see `decode`."""
-    return _decode_label(record, _name(record), None)
+def decode_label(
+    record: dict[str, Any], size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Decodes the label of a record alone, of `size` or of whatever size; see `decode`."""
+    name, label = _name(record), record.get("label")
+    if label is None:
+        raise InputError(f"{name}: has no label; remove the record")
+    label = label() if callable(label) else label
+    label = _pixels(label, f"{name}: label", image_io.decode_label, "grey")
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise InputError(
+            f"{name}: expected a label of one channel and 8 bits, found {label.dtype} of "
+            f"shape {label.shape}; store ids in a grey PNG"
+        )
+    if size is not None and label.shape != size:
+        raise InputError(
+            f"{name}: expected a label of the image's size {image_io.by(size)}, found "
+            f"{image_io.by(label.shape)}; resize or remove the pair"
+        )
+    return cv2.LUT(label, record["lut"]) if "lut" in record else label
 
 
 class Decoded:
@@ -196,25 +212,6 @@ def image_size(source: Source) -> tuple[int, int]:
 def _name(record):
     name = record["id"]
     return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _decode_label(record, name, size):
-    label = record.get("label")
-    if label is None:
-        raise InputError(f"{name}: has no label; remove the record")
-    label = label() if callable(label) else label
-    label = _pixels(label, f"{name}: label", image_io.decode_label, "grey")
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise InputError(
-            f"{name}: expected a label of one channel and 8 bits, found {label.dtype} of "
-            f"shape {label.shape}; store ids in a grey PNG"
-        )
-    if size is not None and label.shape != size:
-        raise InputError(
-            f"{name}: expected a label of the image's size {image_io.by(size)}, found "
-            f"{image_io.by(label.shape)}; resize or remove the pair"
-        )
-    return cv2.LUT(label, record["lut"]) if "lut" in record else label
 
 
 def _pixels(data, where, decoder, *options):
