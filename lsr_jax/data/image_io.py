@@ -209,10 +209,7 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     """Decodes an image file to upright RGB, uint8 ``[H, W, 3]``.
 
     Grey is repeated, colours of a palette are looked up, a transparency is dropped.
-
-    Args:
-      data: the file.
-      where: its name in error messages.
+    Errors name the file as `where`.
 
     Raises:
       BadExample: the file is damaged, truncated, too large, has more than one picture, or
@@ -231,11 +228,8 @@ def decode_label(
 ) -> np.ndarray:
     """Decodes a label file to upright ids, uint8 ``[H, W]``.
 
-    Args:
-      data: the file.
-      where: its name in error messages.
-      label_format: key of `layouts.LABEL_FORMATS`.
-      painted: of the format "colors", ``0xRRGGBB`` of each id from 0 on.
+    `label_format` is a key of `layouts.LABEL_FORMATS`; for "colors", `painted` has
+    ``0xRRGGBB`` of each id from 0 on.
 
     Raises:
       BadExample: the file is damaged, truncated, too large, lossy, has more than one
@@ -315,12 +309,8 @@ def check_header(
 ) -> Header:
     """Returns what a file says of its pixels.
 
-    Args:
-      data: the file, or its first bytes; of a PNG they are enough, but for its
-        orientation.
-      where: its name in error messages.
-      file_format: "image", or key of `layouts.LABEL_FORMATS`.
-      file: the file, where `data` are its first bytes.
+    `data` are its bytes, or the first ones of `file`; of a PNG they are enough, but for
+    its orientation. `file_format` is "image" or a key of `layouts.LABEL_FORMATS`.
 
     Raises:
       BadExample: it is no image, too large, has more than one picture, or another mode

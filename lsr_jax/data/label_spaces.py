@@ -192,12 +192,7 @@ synthia16of19: terrain, truck and train have no label.
 def colorize(labels: np.ndarray, space: LabelSpace) -> np.ndarray:
     """Paints class indices in the colours of `space`, ignored pixels black.
 
-    Args:
-      labels: integers of any shape, ``0 .. C-1`` or 255.
-      space: has the colours.
-
-    Returns:
-      uint8 RGB of shape ``labels.shape + (3,)``.
+    Labels of any shape, ``0 .. C-1`` or 255, become uint8 RGB ``labels.shape + (3,)``.
 
     Raises:
       ValueError: a label is neither a class of the space nor 255.

@@ -10,7 +10,7 @@ import posixpath
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from lsr_jax.data.archives import Files, Folder, Zips, expression, inside, options
@@ -73,10 +73,8 @@ def list_part(files: Files, part: Part) -> Listing:
     # Users may not have the labels of a published data set.
     if part.labels and (labels or part.count is None):
         missing = [(p.image, "label", part.labels) for p in pairs if p.label is None]
-        missing += [
-            (labels[stars], "image", part.images)
-            for stars in labels.keys() - images.keys()
-        ]
+        alone = labels.keys() - images.keys()
+        missing += [(labels[stars], "image", part.images) for stars in alone]
         for name, partner, pattern in sorted(missing):
             problems[name] = BadExample(
                 "missing pair",
@@ -130,33 +128,31 @@ def warnings(files: Files, layout: Layout, part: str, found: Listing) -> list[st
         lines.append(f"{layout.name} {part}: no file fits {labels}; has no labels")
     stem = re.sub(r"\.[^.*/]*$", "", pattern)
     others = files.names(f"{stem}.{IMAGES}") if stem != pattern else []
-    if others:
-        parts = layout.parts.values()
-        known = [expression(p) for q in parts for p in (q.images, q.labels) if p]
-        # Copies of used images in another format are left out knowingly.
-        stems = {os.path.splitext(pair.image)[0] for pair in found.pairs}
-        unused = [
-            name
-            for name in others
-            if os.path.splitext(name)[0] not in stems
-            and not any(expression.fullmatch(name) for expression in known)
-        ]
-        if unused:
-            lines.append(
-                f"{layout.name} {part}: {len(unused)} image files do not fit {pattern} "
-                f"and are not used, first: {files.where(unused[0])}"
-            )
+    parts = layout.parts.values()
+    known = [expression(p) for q in parts for p in (q.images, q.labels) if p]
+    # Copies of used images in another format are left out knowingly.
+    stems = {os.path.splitext(pair.image)[0] for pair in found.pairs}
+    unused = [
+        name
+        for name in others
+        if os.path.splitext(name)[0] not in stems
+        and not any(expression.fullmatch(name) for expression in known)
+    ]
+    if unused:
+        lines.append(
+            f"{layout.name} {part}: {len(unused)} image files do not fit {pattern} "
+            f"and are not used, first: {files.where(unused[0])}"
+        )
     return lines
 
 
-def fingerprint(files: Files, pairs: Iterable[Pair]) -> str:
+def fingerprint(files: Files, pairs: Sequence[Pair]) -> str:
     """Returns number and sha256 of names, sizes and times of files; none is read."""
-    lines, count = hashlib.sha256(), 0
+    lines = hashlib.sha256()
     for pair in pairs:
         versions = [files.version(name) for name in filter(None, pair)]
         lines.update(f"{pair} {versions}\n".encode())
-        count += 1
-    return f"{count} images, {lines.hexdigest()[:16]}"
+    return f"{len(pairs)} images, {lines.hexdigest()[:16]}"
 
 
 def is_list(split: str) -> bool:
@@ -198,14 +194,8 @@ def read_list(
     (``/SegNet/CamVid/``), which must then be those of every line; as the end of the path
     of exactly one image, also without its ending, or as what the stars of the pattern
     stand for. A label is a path below the data folder, without the same folders, or the
-    end of the name that the pattern gives.
-
-    Args:
-      path: the list.
-      layout: has the patterns.
-      root: the data folder.
-      labels: image -> names that its label may have, for all images of the data set.
-      exists: tells whether there is a file.
+    end of the name that the pattern gives. `labels` has, for all images of the data set,
+    the names that their labels may have; `exists` tells whether there is a file.
 
     Raises:
       InputError: no such file, no line, or a name that is no file of the data set, or
@@ -321,11 +311,11 @@ class _ListReader:
         if front and plain.startswith(front) and self._exists(plain[len(front) :]):
             return plain[len(front) :]
         for label in self._labels.get(image, ()):
-            folder, base = posixpath.split(label)
-            end = f"/{posixpath.basename(folder)}/{base}" if front else f"/{plain}"
+            path = pathlib.PurePosixPath(label)
+            end = f"/{path.parent.name}/{path.name}" if front else f"/{plain}"
             # "x_gtFine_labelIds.png" of "x.png" names its ids. Those of an "x.png" in
             # another folder are unknown.
-            says = _stem(base) != _stem(image)
+            says = path.stem != pathlib.PurePosixPath(image).stem
             same = f"/{plain}".endswith(end) and f"/{label}".endswith(end)
             if same and (says or not front):
                 return label
@@ -347,13 +337,9 @@ class _ListReader:
         return posixpath.normpath(inside(plain.lstrip("/")))
 
 
-def _stem(path: str) -> str:
-    return posixpath.splitext(posixpath.basename(path))[0]
-
-
-def _tails(path: str) -> Iterator[str]:
+def _tails(path: str) -> list[str]:
     words = path.split("/")
-    return ("/".join(words[start:]) for start in range(len(words)))
+    return ["/".join(words[start:]) for start in range(len(words))]
 
 
 def part_of(layout: Layout, split: str) -> str:
@@ -375,13 +361,7 @@ def part_of(layout: Layout, split: str) -> str:
 def choose(
     layout: Layout, split: str, names: Sequence[str], where: object
 ) -> list[str]:
-    """Returns the names that belong to a split.
-
-    Args:
-      layout: the data set.
-      split: name of a part, or of a `Subset`, whose rule is applied.
-      names: all names of the part, sorted.
-      where: folder in error messages.
+    """Returns those of all sorted `names` of a part that belong to a split: it or a `Subset`.
 
     Raises:
       InputError: there are no such names.
