@@ -27,19 +27,15 @@ def contact_sheet(
       uint8 RGB. Row `i` has image `i` of the training split of the rendered domain, its
       label, and the same of the camera domain.
     """
-    rows = []
+    rows, space = [], label_spaces.SPACES["streets"]
     for index in range(pairs):
         cells = []
         for domain in streets.DOMAINS:
             image, label = streets.draw(
                 index, domain=domain, split="train", preset=preset, size=size
             )
-            cells += [
-                image,
-                label_spaces.colorize(label, label_spaces.SPACES["streets"]),
-            ]
+            cells += [image, label_spaces.colorize(label, space)]
         rows.append(cells)
-    space = label_spaces.SPACES["streets"]
     return check.compose(rows, space.classes, space.colors)
 
 

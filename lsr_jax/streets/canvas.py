@@ -151,7 +151,11 @@ class Canvas:
     def front(
         self, x0, x1, y0, y1, z, name, colour, *, pattern=None, glows=False
     ) -> None:
-        """Paints an upright rectangle that faces the camera; `glows` ignores the sun."""
+        """Paints an upright rectangle that faces the camera; `glows` ignores the sun.
+
+        `x0` may be the right edge or the left one.
+        """
+        x0, x1 = sorted((x0, x1))
         corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
         points = self.camera.project_upright(corners, z)
         light = 1.0 if glows else self.light.front

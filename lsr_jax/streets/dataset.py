@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import partial
 
@@ -56,13 +53,9 @@ def prepare(
 ) -> pathlib.Path:
     """Draws all splits of a preset, unless that has been done before.
 
-    With several workers the calling script needs the ``if __name__ == "__main__"`` guard.
-
-    Args:
-      preset: what to draw.
-      data_dir: cache folder, by default `default_data_dir()`.
-      workers: processes that draw; 1 draws in this process.
-      progress: shows one bar for all splits.
+    The cache folder is `data_dir`, by default `default_data_dir()`. With several workers
+    the calling script needs the ``if __name__ == "__main__"`` guard; 1 draws in this
+    process.
 
     Returns:
       The folder with the records and `manifest.json`, see `open_split`.
@@ -71,8 +64,8 @@ def prepare(
       InputError: the cache folder cannot be written.
       TrainingError: a worker process died.
     """
-    named = data_dir or default_data_dir()
-    root = files.expanded(named, key="--data_dir or $LSR_JAX_DATA").absolute()
+    key = "--data_dir or $LSR_JAX_DATA"
+    root = files.expanded(data_dir or default_data_dir(), key=key).absolute()
     target = root / "streets" / config_name(preset) / FORMAT_VERSION
     if (target / MANIFEST).is_file():
         return target
@@ -84,9 +77,14 @@ def prepare(
         ):
 
             def records(split):
-                for record in render_records(preset, split, pool):
-                    yield record
-                    bar.update()
+                count = getattr(preset.counts, split)
+                starts = range(0, count, CHUNK)
+                chunks = [range(i, min(i + CHUNK, count)) for i in starts]
+                work = partial(_render_range, preset, split)
+                for drawn in processes.ordered(pool, work, chunks):
+                    for record in drawn:
+                        yield record
+                        bar.update()
 
             prepared.write_once(
                 target,
@@ -141,16 +139,6 @@ def render(preset: Preset, split: str, index: int) -> Record:
         sha256=prepared.digest(image, label),
         pixels=np.bincount(label.ravel(), minlength=256),
     )
-
-
-def render_records(
-    preset: Preset, split: str, pool: Executor | None
-) -> Iterator[Record]:
-    """Yields all records of a split in order."""
-    count = getattr(preset.counts, split)
-    chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-    drawn = processes.ordered(pool, partial(_render_range, preset, split), chunks)
-    return itertools.chain.from_iterable(drawn)
 
 
 def _render_range(preset: Preset, split: str, indices: range) -> list[Record]:

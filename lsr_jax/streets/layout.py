@@ -32,25 +32,22 @@ class Street(NamedTuple):
     has_tram: bool
 
 
-class Placed(NamedTuple):
-    """An object to be painted at depth `z`."""
-
-    z: float
-    paint: Callable[[], None]
-
-
 def compose(scene: Scene) -> None:
     """Paints a whole scene, from the farthest to the nearest thing."""
     _skyline(scene)
     street = _street(scene)
     for side in (-1, 1):
         _roadside(scene, street, side)
-    placed: list[Placed] = []
-    _place_furniture(scene, street, placed)
-    _place_vehicles(scene, street, placed)
-    _place_people(scene, street, placed)
-    for thing in sorted(placed, key=lambda thing: -thing.z):
-        thing.paint()
+    placed = []
+
+    def place(paint, z, x, *args, **options):
+        placed.append((z, partial(paint, scene, z, x, *args, **options)))
+
+    _place_furniture(scene, street, place)
+    _place_vehicles(scene, street, place)
+    _place_people(scene, street, place)
+    for _, paint in sorted(placed, key=lambda thing: -thing[0]):
+        paint()
     if scene.chance("bonnet"):
         _bonnet(scene)
 
@@ -137,28 +134,24 @@ def _stretches(scene: Scene) -> list[tuple[float, float]]:
     return stretches
 
 
-def _place_furniture(scene: Scene, street: Street, placed: list[Placed]) -> None:
+def _place_furniture(scene: Scene, street: Street, place: Callable) -> None:
     for _ in range(int(scene.geometry("poles"))):
         side = scene.sign()
         z = scene.uniform(*scene.proportions.pole_depth)
         x = street.edges[side] + side * scene.uniform(0.2, 1.0)
-        placed.append(Placed(z, partial(objects.pole, scene, z, x, side)))
+        place(objects.pole, z, x, side)
     for side in (-1, 1):
         z = scene.uniform(6, 20)
         if scene.chance("trees"):
             for _ in range(scene.random.randint(1, 5)):
                 x = street.edges[side] + side * scene.uniform(0.6, 1.6)
-                placed.append(Placed(z, partial(objects.tree, scene, z, x)))
+                place(objects.tree, z, x)
                 z += scene.uniform(6, 12)
 
 
-def _place_vehicles(scene: Scene, street: Street, placed: list[Placed]) -> None:
+def _place_vehicles(scene: Scene, street: Street, place: Callable) -> None:
     left, right = street.edges[-1], street.edges[1]
     uniform, choice = scene.uniform, scene.random.choice
-
-    def place(paint, z, x):
-        placed.append(Placed(z, partial(paint, scene, z, x)))
-
     for _ in range(int(scene.geometry("cars"))):
         kind = scene.random.random()
         if kind < 0.45:
@@ -186,13 +179,9 @@ def _place_vehicles(scene: Scene, street: Street, placed: list[Placed]) -> None:
         place(vehicles.tram, uniform(9, 32), track)
 
 
-def _place_people(scene: Scene, street: Street, placed: list[Placed]) -> None:
+def _place_people(scene: Scene, street: Street, place: Callable) -> None:
     left, right = street.edges[-1], street.edges[1]
     uniform, sizes = scene.uniform, scene.proportions
-
-    def place(paint, z, x, *args, **options):
-        placed.append(Placed(z, partial(paint, scene, z, x, *args, **options)))
-
     for _ in range(int(scene.geometry("persons"))):
         if scene.chance(0.8):
             side, z = scene.sign(), uniform(*sizes.pavement_person_depth)

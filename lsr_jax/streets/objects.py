@@ -41,8 +41,7 @@ def pole(scene: Scene, z: float, x: float, side: int) -> None:
     top = scene.uniform(5, 8) if tall else scene.uniform(2.4, 3.8)
     canvas.front(x - radius, x + radius, 0, top, z, "pole", colour)
     if kind < 0.2:
-        left, right = sorted((x, x - side * 2))
-        canvas.front(left, right, top - 0.15, top, z, "pole", colour)
+        canvas.front(x, x - side * 2, top - 0.15, top, z, "pole", colour)
     elif 0.35 <= kind < 0.68 or (tall and scene.chance(0.4)):
         _traffic_lights(scene, z, x, side, top, colour)
     if kind >= 0.68 or kind < 0.12:
@@ -57,8 +56,7 @@ def _traffic_lights(scene, z, x, side, top, colour) -> None:
         else:
             at, head = x, top + 0.1 - k * 1.4
         if on_arm and k == 0:
-            left, right = sorted((x, x - side * 2.4))
-            scene.canvas.front(left, right, top - 0.12, top, z, "pole", colour)
+            scene.canvas.front(x, x - side * 2.4, top - 0.12, top, z, "pole", colour)
         _signal_head(scene, z, at, head)
 
 
@@ -195,8 +193,8 @@ def building(scene: Scene, near: float, far: float, x: float, side: int) -> None
     canvas = scene.canvas
     height, depth = scene.geometry("building_height"), scene.uniform(8, 16)
     colour, windows = scene.colour("building"), scene.windows()
-    left, right = sorted((x, x + side * depth))
-    canvas.front(left, right, 0, height, near, "building", colour, pattern=windows)
+    end = x + side * depth
+    canvas.front(x, end, 0, height, near, "building", colour, pattern=windows)
     canvas.side(x, near, far, 0, height, "building", colour, pattern=windows)
     if scene.chance(0.6):
         shop = tuple(value * scene.uniform(0.5, 0.9) for value in colour)
@@ -228,8 +226,7 @@ def wall(scene: Scene, near: float, far: float, x: float, side: int) -> None:
         reach = scene.uniform(1.5, 4)
         leaves = scene.colour("vegetation")
         scene.foliage(x + side * 4, height + 1, far, 4, reach, leaves)
-    left, right = sorted((x, x + side * 0.4))
-    canvas.front(left, right, 0, height, near, "wall", colour)
+    canvas.front(x, x + side * 0.4, 0, height, near, "wall", colour)
     joints = Pattern((scene.uniform(2, 5), 30.0), (0.05, 1.0), scaled(colour, 0.75))
     canvas.side(x, near, far, 0, height, "wall", colour, pattern=joints)
 

@@ -24,6 +24,7 @@ class Scene:
 
     Attributes:
       random: the only source of randomness of this image.
+      uniform: draws a number between two.
       look: tables of colours, ranges and probabilities.
       proportions: sizes of small things.
       tone: this image's own value of each range in `look.tone`.
@@ -31,9 +32,8 @@ class Scene:
     """
 
     def __init__(self, rng: random.Random, look: Look, proportions: Proportions, size):
-        self.random = rng
-        self.look = look
-        self.proportions = proportions
+        self.random, self.uniform = rng, rng.uniform
+        self.look, self.proportions = look, proportions
         height, width = size
         camera = canvas.Camera(
             size=size,
@@ -49,10 +49,6 @@ class Scene:
             left=1 + 0.5 * sun, right=1 - 0.5 * sun, front=1 - 0.25 * abs(sun)
         )
         self.canvas = canvas.Canvas(camera, light, sky=self.colour("sky", jitter=0.5))
-
-    def uniform(self, low: float, high: float) -> float:
-        """Draws a number between `low` and `high`."""
-        return self.random.uniform(low, high)
 
     def geometry(self, name: str) -> float:
         """Draws a number from the range `name` of the look's geometry."""

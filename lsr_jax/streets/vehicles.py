@@ -43,8 +43,14 @@ def car(scene: Scene, z: float, x: float) -> None:
     waist, inset = 0.56 * height, 0.12 * 1.75
     if box.flank is not None:
         _car_flank(scene, box, waist, height, inset, colour, glass)
-    _car_end(scene, box, waist, height, inset, colour, glass)
     canvas = scene.canvas
+    left, right = box.left + inset, box.right - inset
+    pane = [(left, height), (right, height), (box.right, waist), (box.left, waist)]
+    canvas.billboard(0, 0, z, pane, "car", glass)
+    canvas.front(left, right, height - 0.1, height, z, "car", colour)
+    canvas.front(box.left, box.right, SILL, waist, z, "car", colour)
+    for at in (box.left, box.right - 0.25):
+        canvas.front(at, at + 0.25, 0, 0.3, z, "car", BLACK)
     for at in (box.left + 0.05, box.right - 0.4):
         lamp = REAR_LAMP if away else HEAD_LAMP
         top = waist - 0.06
@@ -66,17 +72,6 @@ def _car_flank(scene, box, waist, height, inset, colour, glass) -> None:
     plane = canvas.camera.side_plane(box.flank)
     canvas.polygon(panes, "car", glass, plane, Facing.SIDE)
     _flank_wheels(scene, box, "car", 0.32, (0.2, 0.8))
-
-
-def _car_end(scene, box, waist, height, inset, colour, glass) -> None:
-    canvas, z = scene.canvas, box.near
-    left, right = box.left + inset, box.right - inset
-    pane = [(left, height), (right, height), (box.right, waist), (box.left, waist)]
-    canvas.billboard(0, 0, z, pane, "car", glass)
-    canvas.front(left, right, height - 0.1, height, z, "car", colour)
-    canvas.front(box.left, box.right, SILL, waist, z, "car", colour)
-    for at in (box.left, box.right - 0.25):
-        canvas.front(at, at + 0.25, 0, 0.3, z, "car", BLACK)
 
 
 def truck(scene: Scene, z: float, x: float) -> None:
@@ -194,10 +189,9 @@ def crossing_truck(scene: Scene, z: float, x: float) -> None:
     nose = x + 3.5 * ahead
     canvas.shadow(x - 3.5, x + 3.5, z - 0.3, z + 1.6)
     canvas.front(x - 3.5, x + 3.5, 0.5, 3.1, z, "truck", colour)
-    left, right = sorted((nose, nose - 1.7 * ahead))
-    canvas.front(left, right, 0.4, 2.5, z, "truck", scaled(colour, 0.7))
-    left, right = sorted((nose, nose - 1.2 * ahead))
-    canvas.front(left, right, 1.5, 2.2, z, "truck", scene.glass())
+    cab = scaled(colour, 0.7)
+    canvas.front(nose, nose - 1.7 * ahead, 0.4, 2.5, z, "truck", cab)
+    canvas.front(nose, nose - 1.2 * ahead, 1.5, 2.2, z, "truck", scene.glass())
     _crossing_wheels(scene, z, x, "truck", 7.0, 0.48)
 
 
