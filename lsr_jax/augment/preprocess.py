@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 from typing import Annotated
 
 import chex
@@ -18,7 +18,6 @@ Levels = Annotated[int, Range(most=255, unit="levels")]
 Scale = Annotated[
     tuple[float, float], Range(excluded=0, increasing=True, unit="a factor")
 ]
-
 Majority = Annotated[float, Range(excluded=0, most=1, unit="a share")]
 Margins = Annotated[tuple[float, float, float, float], Range(most=1, unit="a share")]
 
@@ -119,10 +118,8 @@ def restore(image: jax.Array, *, preprocessing: str = "caffe") -> jax.Array:
 
 def pixels(preprocessing: str) -> types.Pixels:
     """Returns `normalise` and `restore` for one ``preprocessing``."""
-    return types.Pixels(
-        functools.partial(normalise, preprocessing=preprocessing),
-        functools.partial(restore, preprocessing=preprocessing),
-    )
+    options = {"preprocessing": preprocessing}
+    return types.Pixels(partial(normalise, **options), partial(restore, **options))
 
 
 def _find(preprocessing: str) -> tuple:
@@ -231,9 +228,6 @@ def _inside(shape, margins):
     rows, columns = (
         (jnp.arange(side) >= int(before * side))
         & (jnp.arange(side) < side - int(after * side))
-        for side, before, after in (
-            (shape[1], top, bottom),
-            (shape[2], left, right),
-        )
+        for side, before, after in ((shape[1], top, bottom), (shape[2], left, right))
     )
     return jnp.broadcast_to(rows[:, None] & columns, shape)

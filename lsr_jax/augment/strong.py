@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from lsr_jax.augment import transforms
 from lsr_jax.keywords import HalfRange, Probability, Range
 
-Sigma = Annotated[
-    tuple[float, float], Range(excluded=0, increasing=True, unit="pixels")
-]
+_Pair = tuple[float, float]
+Sigma = Annotated[_Pair, Range(excluded=0, increasing=True, unit="pixels")]
 
 
 def augment(
@@ -42,11 +41,7 @@ def augment(
 
 
 def colour_jitter(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    strength: float = 0.25,
-    probability: float = 0.8,
+    key: jax.Array, image: jax.Array, *, strength: float, probability: float
 ) -> jax.Array:
     """Applies `jitter` to each image with the given probability.
 
@@ -102,13 +97,9 @@ def _hsv_of(rgb):
     largest, smallest = rgb.max(axis=-1), rgb.min(axis=-1)
     spread = largest - smallest
     divisor = jnp.where(spread > 0, spread, 1)
-    hue = jnp.where(
-        largest == red,
-        (green - blue) / divisor,
-        jnp.where(
-            largest == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor
-        ),
-    )
+    hue = 4 + (red - green) / divisor
+    hue = jnp.where(largest == green, 2 + (blue - red) / divisor, hue)
+    hue = jnp.where(largest == red, (green - blue) / divisor, hue)
     return hue, spread / (largest + 1e-6), largest
 
 
@@ -120,11 +111,7 @@ def _rgb_of(hue, saturation, value):
 
 
 def blur(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    sigma: tuple[float, float] = (0.15, 1.15),
-    probability: float = 0.5,
+    key: jax.Array, image: jax.Array, *, sigma: _Pair, probability: float
 ) -> jax.Array:
     """Applies `gaussian_blur` to each image with a probability, deviation U(sigma)."""
     chosen_key, sigma_key = jax.random.split(key)

@@ -72,11 +72,9 @@ def crop(
         )
     else:
         drawn = jnp.zeros(batch, jnp.int32) if drawn is None else drawn
-        choose = functools.partial(
-            choose_window, size=size, majority=majority, drawn_pixels=drawn_pixels
-        )
+        rules = {"size": size, "majority": majority, "drawn_pixels": drawn_pixels}
+        choose = functools.partial(choose_window, **rules)
         corners = jax.vmap(choose)(images.label, drawn, corners)
-
     return jax.tree.map(lambda maps: windows.cut(maps, corners, size), images)
 
 
@@ -89,16 +87,10 @@ def choose_window(
     majority: float,
     drawn_pixels: int,
 ) -> jax.Array:
-    """The window of a label ``[H, W]`` that the rules of `crop` take.
+    """The window of one label ``[H, W]`` that the rules of `crop` take.
 
-    Args:
-      label: of one image.
-      drawn: scalar, its class.
-      corners: ``[R, D, 2]``: in each of R repetitions, D windows for the first rule.
-      size: as the other arguments of `crop`.
-
-    Returns:
-      One of ``corners``.
+    It is one of ``corners`` ``[R, D, 2]``: in each of R repetitions, D windows for the
+    first rule. ``drawn`` is a scalar, the class of the image.
     """
 
     def pixels(corner):
@@ -174,12 +166,10 @@ def scale_crop(
         )
         return label[rows][:, columns]
 
+    maps = images.label, images.trusted
     image = jnp.round(jax.vmap(resize)(images.image, scaled, corners))
-    label, trusted = jax.tree.map(
-        lambda maps: jax.vmap(nearest)(maps, scaled, corners),
-        (images.label, images.trusted),
-    )
-    return Images(image, label, trusted)
+    maps = jax.tree.map(lambda x: jax.vmap(nearest)(x, scaled, corners), maps)
+    return Images(image, *maps)
 
 
 def _draw_corners(key, extent, size):

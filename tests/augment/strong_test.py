@@ -1,4 +1,5 @@
 import colorsys
+import functools
 import itertools
 
 import jax
@@ -78,14 +79,17 @@ def test_the_border_is_mirrored_and_not_repeated():
     np.testing.assert_allclose(found[0, :, 0], 200 * side, rtol=1e-5)
 
 
-@pytest.mark.parametrize("effect", [strong.colour_jitter, strong.blur])
-def test_every_image_has_its_own_draws(key, effect, image):
+JITTERS = functools.partial(strong.colour_jitter, strength=0.25, probability=0.8)
+BLURS = functools.partial(strong.blur, sigma=(0.15, 1.15), probability=0.5)
+
+
+@pytest.mark.parametrize(("effect", "share"), [(JITTERS, 0.8), (BLURS, 0.5)])
+def test_every_image_has_its_own_draws(key, effect, share, image):
     many = np.repeat(image[:1], 64, axis=0)
     found = np.asarray(jax.jit(effect)(key, many))
     assert found.min() >= 0
     assert found.max() <= 255
     touched = np.any(found != many, axis=(1, 2, 3))
-    share = {"colour_jitter": 0.8, "blur": 0.5}[effect.__name__]
     assert abs(touched.mean() - share) < 0.2
     distinct = np.unique(found[touched].reshape(touched.sum(), -1), axis=0)
     assert len(distinct) == touched.sum()
@@ -95,12 +99,12 @@ def test_every_image_has_its_own_draws(key, effect, image):
 def test_drawn_strengths_stay_in_their_ranges(key):
     """A grey image shows brightness and contrast alone, a coloured one the hue too."""
     grey = np.full((256, 1, 1, 3), 127.5, np.float32)
-    found = np.asarray(strong.colour_jitter(key, grey, probability=1.0)) / 255
+    found = np.asarray(JITTERS(key, grey, probability=1.0)) / 255
     np.testing.assert_allclose(found[..., 0], found[..., 2], atol=1e-6)
     assert 0.5 * 0.75 - 0.25 - 1e-5 <= found.min() < 0.2
     assert 0.85 < found.max() <= (0.5 + 0.25) * 1.25 + 1e-5
     red = np.full((256, 1, 1, 3), [180, 60, 60], np.float32)
-    found = np.asarray(strong.colour_jitter(key, red, probability=1.0))
+    found = np.asarray(JITTERS(key, red, probability=1.0))
     hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in found[:, 0, 0] / 255])
     turns = (hues + 0.5) % 1 - 0.5
     assert -0.2501 < turns.min() < -0.2
