@@ -1,11 +1,6 @@
 """PyTorch weight files in and out: ``python -m lsr_jax.convert --help``."""
 
-from lsr_jax.convert.conversion import (
-    check_values,
-    export,
-    load,
-    overlay,
-)
+from lsr_jax.convert.conversion import check_values, export, load, overlay
 from lsr_jax.convert.weight_files import (
     CONVERTER,
     INFO,
@@ -15,17 +10,3 @@ from lsr_jax.convert.weight_files import (
     read_info,
     save,
 )
-
-__all__ = [
-    "CONVERTER",
-    "INFO",
-    "Imported",
-    "check_values",
-    "export",
-    "fingerprint",
-    "is_own",
-    "load",
-    "overlay",
-    "read_info",
-    "save",
-]
