@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -84,8 +84,10 @@ def load(
 
 
 def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
-    """All of the network in a file."""
-    arrays, copies = _network(weight_files.read(path, entry=entry), entry)
+    arrays = weight_files.read(path, entry=entry)
+    copies = layouts.copies(arrays)
+    if copies:
+        arrays = copies.pop(entry if entry in copies else "model")
     prefix, arrays = layouts.strip(arrays)
     facts = layouts.facts(prefix, arrays, path)
     family = layouts.family(facts.backbone)
@@ -119,10 +121,7 @@ def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
         **facts.options,
     }
     if body and architecture == "deeplabv3plus":
-        arguments |= {
-            "architecture": architecture,
-            "aspp_dilations": layouts.LAYOUTS["cag"].dilations,
-        }
+        arguments |= layouts.CAG
     flat, match = _match(path, arrays, arguments, fitting[0], skip_head)
     info = {
         "file": path.name,
@@ -131,13 +130,14 @@ def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
         "preprocessing": chosen.preprocessing,
         "arguments": arguments,
         **match,
-        "ignored": match["ignored"] | copies,
     }
+    for key in sorted(copies):
+        reason = f"{layouts.COPIES[key]} ({key})"
+        info["ignored"] |= dict.fromkeys(copies[key], reason)
     return Imported(*names.unflatten(flat), info)
 
 
 def _check_own(path, imported, layout, architecture, backbone, num_classes):
-    """Check what `load` is asked for on weights that have been converted before."""
     info = imported.info
     known = {"architecture": "deeplabv2", **info["arguments"]}
     expected = {"backbone": backbone}
@@ -152,18 +152,6 @@ def _check_own(path, imported, layout, architecture, backbone, num_classes):
                 f"{path}: has the {key} {found}, expected {value}; choose what belongs to "
                 "it, or convert the original file"
             )
-
-
-def _network(arrays, entry):
-    """One of the copies of a network, and the names of the others with their reason."""
-    copies = layouts.copies(arrays)
-    if not copies:
-        return arrays, {}
-    chosen = copies.pop(entry if entry in copies else "model")
-    reasons = {key: f"{layouts.COPIES[key]} ({key})" for key in copies}
-    return chosen, {
-        name: reasons[key] for key in sorted(copies) for name in copies[key]
-    }
 
 
 def _running_branches(path, imported):
@@ -184,15 +172,11 @@ def _running_branches(path, imported):
     if body or not running:
         return imported
     info["arguments"]["aspp_dilations"] = running
-    return _leave_out(
-        imported,
-        lambda path: names.branch(path) >= len(running),
-        UNUSED_BRANCH,
-    )
+    dead = re.compile(rf"/conv2d_list_[{len(running)}-9]/").search
+    return _leave_out(imported, dead, UNUSED_BRANCH)
 
 
-def _leave_out(imported: Imported, chosen: Callable[[str], bool], reason: str):
-    """The weights without those whose path is chosen."""
+def _leave_out(imported: Imported, chosen: Callable[[str], object], reason: str):
     info, flat = imported.info, names.flatten(imported.params, imported.model_state)
     gone = {name for name, path in info["loaded"].items() if chosen(path)}
     info = info | {
@@ -210,13 +194,10 @@ def check_values(origin: object, weights: Mapping[str, np.ndarray]) -> None:
       InputError: a value that is not finite, or a BatchNorm variance below 0. Both would
         be scored without an error, as one class everywhere.
     """
+    variances = {p: np.asarray(x) for p, x in weights.items() if p.endswith("/var")}
     broken = {
-        "not finite": [p for p, leaf in weights.items() if not np.isfinite(leaf).all()],
-        "variances below 0": [
-            path
-            for path, leaf in weights.items()
-            if path.endswith("/var") and (np.asarray(leaf) < 0).any()
-        ],
+        "not finite": [p for p, x in weights.items() if not np.isfinite(x).all()],
+        "variances below 0": [p for p, x in variances.items() if (x < 0).any()],
     }
     if any(broken.values()):
         raise InputError(
@@ -227,15 +208,10 @@ def check_values(origin: object, weights: Mapping[str, np.ndarray]) -> None:
 def overlay(
     params: types.PyTree, model_state: types.PyTree, imported: Imported
 ) -> tuple[types.PyTree, types.PyTree]:
-    """Lay imported weights over a freshly initialised model, by name.
+    """Lay imported weights over ``params`` and ``model_state`` of ``Model.init``, by name.
 
     What such a file never has stays fresh: heads beside an ImageNet body, and heads that
     were skipped.
-
-    Args:
-      params: of ``Model.init``.
-      model_state: of ``Model.init``.
-      imported: of ``load``.
 
     Returns:
       ``(params, model_state)``; arrays of ``imported`` where it has them.
@@ -249,11 +225,9 @@ def overlay(
     origin = imported.info["file"]
     headless = "head" not in imported.params
     absent = set(imported.info["fresh"]) | given.keys()
-    missing = [
-        path
-        for path in fresh
-        if path not in absent and not (headless and names.in_head(path))
-    ]
+    missing = [p for p in fresh if p not in absent]
+    if headless:
+        missing = [p for p in missing if not names.in_head(p)]
     shared = sorted(fresh.keys() & given.keys())
     for path in shared:
         if re.search(r"head/(conv2d_list_\d|classifier|conv_seg)/bias$", path):
@@ -268,12 +242,11 @@ def overlay(
 
 
 def _match(path, arrays, arguments, layout, skip_head):
-    """Pair every leaf of the model with its array, strictly by name."""
     chosen = layouts.LAYOUTS[layout]
     flat, places, fresh, missing, wrong = {}, defaultdict(dict), [], {}, {}
     shapes = names.shapes(arguments)
     pieces = {place: names.pieces(place, arguments, layout) for place in shapes}
-    parts = names.parts(pieces.values())
+    parts = Counter(piece.name for found in pieces.values() for piece in found)
     for place, shape in shapes.items():
         if not pieces[place] or (skip_head and names.in_head(place)):
             fresh.append(place)
@@ -297,13 +270,11 @@ def _match(path, arrays, arguments, layout, skip_head):
     patterns = {**chosen.ignored, **layouts.COUNTERS}
     if skip_head:
         patterns[r"conv2d_list\.|^(aspp|decoder|decode_head)\."] = SKIPPED
-    ignored, unexpected = {}, []
+    ignored = {}
     for name in sorted(arrays.keys() - loaded.keys()):
-        reasons = [why for rule, why in patterns.items() if re.search(rule, name)]
-        if reasons:
-            ignored[name] = reasons[0]
-        else:
-            unexpected.append(name)
+        reasons = (why for rule, why in patterns.items() if re.search(rule, name))
+        ignored[name] = next(reasons, None)
+    unexpected = [name for name in ignored if not ignored[name]]
     _check_match(path, missing, unexpected, wrong)
     return flat, {"loaded": loaded, "ignored": ignored, "fresh": fresh}
 
@@ -311,13 +282,13 @@ def _match(path, arrays, arguments, layout, skip_head):
 def _fitting(path, facts, layout):
     """The layouts that the file may have: the named one, or all that fit."""
     fitting = layouts.candidates(facts)
-    if layout is None and fitting:
-        return fitting
-    if layout is None:
+    if layout is None and not fitting:
         raise InputError(
             f"{path}: a {facts.backbone} body without a head or classifier of any known "
             f"layout; name one of {', '.join(layouts.LAYOUTS)}"
         )
+    if layout is None:
+        return fitting
     if layout not in layouts.LAYOUTS or not layouts.fits(layout, facts):
         raise InputError(
             f"{path}: layout {layout!r} does not fit; the file looks like "
@@ -334,16 +305,8 @@ def _check_classes(origin: object, found: int | None, expected: int | None) -> N
         )
 
 
-def _check_match(
-    origin: object,
-    missing: Collection[str],
-    unexpected: Collection[str],
-    wrong: Mapping[str, tuple],
-) -> None:
-    """Raise InputError where names have no partner on a side, or another shape.
-
-    ``wrong`` maps a name to the shape found and the shape expected.
-    """
+def _check_match(origin, missing, unexpected, wrong) -> None:
+    """Raise InputError for names without partner, or ``wrong`` shapes: found, expected."""
     shapes = [
         f"{name} {found} instead of {due}" for name, (found, due) in wrong.items()
     ]
@@ -378,7 +341,15 @@ def export(imported: weight_files.Imported, path: str | Path, *, layout: str) ->
             f"--layout: expected one of {', '.join(layouts.LAYOUTS)}; found {layout!r}"
         )
     chosen = layouts.LAYOUTS[layout]
-    _check_layout(layout, chosen, arguments)
+    family, head = layouts.family(arguments["backbone"]), layouts.kind(arguments)
+    known = head in chosen.heads or (family == "vgg" and head == "single")
+    network = arguments.get("architecture", "deeplabv2")
+    fits = chosen.initialisation or (known and network in chosen.architectures)
+    if family not in chosen.backbones or not fits:
+        raise InputError(
+            f"--layout {layout}: cannot hold a {network} on {arguments['backbone']} with "
+            f"head {head!r}"
+        )
     arrays = defaultdict(dict)
     for place, leaf in names.flatten(imported.params, imported.model_state).items():
         if pieces := names.pieces(place, arguments, layout):
@@ -399,16 +370,3 @@ def export(imported: weight_files.Imported, path: str | Path, *, layout: str) ->
             state.setdefault(dead, np.zeros_like(state[name]))
     named = {chosen.prefix + name: value for name, value in state.items()}
     weight_files.write(path, named, wrapped=chosen.wrapped)
-
-
-def _check_layout(name: str, layout: layouts.Layout, arguments: dict) -> None:
-    family = layouts.family(arguments["backbone"])
-    head = layouts.kind(arguments)
-    known = head in layout.heads or (family == "vgg" and head == "single")
-    network = arguments.get("architecture", "deeplabv2")
-    fits = layout.initialisation or (known and network in layout.architectures)
-    if family not in layout.backbones or not fits:
-        raise InputError(
-            f"--layout {name}: cannot hold a {network} on {arguments['backbone']} with "
-            f"head {head!r}"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ FOUR = (6, 12, 18, 24)
 MULTI_LEVEL = {"aux_head": "layer5", "head": "layer6"}
 VGG_HEAD = {"head": "classifier"}
 CAG_HEAD = {"head": "decoder.last_conv.8"}
+CAG = {"architecture": "deeplabv3plus", "aspp_dilations": (6, 12, 18)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +60,6 @@ class Layout:
     pointwise: str = r"(?!)"
 
 
-def _bare(heads, dilations, backbones=("resnet",)):
-    return Layout(heads, dilations, batch_norm="frozen_affine", backbones=backbones)
-
-
-def _training(heads, backbones=("resnet",)):
-    return Layout(
-        heads,
-        prefix="module.",
-        wrapped=("state_dict",),
-        freeze_stem_affine=True,
-        backbones=backbones,
-    )
-
-
 def _imagenet(family, classifier, **fields):
     ignored = {classifier: "the ImageNet classifier"}
     return Layout(
@@ -83,6 +71,10 @@ def _imagenet(family, classifier, **fields):
     )
 
 
+_bare = functools.partial(Layout, batch_norm="frozen_affine")
+_training = functools.partial(
+    Layout, prefix="module.", wrapped=("state_dict",), freeze_stem_affine=True
+)
 BOTH = ("resnet", "vgg")
 LAYOUTS = {
     "torchvision_resnet": _imagenet("resnet", r"^fc\."),
@@ -106,18 +98,18 @@ LAYOUTS = {
         ignored={r"^layer5\.": "the head of another task"},
     ),
     "adaptsegnet": _bare(
-        {"single": {"head": "layer5"}, "multi_level": MULTI_LEVEL}, TWO, BOTH
+        {"single": {"head": "layer5"}, "multi_level": MULTI_LEVEL}, backbones=BOTH
     ),
     "advent": _bare({"multi_level": MULTI_LEVEL}, FOUR),
     "bdl": _bare({"single": {"head": "layer5"}}, FOUR),
     "clan": _bare({"two_heads": MULTI_LEVEL}, FOUR),
     "f2a": _bare({"two_heads": MULTI_LEVEL}, FOUR),
     "maxsquare": _training({"multi_level": MULTI_LEVEL}),
-    "oce": _training({"multi_level": MULTI_LEVEL}, BOTH),
-    "lsr": _training({"single": {"head": "clas"}}, BOTH),
+    "oce": _training({"multi_level": MULTI_LEVEL}, backbones=BOTH),
+    "lsr": _training({"single": {"head": "clas"}}, backbones=BOTH),
     "cag": Layout(
         {"single": CAG_HEAD},
-        dilations=(6, 12, 18),
+        dilations=CAG["aspp_dilations"],
         body="backbone.",
         mark="decoder.",
         wrapped=("DeepLab", "model_state"),
@@ -252,28 +244,15 @@ def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
         classifier = _classifier(arrays)
         if classifier is None:
             raise InputError(f"{path}: a {layout} network without a classifier")
-        head, num_classes = "single", classifier.shape[0]
-        if layout == "cag":
-            options = {
-                "architecture": "deeplabv3plus",
-                "aspp_dilations": LAYOUTS["cag"].dilations,
-            }
-        else:
-            options |= _options(arrays)
-        heads = LAYOUTS[layout].heads[kind({"head": head} | options)]
+        head, heads, num_classes = "single", {}, classifier.shape[0]
+        options |= CAG if layout == "cag" else _options(arrays)
     else:
         head, heads, num_classes = _heads(arrays)
     branch = r"(?:conv2d_list|^decode_head\.(?:head\.)?aspp_modules)\.(\d)\."
+    branches = len({m[1] for name in arrays if (m := re.search(branch, name))})
+    imagenet = "fc.weight" in arrays or "classifier.0.weight" in arrays
     return Facts(
-        prefix,
-        layout,
-        backbone,
-        head,
-        heads,
-        len({m[1] for name in arrays if (m := re.search(branch, name))}),
-        num_classes,
-        has_classifier="fc.weight" in arrays or "classifier.0.weight" in arrays,
-        options=options,
+        prefix, layout, backbone, head, heads, branches, num_classes, imagenet, options
     )
 
 
@@ -286,7 +265,7 @@ def fits(name: str, facts: Facts) -> bool:
         if facts.prefix == "Scale.":
             return name == "deeplab_init"
         return facts.has_classifier and name == f"torchvision_{family(facts.backbone)}"
-    if is_vgg(facts.backbone):
+    if family(facts.backbone) == "vgg":
         return "vgg" in layout.backbones and facts.heads == VGG_HEAD
     known = bool(facts.heads) and layout.heads.get(facts.head) == facts.heads
     return known and (not facts.branches or facts.branches >= len(layout.dilations))
@@ -305,11 +284,6 @@ def family(backbone: object) -> str:
     if isinstance(body, resnet.Architecture):
         return "resnet_v1c" if body.v1c else "resnet"
     return "vgg" if isinstance(body, vgg.Architecture) else "mit"
-
-
-def is_vgg(backbone: object) -> bool:
-    """Whether ``backbone`` is, or names, a VGG."""
-    return family(backbone) == "vgg"
 
 
 def kind(arguments: Mapping[str, Any]) -> str:
@@ -346,7 +320,7 @@ def _backbone(arrays):
         weights = [n for n in body if re.match(r"features\..*\.weight$", n)]
         for name, backbone in BACKBONES.items():
             # With fc6 and fc7, or without.
-            if is_vgg(name) and len(weights) - sum(backbone.groups) in (0, 2):
+            if family(name) == "vgg" and len(weights) - sum(backbone.groups) in (0, 2):
                 return name
         return "vgg16"
     if layout and "mit" in LAYOUTS[layout].backbones:

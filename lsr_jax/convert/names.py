@@ -7,12 +7,12 @@ should have, so nothing is matched by accident.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from lsr_jax import models, types
 from lsr_jax.convert import layouts
@@ -79,14 +79,8 @@ def flatten(params: types.PyTree, model_state: types.PyTree) -> dict[str, object
 
 def unflatten(flat: Mapping[str, object]) -> tuple[dict, dict]:
     """The inverse of ``flatten``: ``(params, model_state)``."""
-    trees = {"params": {}, "model_state": {}}
-    for path, leaf in flat.items():
-        *modules, name = path.split("/")
-        node = trees
-        for module in modules:
-            node = node.setdefault(module, {})
-        node[name] = leaf
-    return trees["params"], trees["model_state"]
+    trees = traverse_util.unflatten_dict(flat, sep="/")
+    return trees.get("params", {}), trees.get("model_state", {})
 
 
 def shapes(arguments: Mapping) -> dict[str, tuple[int, ...]]:
@@ -118,11 +112,6 @@ def pieces(path: str, arguments: Mapping, layout: str) -> list[Piece]:
     ]
 
 
-def parts(found: Iterable[Iterable[Piece]]) -> Counter[str]:
-    """How many parts each array of a file has, by all the pieces of its network."""
-    return Counter(piece.name for pieces in found for piece in pieces)
-
-
 def _body(module, backbone, layout):
     start = layouts.LAYOUTS[layout].body
     if layouts.family(backbone) == "mit":
@@ -138,7 +127,7 @@ def _body(module, backbone, layout):
 def _head(part, modules, arguments, layout):
     if layout == "cag":
         return CAG["/".join(modules)]
-    if layouts.is_vgg(arguments["backbone"]):
+    if layouts.family(arguments["backbone"]) == "vgg":
         head = layouts.VGG_HEAD[part]
     else:
         head = layouts.LAYOUTS[layout].heads[layouts.kind(arguments)][part]
@@ -179,9 +168,3 @@ def split(value: np.ndarray, count: int) -> list[np.ndarray]:
 def in_head(path: str) -> bool:
     """Whether our ``path`` belongs to a head."""
     return path.split("/")[1] in ("head", "aux_head", "attention")
-
-
-def branch(path: str) -> int:
-    """The ASPP branch of our ``path``, -1 for another leaf."""
-    found = re.search(r"/conv2d_list_(\d)/", path)
-    return int(found[1]) if found else -1

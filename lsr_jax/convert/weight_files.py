@@ -41,12 +41,8 @@ WEIGHTS = "weights.safetensors"
 INFO = "weights.json"
 OWN = "lsr_jax"  # where the header of a single file has them
 _KINDS = {
-    "file": str,
-    "layout": str,
-    "preprocessing": str,
-    "arguments": dict,
-    "loaded": dict,
-    "ignored": dict,
+    **dict.fromkeys(("file", "layout", "preprocessing"), str),
+    **dict.fromkeys(("arguments", "loaded", "ignored"), dict),
     "fresh": list,
 }
 
@@ -75,10 +71,8 @@ def read(path: str | Path, *, entry: str | None = None) -> dict[str, np.ndarray]
     state_dict, as "model." and "ema_model.", are all returned. Floating-point numbers
     become float32.
 
-    Args:
-      path: the file.
-      entry: the key, such as "ema_model" or "DeepLab/model_state", or a copy that the
-        state_dict must have; needed where there are several networks.
+    ``entry`` is the key, such as "ema_model" or "DeepLab/model_state", or a copy that the
+    state_dict must have; needed where there are several networks.
 
     Raises:
       InputError: no such file, another kind of file, PyTorch is missing, the file is
@@ -141,13 +135,10 @@ def _named_arrays(content: Any, key: str = "") -> Iterator[tuple[str, dict]]:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     def array(stored):
         kind = stored["dtype"]
-        if kind not in DTYPES:
-            bits = re.sub(r"\D", "", kind)
-            kind = f"{kind[0].lower()}{int(bits) // 8}" if bits else "?"
-        shape = stored["shape"]
-        return np.frombuffer(stored["data"], jnp.dtype(DTYPES.get(kind, kind))).reshape(
-            shape
-        )
+        bits = re.sub(r"\D", "", kind)
+        plain = f"{kind[0].lower()}{int(bits) // 8}" if bits else "?"
+        dtype = jnp.dtype(DTYPES.get(kind, plain))
+        return np.frombuffer(stored["data"], dtype).reshape(stored["shape"])
 
     # safetensors.numpy has no bfloat16.
     with files.reading(path, "a safetensors file", AGAIN):
@@ -191,18 +182,12 @@ def read_torch(path: Path) -> Any:
       InputError: PyTorch is missing, or the file is damaged or asks for other types.
     """
     torch = _torch(path)
-    scalar = np.float64(0).__reduce__()[0]
-    array = np.zeros(0).__reduce__()[0]
-    allowed = [
-        # A best mIoU, or anchors, in an array of numpy.
-        scalar,
-        array,
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
-        # The functions by their names in numpy 1.
-        *((f, f"numpy.core.multiarray.{f.__name__}") for f in (scalar, array)),
-    ]
+    # A best mIoU, or anchors, in an array of numpy; the functions also by their names in
+    # numpy 1.
+    functions = [found.__reduce__()[0] for found in (np.float64(0), np.zeros(0))]
+    older = [(f, f"numpy.core.multiarray.{f.__name__}") for f in functions]
+    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
+    allowed = [*functions, *older, np.ndarray, np.dtype, *dtypes]
     with (
         files.reading(path, "a PyTorch file", AGAIN),
         warnings.catch_warnings(action="ignore"),
@@ -212,11 +197,9 @@ def read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             asked = re.search(r"GLOBAL (\S+)", str(error))
-            why = (
-                f"a pickle that asks for {asked[1]}"
-                if asked
-                else "torch.save did not write it"
-            )
+            why = "torch.save did not write it"
+            if asked:
+                why = f"a pickle that asks for {asked[1]}"
             raise InputError(
                 f"{path}: refused, {why}; save the state_dict alone with torch.save"
             ) from error
@@ -327,11 +310,9 @@ def _reading_own(path):
 def convert_anchors(path: str | Path, out: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Write CAG's category anchors as an ``.npz`` for the method's ``anchors``.
 
-    Args:
-      path: what `torch.save` wrote: the ``[C, D]`` array alone, as CAG's ``cac.py``, or
-        a dict of it and the counts ``[C]``, as its training reads them. Without counts
-        every class with a vector other than 0 counts once.
-      out: ``.npz`` to create.
+    The file of `torch.save` is the ``[C, D]`` array alone, as CAG's ``cac.py`` writes it,
+    or a dict of it and the counts ``[C]``, as its training reads them. Without counts
+    every class with a vector other than 0 counts once.
 
     Returns:
       vectors ``[C, D]`` and counts ``[C]``.
