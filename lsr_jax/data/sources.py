@@ -15,6 +15,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -301,12 +302,7 @@ class Raw:
         )
 
     def _open(self, split: str) -> RawSource:
-        """Opens a split or list, after a look at the header of every file.
-
-        Raises:
-          InputError: an unknown split, nothing in it, or, unless bad examples are to be
-            skipped, a pair that cannot be used.
-        """
+        """Opens a split or list, after a look at the header of every file."""
         pairs, bad = self._pairs(split)
         for image, label in pairs if any(pair.label for pair in pairs) else ():
             if not label and image not in bad:
@@ -327,7 +323,9 @@ class Raw:
             if archives.expression(part.images).fullmatch(pairs[0].image)
         )
         pairs = [pair for pair in pairs if pair.image not in bad]
-        return RawSource(pairs, self._reader, self._options, native)
+        space, size, on_bad_example = self._options
+        sizes = size, (None if native else size)
+        return RawSource(pairs, self._reader, space.lut, *sizes, on_bad_example)
 
     def _pairs(self, split):
         """Returns the pairs of a split or list, and the errors of files without partner."""
@@ -368,20 +366,16 @@ def _stop_or_tell(options, which, problems):
     )
 
 
+@dataclass(frozen=True)
 class RawSource:
     """Records read from the files of a data set; see `records`."""
 
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        reader: image_io.Reader,
-        options: ReadOptions,
-        native_labels: bool,
-    ):
-        self.pairs, self.reader = pairs, reader
-        self.on_bad_example = options.on_bad_example
-        self._lut, self._size = options.space.lut, options.size
-        self._label_size = None if native_labels else options.size
+    pairs: Sequence[Pair]
+    reader: image_io.Reader
+    lut: np.ndarray
+    size: Size
+    label_size: Size
+    on_bad_example: str
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -389,19 +383,19 @@ class RawSource:
     def __getitem__(self, index: int) -> dict:
         pair = self.pairs[index]
         image = self.reader.image(pair.image)
-        record = {"image": image_io.resize_image(image, self._size), "id": pair.image}
+        record = {"image": image_io.resize_image(image, self.size), "id": pair.image}
         if pair.label is not None:
             record["label"] = partial(self._label, pair, image.shape[:2])
-            record["lut"] = self._lut
+            record["lut"] = self.lut
         return record
 
     def full_label(self, index: int) -> np.ndarray:
         """Returns the classes ``[H, W]`` of a label as downloaded."""
-        return self._lut[self.reader.label(self.pairs[index].label)]
+        return self.lut[self.reader.label(self.pairs[index].label)]
 
     def _label(self, pair, image_size):
         label = self.reader.label_of(pair, image_size)
-        return image_io.resize_label(label, self._label_size)
+        return image_io.resize_label(label, self.label_size)
 
 
 class Prepared:
@@ -451,7 +445,12 @@ class Prepared:
             _stop_or_tell(self._options, f"{self._folder}, {split}", problems)
         rows = {name: row for row, name in enumerate(names)}
         chosen = [(rows[name], name) for name in chosen if name in rows]
-        return PreparedSource(stored, chosen, self._options, splits[part], part)
+        space, size, on_bad_example = self._options
+        with self._reading():
+            lut = space.lut if splits[part]["labelled"] else None
+            label_size = None if splits[part]["native_labels"] else size
+        sizes = size, label_size
+        return PreparedSource(stored, part, chosen, lut, *sizes, on_bad_example)
 
     def has_images(self, split: str) -> bool:
         """Tells whether a named split is stored."""
@@ -518,7 +517,6 @@ class Prepared:
         return lines
 
     def _read_names(self, part):
-        """Returns all names of a part, also of skipped images, in order."""
         if part not in self.manifest["splits"]:
             raise InputError(
                 f"{self._folder}: expected the split {part!r}, found "
@@ -541,58 +539,47 @@ class Prepared:
         return prepared.reading(self._folder, self._command)
 
 
+@dataclass(frozen=True)
 class PreparedSource:
     """Records of a prepared folder; see `records`."""
 
-    def __init__(
-        self,
-        stored: prepared.StoredSplit,
-        rows: Sequence[tuple[int, str]],
-        options: ReadOptions,
-        facts: Mapping,
-        part: str,
-    ):
-        """Selects `rows`, positions and names, of the records of `part`, a split.
-
-        `facts` is its entry in the manifest. The size in `options` is None if the images
-        have their size already.
-        """
-        self._stored, self._rows, self._part = stored, rows, part
-        self.on_bad_example, self._size = options.on_bad_example, options.size
-        with stored.reading():
-            self._lut = options.space.lut if facts["labelled"] else None
-            self._label_size = None if facts["native_labels"] else options.size
+    stored: prepared.StoredSplit
+    part: str
+    rows: Sequence[tuple[int, str]]  # position and name of each chosen record
+    lut: np.ndarray | None  # None without labels
+    size: Size  # None: as stored
+    label_size: Size
+    on_bad_example: str
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        row, name = self._rows[index]
-        stored = self._stored[row]
-        with self._stored.reading():
+        row, name = self.rows[index]
+        stored = self.stored[row]
+        with self.stored.reading():
             found = stored["id"].decode()
             if found != name:
                 raise ValueError(f"{found} in the place of {name}")
         record = {"image": stored["image"], "id": name}
-        if self._lut is not None:
-            record |= {"label": stored["label"], "lut": self._lut}
-        if self._size is not None or not record["image"].startswith(image_io.PNG):
+        if self.lut is not None:
+            record |= {"label": stored["label"], "lut": self.lut}
+        if self.size is not None or not record["image"].startswith(image_io.PNG):
             image = image_io.decode_image(record["image"], name)
-            record["image"] = image_io.resize_image(image, self._size)
-        if self._size is not None and self._lut is not None:
+            record["image"] = image_io.resize_image(image, self.size)
+        if self.size is not None and self.lut is not None:
             record["label"] = partial(self._label, stored["label"], name)
         return record
 
     def class_pixels(self, num_classes: int) -> np.ndarray:
         """Returns the pixels ``[N, C]`` of each class in the labels as downloaded."""
-        stored = self._stored
-        pixels = prepared.read_pixels(
-            stored.folder, self._part, count=len(stored), command=stored.command
-        )
-        pixels = pixels[[row for row, _ in self._rows]]
-        by_class = [pixels[:, self._lut == c].sum(axis=1) for c in range(num_classes)]
+        folder, command = self.stored.folder, self.stored.command
+        count = len(self.stored)
+        pixels = prepared.read_pixels(folder, self.part, count=count, command=command)
+        pixels = pixels[[row for row, _ in self.rows]]
+        by_class = [pixels[:, self.lut == c].sum(axis=1) for c in range(num_classes)]
         return np.stack(by_class, axis=1)
 
     def _label(self, data, name):
         label = image_io.decode_label(data, name, "grey")
-        return image_io.resize_label(label, self._label_size)
+        return image_io.resize_label(label, self.label_size)
