@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -36,16 +35,6 @@ _WIDTH = 320  # pixels of a picture of the contact sheet
 _COLUMN, _ROW = 90, 18  # pixels of an entry of its legend
 
 
-class Statistics(NamedTuple):
-    """Statistics of a good pair: image size, pixels of each id ``[256]``, and whether
-    the palette of the label has other colours than in the published files.
-    """
-
-    size: str
-    pixels: np.ndarray
-    palette_differs: bool
-
-
 @dataclass
 class Report:
     """Results of one split; `official` is the published number of images."""
@@ -60,8 +49,15 @@ class Report:
     other_palettes: int = 0
 
 
-def examine(pair: Pair, *, reader: Reader, layout: Layout) -> Statistics | BadExample:
-    """Reads one pair in full."""
+def examine(
+    pair: Pair, *, reader: Reader, layout: Layout
+) -> tuple[str, np.ndarray, bool] | BadExample:
+    """Reads one pair in full.
+
+    Returns:
+      Size of the image, pixels of each id ``[256]``, and whether the palette of the label
+      has other colours than in the published files; or the problem.
+    """
     try:
         image, label = reader.pair(pair)
     except BadExample as error:
@@ -77,7 +73,7 @@ def examine(pair: Pair, *, reader: Reader, layout: Layout) -> Statistics | BadEx
                 tuple(colors[3 * i : 3 * i + 3]) != color
                 for i, color in layout.palette.items()
             )
-    return Statistics(f"{width}x{height}", pixels, differs)
+    return f"{width}x{height}", pixels, differs
 
 
 def examine_all(
@@ -120,9 +116,10 @@ def examine_all(
                 if isinstance(result, BadExample):
                     report.problems.append(result)
                     continue
-                report.sizes[result.size] += 1
-                report.pixels += result.pixels
-                report.other_palettes += result.palette_differs
+                size, pixels, differs = result
+                report.sizes[size] += 1
+                report.pixels += pixels
+                report.other_palettes += differs
             reports.append(report)
     return reports
 

@@ -117,18 +117,13 @@ def _part(name, split):
     _require(star, f"{key}.images", "a pattern with a star", images)
     same = labels is None or labels.count("*") == images.count("*")
     _require(same, f"{key}.labels", f"the stars of {images!r}", labels)
-    _check_pattern(f"{key}.images", images)
-    if labels is not None:
-        _check_pattern(f"{key}.labels", labels)
+    for kind, pattern in (("images", images), ("labels", labels or images)):
+        for option in archives.options(pattern):
+            # `Path.glob` refuses an empty pattern; "**" would match whole folders.
+            fits = option and "**" not in option and not archives.objection(option)
+            expected = "a pattern below the data folder, with single stars"
+            _require(fits, f"{key}.{kind}", expected, pattern)
     return Part(images, labels, native_labels=split.get("native_labels", False))
-
-
-def _check_pattern(key, pattern):
-    for option in archives.options(pattern):
-        # `Path.glob` refuses an empty pattern; "**" would match whole folders.
-        fits = option and "**" not in option and not archives.objection(option)
-        expected = "a pattern below the data folder, with single stars"
-        _require(fits, key, expected, pattern)
 
 
 def _classes(given, ids):

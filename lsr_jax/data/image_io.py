@@ -166,6 +166,8 @@ class Reader:
             self._check_headers(pair)
         except BadExample as problem:
             return self._noted(problem)
+        except InputError as error:
+            return BadExample("unreadable", str(error))
         return None
 
     def _noted(self, problem):
@@ -178,18 +180,13 @@ class Reader:
         for name in filter(None, pair):
             where = self.files.where(name)
             file_format = self._format if name == pair.label else "image"
-            try:
-                with self.files.open(name) as file:
-                    head = file.read(HEAD)
-                    sizes.append(check_header(head, where, file_format, file).size)
-                    # In an archive it would have to be inflated.
-                    if head.startswith(PNG) and isinstance(self.files, Folder):
-                        file.seek(max(0, file.seek(0, os.SEEK_END) - len(END)))
-                        _check_end(file.read(), where)
-            except BadExample:
-                raise
-            except InputError as error:
-                raise BadExample("unreadable", str(error)) from error
+            with self.files.open(name) as file:
+                head = file.read(HEAD)
+                sizes.append(check_header(head, where, file_format, file).size)
+                # In an archive it would have to be inflated.
+                if head.startswith(PNG) and isinstance(self.files, Folder):
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - len(END)))
+                    _check_end(file.read(), where)
         if len(set(sizes)) == 2:
             # An orientation stands behind the first bytes.
             sizes = [_read_header(self.data(n), self.files.where(n)).size for n in pair]

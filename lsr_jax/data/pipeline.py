@@ -48,18 +48,15 @@ def train_batches(
     after the other, are the batch of one host.
 
     Args:
-      source: records of the source domain, None if the method does not read them.
-      target: records of the target domain, or None.
+      source, target: records of each domain, None if the method does not read them.
       batch_size: images of each domain in a step, over all hosts.
       seed: of the order, at least 0.
       start_step: number of the first step.
-      source_labels: whether the method reads source labels; if not, they are dropped
-        before they are decoded.
-      target_labels: the same for target labels.
+      source_labels, target_labels: whether the method reads labels of that domain; if
+        not, they are dropped before they are decoded.
       rare: the distribution of source images, see `sampling.rare_classes`.
       workers: processes that decode; 0 decodes in threads of this process.
-      process_index: number of this host.
-      process_count: number of hosts.
+      process_index, process_count: number of this host, and of all hosts.
 
     Returns:
       An iterator over ``(Batch, ids)``: numpy uint8 images and labels of this host, and
@@ -143,14 +140,16 @@ class Batches(Iterator):
     def __init__(self, dataset: grain.MapDataset, finish: Callable, workers: int = 0):
         """Prepares to read ahead, which starts with the first batch.
 
-        Args:
-          dataset: of batches.
-          finish: function to apply to each of them in this thread.
-          workers: processes that decode; 0 decodes in threads of this process.
+        `finish` is applied to each batch in this thread. `workers` processes decode; 0
+        decodes in threads of this process.
         """
         dataset = dataset.to_iter_dataset(_READ)
         if workers:
-            dataset = _in_processes(dataset, workers)
+            # Grain's workers read absl flags, which only absl.app.run parses.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(workers, _WORKER_BUFFER)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
         self._iterator = iter(dataset)
         self._read = _from_processes(self._iterator) if workers else self._iterator
         self._finish = finish
@@ -195,16 +194,6 @@ def _images(stacked):
         if (array := stacked.get(key)) is not None
     }
     return Images(own["image"], own.get("label"), drawn=own.get("drawn"))
-
-
-def _in_processes(dataset, workers):
-    # Grain's workers read absl flags, which only absl.app.run parses.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    options = grain.MultiprocessingOptions(
-        num_workers=workers, per_worker_buffer_size=_WORKER_BUFFER
-    )
-    return dataset.mp_prefetch(options, worker_init_fn=_init_worker)
 
 
 def _init_worker(index, count):

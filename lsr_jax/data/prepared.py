@@ -93,10 +93,11 @@ def write_once(
     entries: dict[str, dict] = {}
     pixels: dict[str, np.ndarray] = {}
 
-    def records(split):
+    def examples(split):
         counts, lines = [], hashlib.sha256()
-        for record in splits[split]():
-            yield record
+        for index, record in enumerate(splits[split]()):
+            image, label = record.image, record.label
+            yield index, {"image": image, "label": label, "id": record.id}
             counts.append(record.pixels.astype(np.int32))
             lines.update(f"{record.id} {record.sha256}\n".encode())
         pixels[split] = np.reshape(counts, (len(counts), 256))
@@ -113,7 +114,7 @@ def write_once(
             shutil.rmtree(leftover, ignore_errors=True)
         # TFDS would show a bar for every split and shard, and print the scratch folder.
         tfds.disable_progress_bar()
-        sources = {split: partial(records, split) for split in splits}
+        sources = {split: partial(examples, split) for split in splits}
         builder = _make_builder(name, target.name, sources, size, scratch)
         options = tfds.download.DownloadConfig(num_shards=shards)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -307,8 +308,6 @@ def _make_builder(dataset, version, splits, size, data_dir):
             return {split: self._generate_examples(split) for split in splits}
 
         def _generate_examples(self, split):
-            for index, record in enumerate(splits[split]()):
-                image, label = record.image, record.label
-                yield index, {"image": image, "label": label, "id": record.id}
+            return splits[split]()
 
     return Builder(data_dir=data_dir, file_format="array_record")

@@ -36,10 +36,8 @@ def decode(
 ) -> dict[str, Any]:
     """Decodes a record to ``{image, label, id, valid}``, arrays of uint8.
 
-    Args:
-      record: see the module.
-      labelled: whether the label may be used; if not, it is dropped, not decoded.
-      same_size: whether the label must have the size of its image.
+    A label that may not be used, without `labelled`, is dropped before it is decoded.
+    With `same_size` it must have the size of its image.
 
     Raises:
       InputError: the record cannot be used; the message begins with its id.
@@ -176,9 +174,7 @@ def stack(
 ) -> dict[str, Any]:
     """Makes a batch of decoded records: arrays stacked, ids in a tuple.
 
-    Args:
-      examples: see `decode`.
-      size: ``(H, W)`` that all images must have; None: that of the first.
+    All images must have `size` ``(H, W)``; None: that of the first.
 
     Raises:
       InputError: an image or label has another size.
