@@ -121,7 +121,7 @@ def _read(path, layout, architecture, backbone, num_classes, skip_head, entry):
         **facts.options,
     }
     if body and architecture == "deeplabv3plus":
-        arguments |= layouts.CAG
+        arguments |= layouts.CAG_OPTIONS
     flat, match = _match(path, arrays, arguments, fitting[0], skip_head)
     info = {
         "file": path.name,

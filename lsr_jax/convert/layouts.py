@@ -20,7 +20,7 @@ FOUR = (6, 12, 18, 24)
 MULTI_LEVEL = {"aux_head": "layer5", "head": "layer6"}
 VGG_HEAD = {"head": "classifier"}
 CAG_HEAD = {"head": "decoder.last_conv.8"}
-CAG = {"architecture": "deeplabv3plus", "aspp_dilations": (6, 12, 18)}
+CAG_OPTIONS = {"architecture": "deeplabv3plus", "aspp_dilations": (6, 12, 18)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ LAYOUTS = {
     "lsr": _training({"single": {"head": "clas"}}, backbones=BOTH),
     "cag": Layout(
         {"single": CAG_HEAD},
-        dilations=CAG["aspp_dilations"],
+        dilations=CAG_OPTIONS["aspp_dilations"],
         body="backbone.",
         mark="decoder.",
         wrapped=("DeepLab", "model_state"),
@@ -245,7 +245,7 @@ def facts(prefix: str, arrays: Mapping[str, np.ndarray], path: object) -> Facts:
         if classifier is None:
             raise InputError(f"{path}: a {layout} network without a classifier")
         head, heads, num_classes = "single", {}, classifier.shape[0]
-        options |= CAG if layout == "cag" else _options(arrays)
+        options |= CAG_OPTIONS if layout == "cag" else _options(arrays)
     else:
         head, heads, num_classes = _heads(arrays)
     branch = r"(?:conv2d_list|^decode_head\.(?:head\.)?aspp_modules)\.(\d)\."

@@ -30,24 +30,17 @@ LEAVES = {
 TO_OURS = {4: (2, 3, 1, 0), 2: (1, 0)}
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 
-# Modules of DeepLabV3+'s head, and their names in CAG's checkpoints.
+# Modules of DeepLabV3+'s head, and the names of conv and bn in CAG's checkpoints.
 CAG = {
     **{
-        f"aspp{number}/{ours}": f"aspp.aspp{number}.{theirs}"
-        for number in (1, 2, 3, 4)
-        for ours, theirs in (("conv", "atrous_conv"), ("bn", "bn"))
+        f"aspp{n}": (f"aspp.aspp{n}.atrous_conv", f"aspp.aspp{n}.bn")
+        for n in range(1, 5)
     },
-    "pooled/conv": "aspp.global_avg_pool.1",
-    "pooled/bn": "aspp.global_avg_pool.2",
-    "fused/conv": "aspp.conv1",
-    "fused/bn": "aspp.bn1",
-    "details/conv": "decoder.conv1",
-    "details/bn": "decoder.bn1",
-    "decoder1/conv": "decoder.last_conv.0",
-    "decoder1/bn": "decoder.last_conv.1",
-    "decoder2/conv": "decoder.last_conv.4",
-    "decoder2/bn": "decoder.last_conv.5",
-    "classifier": layouts.CAG_HEAD["head"],
+    "pooled": ("aspp.global_avg_pool.1", "aspp.global_avg_pool.2"),
+    "fused": ("aspp.conv1", "aspp.bn1"),
+    "details": ("decoder.conv1", "decoder.bn1"),
+    "decoder1": ("decoder.last_conv.0", "decoder.last_conv.1"),
+    "decoder2": ("decoder.last_conv.4", "decoder.last_conv.5"),
 }
 # Modules of the heads of DAFormer, HRDA and MIC.
 MMSEG = {
@@ -117,8 +110,13 @@ def _body(module, backbone, layout):
     if layouts.family(backbone) == "mit":
         return [start + name for name in layouts.mit_modules(module, layout)]
     if layout == "torchvision_vgg":
-        name = _torchvision_vgg(int(module.split("_")[1]), backbone)
-        return [name] if name else []
+        # Our indices lack the pool before the last group of convolutions.
+        index = int(module.split("_")[1])
+        *early, last = models.BACKBONES[backbone].groups
+        first = 2 * sum(early) + vgg.POOLED_GROUPS
+        if index >= first + 2 * last:
+            return []
+        return [f"features.{index + (index >= first)}"]
     module = re.sub(r"^(layer\d|features|stem)_", r"\1.", module.replace("/", "."))
     module = module.replace("downsample_conv", "downsample.0")
     return [start + module.replace("downsample_bn", "downsample.1")]
@@ -126,7 +124,8 @@ def _body(module, backbone, layout):
 
 def _head(part, modules, arguments, layout):
     if layout == "cag":
-        return CAG["/".join(modules)]
+        module, *kind = modules  # "classifier", or a module with "conv" or "bn"
+        return CAG[module][kind == ["bn"]] if kind else layouts.CAG_HEAD["head"]
     if layouts.family(arguments["backbone"]) == "vgg":
         head = layouts.VGG_HEAD[part]
     else:
@@ -137,15 +136,6 @@ def _head(part, modules, arguments, layout):
     for ours, theirs in MMSEG.items():
         module = re.sub(ours, theirs, module)
     return module
-
-
-def _torchvision_vgg(index, backbone):
-    """Our indices lack the pool before the last group of convolutions."""
-    *early, last = models.BACKBONES[backbone].groups
-    first = 2 * sum(early) + vgg.POOLED_GROUPS
-    if index < first:
-        return f"features.{index}"
-    return f"features.{index + 1}" if index < first + 2 * last else None
 
 
 def to_ours(value: np.ndarray) -> np.ndarray:
