@@ -75,21 +75,13 @@ _TURNED = {  # its value -> the upright picture
 
 
 class Header(NamedTuple):
-    """What a file says of its pixels.
+    """What a file says of its pixels."""
 
-    Attributes:
-      format: "PNG", or as Pillow calls it.
-      size: ``(H, W)`` of the upright picture.
-      mode: such as "grey" or "RGB + alpha".
-      bits: of a channel.
-      orientation: EXIF value, 1 is upright.
-    """
-
-    format: str
-    size: tuple[int, int]
-    mode: str
-    bits: int
-    orientation: int = 1
+    format: str  # "PNG", or as Pillow calls it
+    size: tuple[int, int]  # (H, W) of the upright picture
+    mode: str  # such as "grey" or "RGB + alpha"
+    bits: int  # of a channel
+    orientation: int = 1  # EXIF value, 1 is upright
 
 
 class BadExample(InputError):

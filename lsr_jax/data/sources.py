@@ -195,17 +195,11 @@ def label_space(spec: Mapping, layout: Layout) -> LabelSpace:
 
 
 class ReadOptions(NamedTuple):
-    """How a real data set is read.
-
-    Attributes:
-      space: the classes.
-      size: ``(H, W)`` of the images; None: that of the files.
-      on_bad_example: "stop" or "skip".
-    """
+    """How a real data set is read."""
 
     space: LabelSpace
-    size: Size
-    on_bad_example: str
+    size: Size  # of the images; None: that of the files
+    on_bad_example: str  # "stop" or "skip"
 
 
 def _open_real(spec: Mapping, *, training: bool) -> Domain:

@@ -15,21 +15,13 @@ BONNETS = ((0.12, 0.12, 0.13), (0.5, 0.5, 0.5), (0.3, 0.3, 0.33))
 
 
 class Street(NamedTuple):
-    """The road and its surroundings.
+    """The road and its surroundings, in metres; -1 is left and 1 is right."""
 
-    Attributes:
-      edges: ``{-1: left, 1: right}`` edge of the road, metres.
-      pavements: ``{-1: left, 1: right}`` width of the pavement, metres.
-      asphalt: colour of the road.
-      crossroad: ``(near, far)`` edge of the road that crosses, or None.
-      has_tram: whether rails and a tram are on the road.
-    """
-
-    edges: dict[int, float]
-    pavements: dict[int, float]
+    edges: dict[int, float]  # of the road
+    pavements: dict[int, float]  # their widths
     asphalt: Rgb
-    crossroad: tuple[float, float] | None
-    has_tram: bool
+    crossroad: tuple[float, float] | None  # near and far edge of the road that crosses
+    has_tram: bool  # rails and a tram are on the road
 
 
 def compose(scene: Scene) -> None:

@@ -17,35 +17,21 @@ LUMINANCE = (0.3, 0.59, 0.11)
 
 
 class Noise(NamedTuple):
-    """Fixed tables, the same for every image.
+    """Fixed tables, the same for every image."""
 
-    Attributes:
-      fine: ``[256, 256]`` texture that repeats without seams, small grain.
-      coarse: the same with larger grain.
-      sensor: ``[2**18]`` standard normal numbers.
-    """
-
-    fine: np.ndarray
-    coarse: np.ndarray
-    sensor: np.ndarray
+    fine: np.ndarray  # [256, 256] texture that repeats without seams, small grain
+    coarse: np.ndarray  # the same with larger grain
+    sensor: np.ndarray  # [2**18] standard normal numbers
 
 
 class Pixels(NamedTuple):
-    """Geometry of each of the ``N = H * W`` pixels.
+    """Geometry of each of the ``N = H * W`` pixels; lengths in metres."""
 
-    Attributes:
-      part: number of its part.
-      facing: orientation of the part.
-      depth: metres ahead.
-      footprint: metres of world that one pixel spans at that depth.
-      along, across: world coordinates along the two axes of the part, metres.
-    """
-
-    part: np.ndarray
-    facing: np.ndarray
-    depth: np.ndarray
-    footprint: np.ndarray
-    along: np.ndarray
+    part: np.ndarray  # number of its part
+    facing: np.ndarray  # orientation of the part
+    depth: np.ndarray  # distance ahead
+    footprint: np.ndarray  # length of world that one pixel spans at that depth
+    along: np.ndarray  # world coordinates along the two axes of the part
     across: np.ndarray
 
 
