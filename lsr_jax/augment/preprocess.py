@@ -193,14 +193,8 @@ def augment(
             raise InputError(f"augmentation: scale={scale} needs a crop, found none")
         images = transforms.scale_crop(keys[0], images, size=crop, scale=scale)
     elif crop is not None:
-        images = transforms.crop(
-            keys[0],
-            images,
-            size=crop,
-            majority=majority,
-            drawn=drawn,
-            drawn_pixels=drawn_pixels,
-        )
+        rules = {"majority": majority, "drawn": drawn, "drawn_pixels": drawn_pixels}
+        images = transforms.crop(keys[0], images, size=crop, **rules)
     if flip:
         images = transforms.mirror(keys[1], images, probability=flip)
     image = images.image.astype(jnp.float32)

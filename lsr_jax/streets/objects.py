@@ -49,24 +49,20 @@ def pole(scene: Scene, z: float, x: float, side: int) -> None:
 
 
 def _traffic_lights(scene, z, x, side, top, colour) -> None:
-    on_arm = top > 5
+    canvas, on_arm = scene.canvas, top > 5
+    half, height = scene.proportions.light_radius, scene.proportions.light_height
     for k in range(scene.random.randint(1, 2)):
         if on_arm:
             at, head = x - side * (0.05 + k * 2.2), top - 0.5
         else:
             at, head = x, top + 0.1 - k * 1.4
         if on_arm and k == 0:
-            scene.canvas.front(x, x - side * 2.4, top - 0.12, top, z, "pole", colour)
-        _signal_head(scene, z, at, head)
-
-
-def _signal_head(scene, z, x, top) -> None:
-    half, height = scene.proportions.light_radius, scene.proportions.light_height
-    box = scene.colour("light")
-    scene.canvas.front(x - half, x + half, top - height, top, z, "light", box)
-    lit = scene.random.randint(0, 2)
-    y = top - 0.18 - 0.3 * lit
-    scene.canvas.disc(x, y, z, 0.13, 0.13, "light", SIGNALS[lit])
+            canvas.front(x, x - side * 2.4, top - 0.12, top, z, "pole", colour)
+        box = scene.colour("light")
+        canvas.front(at - half, at + half, head - height, head, z, "light", box)
+        lit = scene.random.randint(0, 2)
+        y = head - 0.18 - 0.3 * lit
+        canvas.disc(at, y, z, 0.13, 0.13, "light", SIGNALS[lit])
 
 
 def _sign(scene, z, x, top) -> None:
