@@ -281,20 +281,20 @@ def _match(path, arrays, arguments, layout, skip_head):
 
 def _fitting(path, facts, layout):
     """The layouts that the file may have: the named one, or all that fit."""
-    fitting = layouts.candidates(facts)
-    if layout is None and not fitting:
+    fitting = {n: x for n, x in layouts.LAYOUTS.items() if layouts.fits(n, facts)}
+    exact = [name for name, x in fitting.items() if x.prefix == facts.prefix]
+    likely = exact or [*fitting]
+    if layout is None and not likely:
         raise InputError(
             f"{path}: a {facts.backbone} body without a head or classifier of any known "
             f"layout; name one of {', '.join(layouts.LAYOUTS)}"
         )
-    if layout is None:
-        return fitting
-    if layout not in layouts.LAYOUTS or not layouts.fits(layout, facts):
+    if layout not in (None, *fitting):
         raise InputError(
             f"{path}: layout {layout!r} does not fit; the file looks like "
-            f"{' or '.join(fitting) or 'none that is known'}"
+            f"{' or '.join(likely) or 'none that is known'}"
         )
-    return [layout]
+    return [layout] if layout else likely
 
 
 def _check_classes(origin: object, found: int | None, expected: int | None) -> None:

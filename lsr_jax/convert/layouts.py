@@ -271,13 +271,6 @@ def fits(name: str, facts: Facts) -> bool:
     return known and (not facts.branches or facts.branches >= len(layout.dilations))
 
 
-def candidates(facts: Facts) -> list[str]:
-    """The layouts that the file may have; several where repositories share one."""
-    fitting = [name for name in LAYOUTS if fits(name, facts)]
-    exact = [name for name in fitting if LAYOUTS[name].prefix == facts.prefix]
-    return exact or fitting
-
-
 def family(backbone: object) -> str:
     """The key of `FAMILIES` for a backbone or its name."""
     body = BACKBONES.get(backbone, backbone)
