@@ -21,19 +21,16 @@ from lsr_jax.errors import InputError
 
 LARGEST = 256 * 2**20  # bytes of one file, inflated; GTA5's largest images have 5 MB
 
-Stars = tuple[str, ...]
-"""What each star of a pattern stands for in a name."""
-
 
 class Files:
-    """What `Folder` and `Zips` share; picklable.
+    """Files of a data set below one root, see `Folder` and `Zips`; picklable.
 
     `read`, `open` and `version` raise InputError for a file that is missing, damaged or,
     when it is read, larger than `LARGEST`.
     """
 
-    def match(self, pattern: str) -> dict[Stars, str]:
-        """Finds all files that fit a pattern.
+    def match(self, pattern: str) -> dict[tuple[str, ...], str]:
+        """Finds all files that fit a pattern: what its stars stand for -> name.
 
         A star stands for a part of one name that does not begin with a dot, ``{a,b}`` for
         a or b. The ending of the file may be in capitals.

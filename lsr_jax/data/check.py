@@ -132,18 +132,20 @@ def render(layout: Layout, reports: Sequence[Report]) -> str:
     for report in reports:
         kinds = Counter(problem.kind for problem in report.problems)
         sizes = [f"{size} ({n})" for size, n in report.sizes.most_common(3)]
+        classes, ignored = layout.pixels(report.pixels)
         total = report.pixels.sum()
-        shares[report.name] = {
-            name: f"{100 * count / total:.2f} %" if total else "-"
-            for name, count in layout.pixels(report.pixels).items()
-        }
+        percent = [
+            f"{100 * count / total:.2f} %" if total else "-"
+            for count in (*classes.values(), ignored)
+        ]
         counts[report.name] = {
             "published": report.official or "-",
             "images": report.images,
             **{kind: kinds[kind] for kind in image_io.KINDS},
-            "ignored": shares[report.name].pop("ignored"),
+            "ignored": percent.pop(),
             "sizes": ", ".join(sizes) + (", ..." if len(report.sizes) > 3 else ""),
         }
+        shares[report.name] = dict(zip(classes, percent, strict=True))
     tables = pd.DataFrame(counts).T, pd.DataFrame(shares)
     first, second = (table.to_string(max_colwidth=None) for table in tables)
     return f"{first}\n\nshare of pixels\n{second}"

@@ -109,12 +109,12 @@ class Layout:
         """Names of all splits."""
         return (*self.parts, *self.subsets)
 
-    def pixels(self, counts: np.ndarray) -> dict[str, int]:
-        """Returns pixels of each class and "ignored" ones, from those of each id ``[256]``."""
+    def pixels(self, counts: np.ndarray) -> tuple[dict[str, int], int]:
+        """Returns the pixels of each class and of none, from those of each id ``[256]``."""
         classes = dict.fromkeys(self.ids.values(), 0)
         for raw, name in self.ids.items():
             classes[name] += int(counts[raw])
-        return classes | {"ignored": int(counts.sum()) - sum(classes.values())}
+        return classes, int(counts.sum()) - sum(classes.values())
 
     def meaning(self) -> dict:
         """Returns what decides which files are read and what their ids mean, for JSON."""

@@ -24,11 +24,10 @@ IMAGES = "{png,jpg,jpeg,tif,tiff,bmp,ppm,pgm,webp}"
 
 
 class Listing(NamedTuple):
-    """The files of a part.
+    """The files of a part, sorted by the name of the image, and the errors.
 
-    Attributes:
-      pairs: sorted by the name of the image; the label is None where it is missing.
-      problems: name of an image without label or of a label without image -> the error.
+    The label of a pair is None where it is missing; `problems` has the errors of images
+    without label and of labels without image by their names.
     """
 
     pairs: tuple[Pair, ...]
@@ -361,7 +360,7 @@ def part_of(layout: Layout, split: str) -> str:
 def choose(
     layout: Layout, split: str, names: Sequence[str], where: object
 ) -> list[str]:
-    """Returns those of all sorted `names` of a part that belong to a split: it or a `Subset`.
+    """Returns those of the sorted `names` of a part that belong to it or to a `Subset`.
 
     Raises:
       InputError: there are no such names.

@@ -204,6 +204,7 @@ class Split:
 
     def facts(self, pixels: np.ndarray) -> dict:
         """Returns its entry in the manifest, see `prepared.write_once`."""
+        classes, ignored = self.layout.pixels(pixels)
         return {
             "official_count": self.part.count,
             "files": self.files,
@@ -211,7 +212,7 @@ class Split:
             "labelled": self.labelled,
             "native_labels": self.part.native_labels,
             "sizes": dict(self.sizes),
-            "pixels": self.layout.pixels(pixels),
+            "pixels": {**classes, "ignored": ignored},
             "skipped": self.skipped,
         }
 
@@ -243,7 +244,7 @@ def _check_finished(layout, target, identity, files, pairs, skip):
 
 
 def _check_space(work: Collection[Split], folder: pathlib.Path, *, tell: bool) -> None:
-    """Estimates the bytes on the disk from a few pairs, and compares."""
+    """Estimates the bytes from a few pairs; raises InputError if the disk has fewer."""
     need = 0.0
     for split in work:
         pairs = split.found.pairs
