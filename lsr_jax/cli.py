@@ -23,7 +23,7 @@ import shlex
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partialmethod
 from pathlib import Path
 
@@ -223,6 +223,13 @@ def exit_code(error: Exception) -> int | None:
         return 1
     number = getattr(error, "errno", None)
     return 1 if number in DISK_FAILURE else 2 if number in BAD_PATH else None
+
+
+def refuse(options: argparse.Namespace, names: Iterable[str], command: str) -> None:
+    """Raise InputError for a flag that was given though ``command`` does not use it."""
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            raise InputError(f"--{name}: {command} does not use it; leave it out")
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> dict:

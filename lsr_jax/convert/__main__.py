@@ -24,6 +24,8 @@ MODELS = {
     }.items()
     for name in backbones
 }
+FROM_TORCH = ("model", "num_classes", "skip_head", "skip_aux_head", "all_branches")
+FROM_TORCH += ("entry", "verbose")  # flags of this command alone
 
 
 def define(flags: cli.Flags) -> None:
@@ -36,7 +38,9 @@ def define(flags: cli.Flags) -> None:
         sorted(layouts.LAYOUTS),
         "Whose names the PyTorch file has. to-torch: required; from-torch: as found.",
     )
-    flags.integer("num_classes", 19, "from-torch: classes of the network.")
+    flags.integer(
+        "num_classes", None, "from-torch: classes of the network; default 19."
+    )
     flags.boolean("skip_head", False, "from-torch: leave the heads out.")
     flags.boolean("skip_aux_head", False, "from-torch: leave the second head out.")
     flags.boolean("all_branches", False, "from-torch: keep every ASPP branch.")
@@ -53,6 +57,10 @@ def convert(options, command: str, source: str) -> None:
     """Carry out one of the three commands."""
     if command not in COMMANDS:
         raise InputError(f"expected one of {', '.join(COMMANDS)} (found {command!r})")
+    if command != "from-torch":
+        cli.refuse(options, FROM_TORCH, command)
+    if command == "anchors":
+        cli.refuse(options, ["layout"], command)
     COMMANDS[command](options, source)
 
 
@@ -65,7 +73,7 @@ def _from_torch(options, file: str) -> None:
         layout=options.layout,
         architecture=architecture,
         backbone=backbone,
-        num_classes=options.num_classes,
+        num_classes=19 if options.num_classes is None else options.num_classes,
         skip_head=options.skip_head,
         skip_aux_head=options.skip_aux_head,
         all_branches=options.all_branches,

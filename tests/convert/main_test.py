@@ -82,3 +82,17 @@ def test_folder_that_is_none_of_ours(tmp_path, capsys):
     arguments = ["to-torch", str(tmp_path), "--layout", "lsr", "--out", "x.safetensors"]
     assert command.main(arguments) == 2
     assert "expected weights.safetensors and weights.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["to-torch", "x", "--layout", "lsr", "--skip_head"], "--skip_head: to-torch"),
+        (["to-torch", "x", "--num_classes", "16"], "--num_classes: to-torch"),
+        (["anchors", "x", "--entry", "model"], "--entry: anchors"),
+        (["anchors", "x", "--layout", "cag"], "--layout: anchors"),
+    ],
+)
+def test_flags_of_another_command_are_refused(arguments, flag, capsys):
+    assert command.main([*arguments, "--out", "y"]) == 2
+    assert f"error: {flag} does not use it" in capsys.readouterr().err

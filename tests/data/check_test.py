@@ -94,6 +94,11 @@ def test_usage_errors(tmp_path, downloads, capsys):
     assert run(capsys, "gta6", tmp_path)[0] == 2
     assert run(capsys, "gta5", downloads / "gta5", "--splits", "vall")[0] == 2
     assert run(capsys, "gta5", downloads / "gta5", "--contact_sheet", "no")[0] == 2
+    code, _, err = run(capsys, "gta5", downloads / "gta5", "--pairs", "3")
+    assert code == 2
+    assert err.startswith(
+        "error: --pairs: a check without --contact_sheet does not use"
+    )
 
 
 def test_contact_sheet(downloads, tmp_path, capsys):

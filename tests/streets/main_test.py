@@ -51,6 +51,11 @@ def test_prepare_prints_the_folder(tmp_path, capsys, monkeypatch):
         ("--contact_sheet /no/such/folder/x.png", "/no/such/folder/x.png"),
         ("--contact_sheet x.txt", "x.txt: expected a .png file"),
         ("--prepare --nonsense", "flag 'nonsense'"),
+        ("--prepare --pairs 3", "--pairs: --prepare does not use it"),
+        (
+            "--contact_sheet x.png --workers 2",
+            "--workers: --contact_sheet does not use",
+        ),
     ],
 )
 def test_wrong_arguments_give_one_line_and_code_2(arguments, named, capsys):
