@@ -107,7 +107,8 @@ def predict(options) -> list[Path]:
     batch_size = options.batch_size
     written = []
     with cli.progress_bar(len(outputs), "predict", "image") as bar:
-        for paths in predictor.batched(outputs, batch_size):
+        for first in range(0, len(outputs), batch_size):
+            paths = list(outputs)[first : first + batch_size]
             images = [read_image(path) for path in paths]
             if options.mode == "resize":
                 labels = predictor.resize(
@@ -136,15 +137,9 @@ def load(
     """The network, on all devices."""
     mesh = sharding.make_mesh(config["num_devices"])
     trained = weights.load(place, mesh=mesh, config=config)
-    scores = predictor.network(
-        trained.model.forward,
-        trained.normalise,
-        prediction=trained.model.prediction,
-        corners=trained.model.corners,
-        augmentation=augmentation,
+    own = predictor.Predictor.of(
+        trained.model, trained.normalise, mesh=mesh, augmentation=augmentation
     )
-    num_classes = trained.model.num_classes
-    own = predictor.Predictor(scores, num_classes=num_classes, mesh=mesh)
     return predictor.Network(own, trained.params, trained.model_state)
 
 

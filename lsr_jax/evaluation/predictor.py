@@ -17,9 +17,9 @@ Enlarging is linear, so views of one size are added before it.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 from lsr_jax.data import image_io
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import confusion
+from lsr_jax.models import Model
 from lsr_jax.ops import resample, windows
 from lsr_jax.training import sharding
 from lsr_jax.types import Forward, Images, Outputs, PyTree
@@ -40,6 +41,7 @@ Protocol = Literal["native", "resized"]
 PROTOCOLS: tuple[Protocol, ...] = ("native", "resized")
 Batches = Iterable[tuple[Images, np.ndarray, Any]]
 """``(images, valid [B], ids)``; ``valid`` is False for padding."""
+MAIN_HEAD = operator.attrgetter("logits")  # of `Outputs`
 
 
 class TestTimeAugmentation(NamedTuple):
@@ -119,16 +121,11 @@ class Scores(NamedTuple):
     merge: Callable[[PyTree, Size], jax.Array]
 
 
-def main_head(outputs: Outputs) -> jax.Array:
-    """The logits of the main head."""
-    return outputs.logits
-
-
 def network(
     forward: Forward,
     preprocess: Callable[[jax.Array], jax.Array],
     *,
-    prediction: Callable[[Outputs], jax.Array] = main_head,
+    prediction: Callable[[Outputs], jax.Array] = MAIN_HEAD,
     corners: resample.Corners = "aligned",
     augmentation: TestTimeAugmentation = ONE_VIEW,
 ) -> Scores:
@@ -158,7 +155,12 @@ def network(
         if window is None:
             values = run(inputs)
         else:
-            check_window(window, inputs.shape[1:3])
+            height, width = inputs.shape[1:3]
+            if window[0] > height or window[1] > width:
+                raise InputError(
+                    f"--window or evaluation.window: {window[1]}x{window[0]} does not fit "
+                    f"into images of {width}x{height} (WIDTHxHEIGHT); choose a smaller one"
+                )
             values = windows.slide(run, inputs, window)
         soften = augmentation.average == "probabilities"
         return jax.nn.softmax(values) if soften else values
@@ -184,15 +186,6 @@ def network(
         return sum(enlarged) / len(maps)
 
     return Scores(maps, merge)
-
-
-def check_window(window: Size, size: Size) -> None:
-    """Raise InputError for windows that are larger than the network input."""
-    if window[0] > size[0] or window[1] > size[1]:
-        raise InputError(
-            f"--window or evaluation.window: {window[1]}x{window[0]} does not fit into images of "
-            f"{size[1]}x{size[0]} (WIDTHxHEIGHT); choose a smaller one"
-        )
 
 
 def ensemble(members: Sequence[Scores], weights: Sequence[float]) -> Scores:
@@ -227,9 +220,9 @@ class Predictor:
     """
 
     def __init__(self, scores: Scores, *, num_classes: int, mesh: Mesh):
+        self.halves = scores
         self.num_classes = num_classes
         self._mesh = mesh
-        self._merge = scores.merge
         self._maps = jax.jit(scores.maps)
         # Replicated, so that every process can read the results.
         whole = sharding.replicated(mesh)
@@ -237,6 +230,25 @@ class Predictor:
         self._label = jax.jit(self._label, static_argnames="size", out_shardings=whole)
         self._finite = jax.jit(_all_finite, out_shardings=whole)
         self._score = jax.jit(scores.merge, static_argnums=1, out_shardings=whole)
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        preprocess: Callable[[jax.Array], jax.Array],
+        *,
+        mesh: Mesh,
+        augmentation: TestTimeAugmentation = ONE_VIEW,
+    ) -> Predictor:
+        """The predictor of one `models.Model`."""
+        scores = network(
+            model.forward,
+            preprocess,
+            prediction=model.prediction,
+            corners=model.corners,
+            augmentation=augmentation,
+        )
+        return cls(scores, num_classes=model.num_classes, mesh=mesh)
 
     def confusion(
         self, params: PyTree, model_state: PyTree, batches: Batches
@@ -334,17 +346,13 @@ class Predictor:
         return np.asarray(self._score(maps, tuple(size)))
 
     def _label(self, maps, *, size):
-        return jnp.argmax(self._merge(maps, size), axis=-1).astype(jnp.uint8)
+        return jnp.argmax(self.halves.merge(maps, size), axis=-1).astype(jnp.uint8)
 
     def _count(self, maps, label, valid, *, sizes):
         def count(size):
-            truth = label
-            if label.shape[1:] != size:
-                truth = resample.nearest(label, size)
-            predictions = self._label(maps, size=size)
-            return confusion.confusion_matrix(
-                truth, predictions, self.num_classes, valid
-            )
+            truth = label if label.shape[1:] == size else resample.nearest(label, size)
+            found = self._label(maps, size=size)
+            return confusion.confusion_matrix(truth, found, self.num_classes, valid)
 
         return [count(size) for size in sizes], _all_finite(maps)
 
@@ -447,7 +455,8 @@ def slide(
     band = np.zeros(shape, np.float32)
     for top, following in zip(tops, [*tops[1:], image.shape[0]], strict=True):
         strip = image[top : top + window[0]]
-        for batch in batched(lefts, batch_size):
+        for first in range(0, len(lefts), batch_size):
+            batch = lefts[first : first + batch_size]
             crops = [strip[:, left : left + window[1]] for left in batch]
             maps = network.maps(crops, batch_size)
             scores = network.predictor.scores(maps, window)
@@ -471,10 +480,3 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
     stride = max(1, round(window * (1 - overlap)))
     count = -(-(length - window) // stride) + 1
     return [min(i * stride, length - window) for i in range(count)]
-
-
-def batched(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of ``size`` items, the last one of what is left."""
-    items = iter(items)
-    while batch := list(itertools.islice(items, size)):
-        yield batch

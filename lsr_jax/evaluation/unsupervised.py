@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lsr_jax.evaluation.predictor import Batches, check_finite, main_head
+from lsr_jax.evaluation.predictor import MAIN_HEAD, Batches, check_finite
 from lsr_jax.training import sharding
 from lsr_jax.types import Forward, Outputs, PyTree
 
@@ -49,7 +49,7 @@ class Estimator:
         preprocess: Callable[[jax.Array], jax.Array],
         *,
         mesh: Mesh,
-        prediction: Callable[[Outputs], jax.Array] = main_head,
+        prediction: Callable[[Outputs], jax.Array] = MAIN_HEAD,
     ):
         def sums(params, model_state, image, valid):
             def logits(image):
@@ -97,8 +97,5 @@ class Estimator:
         check_finite(np.isfinite(entropy))
         mean = probability / cells
         marginal = -(mean * np.log(np.where(mean > 0, mean, 1))).sum()
-        information = (marginal - entropy / cells) / np.log(len(mean))
-        return {
-            "infomax": float(information),
-            "agreement": float(agreeing / cells),
-        }
+        infomax = (marginal - entropy / cells) / np.log(len(mean))
+        return {"infomax": float(infomax), "agreement": float(agreeing / cells)}

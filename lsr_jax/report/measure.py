@@ -22,7 +22,6 @@ from lsr_jax.evaluation.predictor import (
     PROTOCOLS,
     Predictor,
     Protocol,
-    Scores,
     TestTimeAugmentation,
 )
 from lsr_jax.models import Model
@@ -66,7 +65,6 @@ class Entry(NamedTuple):
 class Compiled(NamedTuple):
     """The functions of a network that evaluation compiles, once for all its weights."""
 
-    scores: Scores
     predictor: Predictor
     estimate_statistics: Callable[..., PyTree]
     criteria: unsupervised.Estimator
@@ -179,19 +177,18 @@ class Evaluation:
         found = [self._compile(m.model, m.preprocessing) for m in entry.members]
         if len(found) == 1:
             return found[0].predictor, entry.members[0].params
-        scores = predictor.ensemble([one.scores for one in found], entry.weights)
+        members = [one.predictor.halves for one in found]
+        scores = predictor.ensemble(members, entry.weights)
         own = Predictor(scores, num_classes=self.space.num_classes, mesh=self.run.mesh)
         return own, tuple(member.params for member in entry.members)
 
     def statistics(self, entry: Entry) -> dict[str, PyTree]:
         """``{bn: model_state}``, "target" where all networks can re-estimate theirs."""
         found = {"running": _joined([m.model_state for m in entry.members])}
-        if not self.has_training_images:
-            return found
-        if all(m.model.arguments.get("batch_norm") != "eval" for m in entry.members):
-            found["target"] = _joined(
-                [self.target_statistics(m) for m in entry.members]
-            )
+        trains = [m.model.arguments.get("batch_norm") != "eval" for m in entry.members]
+        if self.has_training_images and all(trains):
+            parts = [self.target_statistics(m) for m in entry.members]
+            found["target"] = _joined(parts)
         return found
 
     def target_statistics(self, network: Trained) -> PyTree:
@@ -306,17 +303,11 @@ class Evaluation:
         key = f"{preprocessing} {sorted(model.arguments.items())}"
         if key not in self._compiled:
             normalise = partial(preprocess.normalise, preprocessing=preprocessing)
-            scores = predictor.network(
-                model.forward,
-                normalise,
-                prediction=model.prediction,
-                corners=model.corners,
-                augmentation=self.augmentation,
-            )
             mesh, forward = self.run.mesh, model.forward
             self._compiled[key] = Compiled(
-                scores,
-                Predictor(scores, num_classes=model.num_classes, mesh=mesh),
+                Predictor.of(
+                    model, normalise, mesh=mesh, augmentation=self.augmentation
+                ),
                 batchnorm.estimator(forward, normalise, mesh=mesh),
                 unsupervised.Estimator(
                     forward, normalise, mesh=mesh, prediction=model.prediction

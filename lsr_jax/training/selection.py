@@ -75,15 +75,9 @@ class Selector:
                     f"{split}, which has no labels; choose last or target_infomax"
                 )
         model, mesh = run.model, run.mesh
-        scores = predictor.network(
-            model.forward,
-            run.normalise,
-            prediction=model.prediction,
-            corners=model.corners,
-            augmentation=predictor.ONE_VIEW.configured(run.config),
-        )
-        self._predictor = predictor.Predictor(
-            scores, num_classes=model.num_classes, mesh=mesh
+        augmentation = predictor.ONE_VIEW.configured(run.config)
+        self._predictor = predictor.Predictor.of(
+            model, run.normalise, mesh=mesh, augmentation=augmentation
         )
         self._criteria = unsupervised.Estimator(
             model.forward, run.normalise, mesh=mesh, prediction=model.prediction
@@ -102,12 +96,8 @@ class Selector:
         score = self._score(state.params["model"], state.model_state)
         if best is not None and not score > best.get("score", best.get("miou")):
             return dict(best)
-        return {
-            "step": step,
-            "score": score,
-            "rule": self._rule,
-            "split": self.split[1],
-        }
+        split = self.split[1]
+        return {"step": step, "score": score, "rule": self._rule, "split": split}
 
     def _score(self, params, model_state):
         if criterion := unsupervised.RULES.get(self._rule):
