@@ -113,44 +113,32 @@ def _accepts(kind, value) -> bool:
         return any(value == x and type(value) is type(x) for x in get_args(kind))
     if kind in (bool, str):
         return isinstance(value, kind)
-    base, limits = _range(kind)
-    if get_origin(base) is not tuple:
-        if base not in (int, float):
-            return True
-        return value in limits.also or _accepts_number(base, limits, value)
-    if value in limits.also:
+    element, count, limits, most = _parts(kind)
+    if (count is None and element not in (int, float)) or value in limits.also:
         return True
-    element, count = _elements(base)
-    if not isinstance(value, tuple) or len(value) != (count or max(len(value), 1)):
+    found = (value,) if count is None else value
+    if not isinstance(found, tuple) or len(found) != (count or max(len(found), 1)):
         return False
-    if not all(_accepts_number(element, limits, number) for number in value):
-        return False
-    return not limits.increasing or list(value) == sorted(value)
+    accepted = numbers.Integral if element is int else numbers.Real
+    for x in found:
+        if not isinstance(x, accepted) or isinstance(x, bool):
+            return False
+        if not limits.least <= x <= most or x == limits.excluded:
+            return False
+    return not limits.increasing or list(found) == sorted(found)
 
 
-def _accepts_number(kind, limits, value) -> bool:
-    accepted = numbers.Integral if kind is int else numbers.Real
-    if not isinstance(value, accepted) or isinstance(value, bool):
-        return False
-    return limits.least <= value <= _most(kind, limits) and value != limits.excluded
-
-
-def _range(kind) -> tuple[Any, Range]:
+def _parts(kind) -> tuple[Any, int | None, Range, float]:
+    """Type and number of entries (None: no tuple, 0: one or more), range and largest."""
+    limits = Range(least=-LARGEST_FLOAT)
     if get_origin(kind) is Annotated:
-        return get_args(kind)[:2]
-    return kind, Range(least=-LARGEST_FLOAT)
-
-
-def _elements(base) -> tuple[type, int]:
-    """Type of the entries of a tuple, and their number; 0: one or more."""
-    element, *rest = get_args(base)
-    return element, 0 if Ellipsis in rest else 1 + len(rest)
-
-
-def _most(kind, limits) -> float:
-    if limits.most is not None:
-        return limits.most
-    return LARGEST_INT if kind is int else LARGEST_FLOAT
+        kind, limits = get_args(kind)[:2]
+    count = None
+    if get_origin(kind) is tuple:
+        kind, *rest = get_args(kind)
+        count = 0 if Ellipsis in rest else 1 + len(rest)
+    largest = LARGEST_INT if kind is int else LARGEST_FLOAT
+    return kind, count, limits, largest if limits.most is None else limits.most
 
 
 def _describe(kind, value) -> str:
@@ -160,11 +148,8 @@ def _describe(kind, value) -> str:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if kind in (bool, str):
         return "True or False" if kind is bool else "a string"
-    base, limits = _range(kind)
-    is_tuple = get_origin(base) is tuple
-    element, count = _elements(base) if is_tuple else (base, 1)
+    element, count, limits, most = _parts(kind)
     found = value if isinstance(value, tuple) else (value,)
-    most = _most(element, limits)
     if limits.least == -LARGEST_FLOAT:
         interval = "a finite number"
     elif limits.most is not None:
@@ -177,7 +162,7 @@ def _describe(kind, value) -> str:
         interval = f"{bound} {limits.least}"
     if limits.unit:
         interval += f" ({limits.unit})"
-    if is_tuple:
+    if count is not None:
         entries = "whole numbers" if element is int else "numbers"
         order = " in increasing order" if limits.increasing else ""
         interval = f"{count or 'one or more'} {entries}{order}, each {interval}"
