@@ -1,8 +1,7 @@
 """Check every key of a config before data or weights are opened.
 
 Keys that are keywords of a function have their ranges there: `METHODS`, `models.build`,
-`optimizer.make`, `preprocess.augment`, `feature_norm.norm`, `masked.masked`,
-`sampling.rare_classes`. The tables below list the rest.
+`preprocess.augment`, `FUNCTIONS`. The other tables below list the rest.
 """
 
 from __future__ import annotations
@@ -55,6 +54,12 @@ STAGE = {
     "keep_every": CountOrZero,
     "on_nonfinite": Literal["stop", "skip"],
 }
+FUNCTIONS = {
+    "feature_norm": (feature_norm.norm,),
+    "masked": (masked.masked,),
+    "rare_classes": (sampling.rare_classes,),
+    "optimizer": (optimizer.make, optimizer.model_groups),
+}
 
 
 def check(config: Mapping) -> None:
@@ -74,19 +79,9 @@ def check(config: Mapping) -> None:
 def check_stage(section: Mapping, stage: str) -> None:
     """Raise InputError for the first value of a stage that is out of range."""
     keywords.check(section, stage, STAGE)
-    keywords.check(section["feature_norm"], f"{stage}.feature_norm", feature_norm.norm)
-    keywords.check(section["masked"], f"{stage}.masked", masked.masked)
-    keywords.check(
-        section["rare_classes"], f"{stage}.rare_classes", sampling.rare_classes
-    )
-    keywords.check(
-        section["optimizer"],
-        f"{stage}.optimizer",
-        optimizer.make,
-        optimizer.model_groups,
-    )
-    for domain in ("source", "target"):
-        augment = section["augment"][domain]
+    for name, functions in FUNCTIONS.items():
+        keywords.check(section[name], f"{stage}.{name}", *functions)
+    for domain, augment in section["augment"].items():
         keywords.check(augment, f"{stage}.augment.{domain}", preprocess.augment)
     method = dict(section["method"])
     name = method.pop("name")
