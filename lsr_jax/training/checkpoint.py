@@ -2,11 +2,8 @@
 
 ``FOLDER/<step>/state`` holds the arrays, ``FOLDER/<step>/facts`` a JSON object with the
 step, the best checkpoint so far, the position of the metrics log, the sha256 of every
-array and the format version. Saves are asynchronous and atomic: an interrupted save
-leaves nothing that counts as a checkpoint.
-
-What a method marks as `types.Frozen` is in ``FOLDER/frozen``, once for all steps; their
-facts have its hashes too.
+array and the format version. Saves are asynchronous and atomic. What a method marks as
+`types.Frozen` is in ``FOLDER/frozen``, once for all steps; their facts have its hashes too.
 """
 
 from __future__ import annotations
@@ -59,7 +56,7 @@ class DamagedCheckpointError(InputError):
     """A checkpoint whose files are not those that were written, or of another network."""
 
 
-class Checkpointer:
+class Checkpointer(contextlib.AbstractContextManager):
     """The checkpoints of one stage."""
 
     def __init__(self, folder: Path, *, keep_every: int = 0, read_only: bool = False):
@@ -86,9 +83,6 @@ class Checkpointer:
                 "facts": FactsHandler(),
             },
         )
-
-    def __enter__(self) -> Checkpointer:
-        return self
 
     def __exit__(self, *_) -> None:
         with writing(self.folder):
@@ -124,7 +118,7 @@ class Checkpointer:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.PyTreeSave(moving),
-                    facts=SaveFacts((dict(facts), host_copy(state))),
+                    facts=Facts((dict(facts), host_copy(state))),
                 ),
             )
         if not started:
@@ -148,7 +142,7 @@ class Checkpointer:
         """
         path = self.folder / str(step)
         with reading(path):
-            args = ocp.args.Composite(facts=RestoreFacts())
+            args = ocp.args.Composite(facts=Facts())
             facts = self._manager.restore(step, args=args).facts
             check_seal(facts)
             if facts["step"] != step:
@@ -255,21 +249,19 @@ class Checkpointer:
 
     def _restore(self, step: int, template: PyTree, facts: Mapping, *, whole: bool):
         moving, frozen = without_frozen(template)
-        saved, names = facts["arrays"], leaves_by_path(template).keys()
-        unmoved = names - leaves_by_path(moving).keys()
-        with reading(self.folder / str(step)):
+        saved, path = facts["arrays"], self.folder / str(step)
+        unmoved = leaves_by_path(template).keys() - leaves_by_path(moving).keys()
+        with reading(path):
             stored = self._manager.item_metadata(step)["state"].tree
-            check_leaves(network_leaves(template), network_leaves(stored))
+            check_leaves(leaf_types(template, NETWORK), leaf_types(stored, NETWORK))
             args = ocp.args.Composite(state=restore_args(moving, whole=whole))
             found = self._manager.restore(step, args=args).state
-            check_leaves(typed_leaves(moving), typed_leaves(found))
+            check_leaves(leaf_types(moving), leaf_types(found))
             arrays = host_copy(found)
-            own = {
-                name: digest for name, digest in saved.items() if name not in unmoved
-            }
+            own = {name: saved[name] for name in saved.keys() - unmoved}
             check_arrays(own, digests(arrays), whole=whole)
         network = {name: x for name, x in arrays.items() if name.startswith(NETWORK)}
-        convert.check_values(f"checkpoint {self.folder / str(step)}", network)
+        convert.check_values(f"checkpoint {path}", network)
         if not frozen:
             return found
         path = self.folder / FROZEN
@@ -325,16 +317,10 @@ class FactsHandler(ocp.JsonCheckpointHandler):
             await super()._save_fn(seal(facts, arrays), directory)
 
 
-@ocp.args.register_with_handler(FactsHandler, for_save=True)
+@ocp.args.register_with_handler(FactsHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
-class SaveFacts(ocp.args.JsonSave):
-    """What `FactsHandler` saves."""
-
-
-@ocp.args.register_with_handler(FactsHandler, for_restore=True)
-@dataclasses.dataclass
-class RestoreFacts(ocp.args.JsonRestore):
-    """What `FactsHandler` restores: JSON."""
+class Facts(ocp.args.JsonRestore):
+    """Arguments of `FactsHandler`: what to save."""
 
 
 class BestOfNewest(policies.PreservationPolicy):
@@ -440,16 +426,15 @@ def check_leaves(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
             raise ValueError(f"{name} (found {found[name]}, expected {leaf})")
 
 
-def network_leaves(tree: PyTree) -> dict[str, str]:
-    """Shapes by path of the network in a state, or in the metadata of a checkpoint."""
-    leaves = leaves_by_path(tree).items()
-    return {name: f"{list(x.shape)}" for name, x in leaves if name.startswith(NETWORK)}
+def leaf_types(tree: PyTree, beginnings: tuple[str, ...] = ()) -> dict[str, str]:
+    """Dtypes and shapes by path; shapes alone of the paths with one of ``beginnings``.
 
-
-def typed_leaves(tree: PyTree) -> dict[str, str]:
-    """Dtypes and shapes; a key that lost its type is numbers with the same digest."""
+    A key that lost its type is numbers with the same digest.
+    """
     leaves = leaves_by_path(tree).items()
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves}
+    if beginnings:
+        return {k: f"{list(x.shape)}" for k, x in leaves if k.startswith(beginnings)}
+    return {k: f"{x.dtype}{list(x.shape)}" for k, x in leaves}
 
 
 def check_arrays(
