@@ -6,6 +6,7 @@ interruption. TensorBoard events, the terminal and goodput are for people watchi
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -28,7 +29,7 @@ EMPTY = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
 SHOWN_IDS = 8  # of each domain in a message
 
 
-class MetricsLog:
+class MetricsLog(contextlib.AbstractContextManager):
     """``folder/metrics.jsonl``, and TensorBoard events beside it.
 
     A checkpoint stores the `position` of the log. A run that continues from it drops
@@ -48,9 +49,6 @@ class MetricsLog:
         os.truncate(self._path, len(lines))
         self._file = self._path.open("ab")
         self.events = Events(folder, first=start + 1)
-
-    def __enter__(self) -> MetricsLog:
-        return self
 
     def __exit__(self, *_) -> None:
         self._file.close()
@@ -106,7 +104,7 @@ class Goodput:
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._start = clock()
-        self._lost = {}
+        self._lost = collections.Counter()
 
     @contextlib.contextmanager
     def lost(self, name: str) -> Iterator[None]:
@@ -115,8 +113,7 @@ class Goodput:
         try:
             yield
         finally:
-            passed = self._clock() - start
-            self._lost[name] = self._lost.get(name, 0.0) + passed
+            self._lost[name] += self._clock() - start
 
     def metrics(self) -> dict[str, float]:
         """``goodput``, a fraction, and the seconds lost to each name so far."""
@@ -132,7 +129,7 @@ class Goodput:
         return f"{share} ({lost})" if lost else share
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
     """Displays steps as they are done and metrics as they are logged.
 
     "bar" is a bar on stderr with the terms of the loss, "lines" a line on stderr per
@@ -147,9 +144,6 @@ class Progress:
         self._bar = cli.progress_bar(
             steps, stage, "step", initial=start, disable=kind != "bar"
         )
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(self, *_) -> None:
         self._bar.close()

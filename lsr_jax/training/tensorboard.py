@@ -7,6 +7,7 @@ the same bytes after an interruption; these need not be.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from lsr_jax.types import Batch, Images, PyTree
 BINS = 30  # as many as TensorBoard draws
 
 
-class Events:
+class Events(contextlib.AbstractContextManager):
     """One new event file, ``folder/events.out.tfevents.*``.
 
     Written by the calling thread, so that a full disk raises here.
@@ -40,9 +41,6 @@ class Events:
         begin = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(first, session_log=begin)
 
-    def __enter__(self) -> Events:
-        return self
-
     def __exit__(self, *_) -> None:
         self.close()
 
@@ -54,24 +52,21 @@ class Events:
         """Write one number per name."""
         for name, value in values.items():
             self._write(step, summary=summary.scalar(name, value))
-        self._file.flush()
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         """The distribution of finite values of any shape; at least one."""
         self._write(step, summary=summary.histogram(name, values, bins=BINS))
-        self._file.flush()
 
     def image(self, step: int, name: str, pixels: np.ndarray, description: str) -> None:
         """A uint8 ``[H, W, 3]`` image as PNG, and what it shows in words."""
         content = summary.image(name, pixels, dataformats="HWC")
         content.value[0].metadata.summary_description = description
         self._write(step, summary=content)
-        self._file.flush()
 
     def _write(self, step: int, **content) -> None:
-        self._file.write_event(
-            event_pb2.Event(wall_time=time.time(), step=step, **content)
-        )
+        event = event_pb2.Event(wall_time=time.time(), step=step, **content)
+        self._file.write_event(event)
+        self._file.flush()
 
 
 class Board:
@@ -89,12 +84,10 @@ class Board:
             return
         for domain, images in batch._asdict().items():
             if images is not None:
-                self._events.image(
-                    step,
-                    f"before_augmentation/{domain}",
-                    picture(images, self._space),
-                    f"{ids[domain][0]}, before augmentation",
-                )
+                name = f"before_augmentation/{domain}"
+                description = f"{ids[domain][0]}, before augmentation"
+                pixels = picture(images, self._space)
+                self._events.image(step, name, pixels, description)
 
     def state(
         self, step: int, method_state: PyTree, goodput: Mapping[str, float]
@@ -107,11 +100,9 @@ class Board:
             return
         self._events.scalars(step, goodput)
         for name, vectors in seen_prototypes(method_state):
-            pairs = np.triu_indices(len(vectors), k=1)
-            for kind, values in (
-                ("norms", numerics.norms(vectors)),
-                ("angles", numerics.angles(vectors)[pairs]),
-            ):
+            angles = numerics.angles(vectors)[np.triu_indices(len(vectors), k=1)]
+            found = {"norms": numerics.norms(vectors), "angles": angles}
+            for kind, values in found.items():
                 values = values[np.isfinite(values)]
                 if values.size:
                     self._events.histogram(step, f"{name}/{kind}", values)
