@@ -24,13 +24,7 @@ from lsr_jax.augment import preprocess
 from lsr_jax.data import pipeline, pseudo_label_store, records, sampling, sources
 from lsr_jax.errors import InputError
 from lsr_jax.methods import METHODS, cag, feature_norm, masked
-from lsr_jax.training import (
-    checkpoint,
-    microbatch,
-    schema,
-    sharding,
-    weights,
-)
+from lsr_jax.training import checkpoint, microbatch, schema, sharding, weights
 from lsr_jax.training import optimizer as optimizers
 from lsr_jax.training import state as states
 from lsr_jax.training import step as steps
@@ -192,11 +186,6 @@ class Stage:
         """Whether it has checkpoints, which contain all that it started from."""
         return bool(checkpoint.checkpoint_steps(self.checkpoints))
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the checkpoint of its last step exists."""
-        return (self.checkpoints / str(self.config["steps"])).is_dir()
-
     @functools.cached_property
     def traced(self) -> jax.stages.Traced:
         """The whole step: augmentation, network, losses, gradients, optimizer."""
@@ -345,7 +334,7 @@ def build_stages(run: Run) -> list[Stage]:
             stage = build_stage(run, name)
             if not stage.has_begun:
                 stage.check_inputs()
-            if not stage.is_finished:
+            if not (stage.checkpoints / str(stage.config["steps"])).is_dir():
                 stage.traced  # noqa: B018
         except InputError as error:
             raise InputError(f"stage {name}: {error}") from error
@@ -449,19 +438,18 @@ def batch_shapes(stage: Stage) -> Batch:
     method, run = stage.method, stage.run
     placement = sharding.split(run.mesh)
 
-    def pixels(domain: str, *channels: int) -> jax.ShapeDtypeStruct:
-        shape = (stage.config["batch_size"], *run.sizes[domain], *channels)
-        return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=placement)
+    def array(*shape: int, dtype=jnp.uint8) -> jax.ShapeDtypeStruct:
+        shape = stage.config["batch_size"], *shape
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
 
     def images(domain: str) -> Images | None:
         if domain not in method.domains:
             return None
-        label = pixels(domain) if method.gets_labels(domain) else None
-        drawn = None
-        if domain == "source" and is_rare(method, stage.config):
-            shape = (stage.config["batch_size"],)
-            drawn = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placement)
-        return Images(pixels(domain, 3), label, drawn=drawn)
+        size = run.sizes[domain]
+        label = array(*size) if method.gets_labels(domain) else None
+        rare = domain == "source" and is_rare(method, stage.config)
+        drawn = array(dtype=jnp.int32) if rare else None
+        return Images(array(*size, 3), label, drawn=drawn)
 
     return Batch(images("source"), images("target"))
 
@@ -499,16 +487,13 @@ def check_labels(run: Run, method: Method) -> None:
 
 
 def check_batch(run: Run, section: Mapping) -> None:
-    """Raise InputError for a batch that cannot be split over devices, groups or parts."""
-    size, parts = section["batch_size"], section["micro_batches"]
-    group = run.config["model"]["bn_group_size"]
+    """Raise InputError for a batch that cannot be split over devices or groups."""
+    size, group = section["batch_size"], run.config["model"]["bn_group_size"]
     if group is not None and size % group:
         raise InputError(
             f"model.bn_group_size: expected a divisor of batch_size {size}, found {group}"
         )
     sharding.check_batch_size(size, run.mesh)
-    group = microbatch.group_size(run.config["model"], parts)
-    microbatch.check_divides(size, parts, group)
 
 
 def check_weights(origin: Source | None, options: Mapping) -> None:
@@ -523,7 +508,6 @@ def check_weights(origin: Source | None, options: Mapping) -> None:
 
 
 def _source(run: Run, key: str, name: str) -> Source | None:
-    """The weights that ``init_from`` or ``pseudo_labeler`` names; None for its default."""
     if name in ("scratch", "start"):
         return None
     if name in run.config["stages"]:
@@ -558,7 +542,6 @@ def _generation(config: Mapping, name: str) -> int:
 
 
 def _parameters(run: Run, method: Method, keys: tuple, network: Network):
-    """All parameters of a stage, the method's own included, and the method's state."""
     spec = BatchSpec(
         num_classes=run.model.num_classes,
         feature_dim=run.model.feature_dim,
@@ -569,6 +552,5 @@ def _parameters(run: Run, method: Method, keys: tuple, network: Network):
 
 
 def _state(run: Run, method: Method, optimizer, keys: tuple, network: Network):
-    """The whole state around a network."""
     params, method_state = _parameters(run, method, keys, network)
     return states.create(params, network[1], method_state, optimizer, keys[2])
