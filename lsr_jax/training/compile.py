@@ -38,17 +38,14 @@ def use_persistent_cache() -> None:
 
     In ``JAX_COMPILATION_CACHE_DIR`` if that is set, else in ``~/.cache/lsr_jax/programs``.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        try:
-            folder = files.expanded("~/.cache/lsr_jax/programs")
-        except InputError:
-            print(
-                "compiled programs are not cached: no home folder; set "
-                "JAX_COMPILATION_CACHE_DIR",
-                file=sys.stderr,
-            )
-        else:
-            jax.config.update("jax_compilation_cache_dir", str(folder))
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        folder = files.expanded("~/.cache/lsr_jax/programs")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    except InputError:
+        problem = "compiled programs are not cached: no home folder"
+        print(f"{problem}; set JAX_COMPILATION_CACHE_DIR", file=sys.stderr)
 
 
 class Cost(NamedTuple):

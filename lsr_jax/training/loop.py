@@ -127,27 +127,24 @@ def prepare(stage: Stage, state: TrainState) -> TrainState:
     if method.prepare is None:
         return state
     params, model_state = stage.labeler_network(state)
+    placement = sharding.replicated(run.mesh)
 
     def batches(domain: str, labelled: bool):
         if labelled and domain not in method.labelled:
             raise ValueError(f"the method of {stage.name} may not read {domain} labels")
         return training_images(stage, domain, labelled)
 
-    method_state = method.prepare(
-        state.method_state,
-        Preparation(
-            forward=run.model.forward,
-            params=params,
-            model_state=model_state,
-            num_classes=run.model.num_classes,
-            batches=batches,
-            compile=functools.partial(
-                jax.jit, out_shardings=sharding.replicated(run.mesh)
-            ),
-            folder=stage.folder,
-            writes=distributed.is_main(),
-        ),
+    preparation = Preparation(
+        forward=run.model.forward,
+        params=params,
+        model_state=model_state,
+        num_classes=run.model.num_classes,
+        batches=batches,
+        compile=functools.partial(jax.jit, out_shardings=placement),
+        folder=stage.folder,
+        writes=distributed.is_main(),
     )
+    method_state = method.prepare(state.method_state, preparation)
     distributed.wait(f"{stage.name} is prepared")
     labels = stage.folder / pseudo_label_store.FOLDER
     if method.pseudo_labelled and not labels.is_dir():

@@ -40,12 +40,8 @@ def make_mesh(
             f"num_devices: {count} devices leave none to process {min(idle)} of "
             f"{jax.process_count()}; start fewer processes, or set num_devices to None"
         )
-    return jax.make_mesh(
-        (count,),
-        ("data",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=devices[:count],
-    )
+    axis = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((count,), ("data",), axis_types=axis, devices=devices[:count])
 
 
 def share_cpu(count: int) -> None:
