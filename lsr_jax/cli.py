@@ -102,6 +102,17 @@ class Flags:
             required=required,
         )
 
+    def augmentation(self) -> None:
+        """Define the flags of test-time augmentation, see `parse_augmentation`."""
+        self.boolean("flip", False, "Average with the mirrored image.")
+        self.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
+        self.size(
+            "window",
+            "Average over windows that overlap by half (HRDA, MIC), or full: the whole "
+            "image; default: the config's.",
+            full=True,
+        )
+
     def distributed(self) -> None:
         """Define ``--distributed`` and the flags of `processes`."""
         self.boolean(

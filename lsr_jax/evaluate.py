@@ -66,14 +66,7 @@ def define(flags: cli.Flags) -> None:
     flags.integer("step", None, "A saved step; default: the newest.")
     flags.string("split", None, "Split of the target; default: the config's.")
     flags.enum("protocol", "both", ("both", "native", "resized"), "See above.")
-    flags.boolean("flip", False, "Average with the mirrored image.")
-    flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
-    flags.size(
-        "window",
-        "Average over windows that overlap by half (HRDA, MIC), or full: the whole image; "
-        "default: the config's.",
-        full=True,
-    )
+    flags.augmentation()
     flags.enum(
         "average",
         None,
