@@ -13,12 +13,14 @@ Exit codes: 0 done, 2 bad input.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -53,14 +55,7 @@ def define(flags: cli.Flags) -> None:
     flags.enum("mode", "resize", MODES, "Resize images, or slide a window over them.")
     flags.size("size", "Network input or window; default: as trained.")
     flags.float("overlap", None, "slide: share of a window that the next covers; 0.5.")
-    flags.boolean("flip", False, "Average with the mirrored image.")
-    flags.list("scales", ["1"], "Average over sizes of the input: 0.75,1,1.25.")
-    flags.size(
-        "window",
-        "Average over windows that overlap by half (HRDA, MIC), or full: the whole image; "
-        "default: the config's.",
-        full=True,
-    )
+    flags.augmentation()
     flags.integer("batch_size", 4, "Images or windows at a time.", lower_bound=1)
 
 
@@ -91,9 +86,11 @@ def predict(options) -> list[Path]:
     weights.check_classes(place, space.classes)
     kinds = select_kinds(options.kinds, space)
     size = network_size(config, options.size)
-    outputs = name_outputs(find_images(options.images))
-    for path in outputs:
-        check_image(path)
+    found = find_images(options.images)
+    outputs = name_outputs(found)
+    for path in found:
+        with opened(path) as file:
+            image_io.check_header(file.read(image_io.HEAD), str(path), "image", file)
     out = Path(options.out)
     files.check_writable(out)
 
@@ -107,8 +104,8 @@ def predict(options) -> list[Path]:
     batch_size = options.batch_size
     written = []
     with cli.progress_bar(len(outputs), "predict", "image") as bar:
-        for first in range(0, len(outputs), batch_size):
-            paths = list(outputs)[first : first + batch_size]
+        for first in range(0, len(found), batch_size):
+            paths = found[first : first + batch_size]
             images = [read_image(path) for path in paths]
             if options.mode == "resize":
                 labels = predictor.resize(
@@ -181,11 +178,11 @@ def select_kinds(kinds: Sequence[str], space: LabelSpace) -> tuple[str, ...]:
             raise InputError(
                 f"--kinds: expected some of {', '.join(KINDS)}, found {kind!r}"
             )
-        if kind == "cityscapes_ids" and other:
-            raise InputError(
-                f"--kinds: cityscapes_ids expects classes of Cityscapes, found "
-                f"{min(other)!r}; choose other kinds"
-            )
+    if other and "cityscapes_ids" in kinds:
+        raise InputError(
+            f"--kinds: cityscapes_ids expects classes of Cityscapes, found "
+            f"{min(other)!r}; choose other kinds"
+        )
     return tuple(kinds)
 
 
@@ -245,22 +242,20 @@ def name_outputs(paths: Sequence[Path]) -> dict[Path, Path]:
     return {path: name for name, path in names.items()}
 
 
-def check_image(path: Path) -> None:
-    """Raise InputError for a file whose header is not that of an image to read."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, for reading; raises InputError if it cannot be read."""
     try:
         with path.open("rb") as file:
-            image_io.check_header(file.read(image_io.HEAD), str(path), "image", file)
+            yield file
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def read_image(path: Path) -> np.ndarray:
     """RGB uint8 ``[H, W, 3]``; raises InputError if the file cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return image_io.decode_image(data, str(path))
+    with opened(path) as file:
+        return image_io.decode_image(file.read(), str(path))
 
 
 def command(options) -> None:
