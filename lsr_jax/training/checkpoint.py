@@ -150,15 +150,42 @@ class Checkpointer(contextlib.AbstractContextManager):
         check_format(facts.get("format", 1), f"checkpoint {path}")
         return facts
 
-    def restore(self, step: int, template: TrainState) -> tuple[TrainState, dict]:
+    def restore(
+        self, step: int, template: PyTree, *, whole: bool = True
+    ) -> tuple[PyTree, dict]:
         """The saved state, with the structure and placement of ``template``; its facts.
+
+        Without ``whole``, ``template`` may be a part of the state.
 
         Raises:
           DamagedCheckpointError: damaged, or of another network, method or optimizer.
           TrainingError: the machine failed to read it.
         """
         facts = self.facts(step)
-        return self._restore(step, template, facts, whole=True), facts
+        moving, frozen = without_frozen(template)
+        saved, path = facts["arrays"], self.folder / str(step)
+        unmoved = leaves_by_path(template).keys() - leaves_by_path(moving).keys()
+        with reading(path):
+            stored = self._manager.item_metadata(step)["state"].tree
+            check_leaves(leaf_types(template, NETWORK), leaf_types(stored, NETWORK))
+            args = ocp.args.Composite(state=restore_args(moving, whole=whole))
+            found = self._manager.restore(step, args=args).state
+            check_leaves(leaf_types(moving), leaf_types(found))
+            arrays = host_copy(found)
+            own = {name: saved[name] for name in saved.keys() - unmoved}
+            check_arrays(own, digests(arrays), whole=whole)
+        network = {name: x for name, x in arrays.items() if name.startswith(NETWORK)}
+        convert.check_values(f"checkpoint {path}", network)
+        if not frozen:
+            return found, facts
+        path = self.folder / FROZEN
+        with reading(path.parent, TRAIN_AGAIN), frozen_checkpointer() as reader:
+            values = reader.restore(path, args=restore_args(frozen, whole=True))
+            found = with_frozen(found, values)
+            leaves = leaves_by_path(found)
+            arrays = host_copy({name: leaves[name] for name in unmoved})
+            check_arrays(saved, digests(arrays), whole=False)
+        return found, facts
 
     def restore_newest(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """State and facts of the newest undamaged checkpoint; None if there is none.
@@ -187,8 +214,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         """
         params, model_state = network
         template = {"params": {"model": params}, "model_state": model_state}
-        facts = self.facts(step)
-        found = self._restore(step, template, facts, whole=False)
+        found, facts = self.restore(step, template, whole=False)
         return (found["params"]["model"], found["model_state"]), facts
 
     def reported_network(
@@ -246,32 +272,6 @@ class Checkpointer(contextlib.AbstractContextManager):
             for step in steps:
                 shutil.rmtree(folder / str(step), ignore_errors=True)
                 (self.folder / str(step)).rename(folder / str(step))
-
-    def _restore(self, step: int, template: PyTree, facts: Mapping, *, whole: bool):
-        moving, frozen = without_frozen(template)
-        saved, path = facts["arrays"], self.folder / str(step)
-        unmoved = leaves_by_path(template).keys() - leaves_by_path(moving).keys()
-        with reading(path):
-            stored = self._manager.item_metadata(step)["state"].tree
-            check_leaves(leaf_types(template, NETWORK), leaf_types(stored, NETWORK))
-            args = ocp.args.Composite(state=restore_args(moving, whole=whole))
-            found = self._manager.restore(step, args=args).state
-            check_leaves(leaf_types(moving), leaf_types(found))
-            arrays = host_copy(found)
-            own = {name: saved[name] for name in saved.keys() - unmoved}
-            check_arrays(own, digests(arrays), whole=whole)
-        network = {name: x for name, x in arrays.items() if name.startswith(NETWORK)}
-        convert.check_values(f"checkpoint {path}", network)
-        if not frozen:
-            return found
-        path = self.folder / FROZEN
-        with reading(path.parent, TRAIN_AGAIN), frozen_checkpointer() as reader:
-            values = reader.restore(path, args=restore_args(frozen, whole=True))
-            found = with_frozen(found, values)
-            leaves = leaves_by_path(found)
-            arrays = host_copy({name: leaves[name] for name in unmoved})
-            check_arrays(saved, digests(arrays), whole=False)
-        return found
 
 
 def is_frozen(node: object) -> bool:
