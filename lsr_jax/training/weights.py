@@ -216,43 +216,36 @@ def load(
         )
     model = models.build(**known["model"])
     preprocessing = known["data"]["preprocessing"]
-    method, seed, newest = "-", None, None
+    step, newest, selection = source.step, None, "named"
     if source.is_file:
-        network = model.init(jax.random.key(0), ANY_SIZE)
         network = import_file(
             source.path,
-            network,
+            model.init(jax.random.key(0), ANY_SIZE),
             model=known["model"],
             preprocessing=preprocessing,
             whole=True,
         )
-        network = sharding.replicate(network, mesh)
-        step, selection = None, "file"
+        network, selection = sharding.replicate(network, mesh), "file"
     else:
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ANY_SIZE))
         shapes = sharding.replicated_shapes(shapes, mesh)
         with Checkpointer(source.path, read_only=True) as checkpoints:
-            if source.step is None:
+            if step is None:
                 network, facts, step = checkpoints.reported_network(shapes)
                 split = split or known["data"]["target"]["val"]
                 selection = selection_label(facts, split)
                 newest = facts["step"] if facts["best"] else None
             else:
-                network, _ = checkpoints.restore_network(source.step, shapes)
-                step, selection = source.step, "named"
-        if source.config:
-            seed = known["seed"]
-            method = known[source.stage]["method"]["name"]
+                network, _ = checkpoints.restore_network(step, shapes)
+    own, tree = source.config, {"params": network[0], "model_state": network[1]}
     return Trained(
-        *network,
+        **tree,
         step=step,
         stage=source.stage,
-        method=method,
-        seed=seed,
+        method=own[source.stage]["method"]["name"] if own else "-",
+        seed=own["seed"] if own else None,
         selection=selection,
-        weights=checkpoint.fingerprint(
-            {"params": network[0], "model_state": network[1]}
-        ),
+        weights=checkpoint.fingerprint(tree),
         model=model,
         preprocessing=preprocessing,
         newest=newest,
@@ -311,17 +304,15 @@ def import_file(
             f"{path}: weights without a head cannot be evaluated; train the network first"
         )
     if has_head:
-        described = imported.info["arguments"]
-        expected = {
-            "head": model["head"],
-            "aspp_dilations": tuple(model["aspp_dilations"]),
-        }
+        found = imported.info["arguments"]
+        dilations = tuple(model["aspp_dilations"])
+        expected = {"head": model["head"], "aspp_dilations": dilations}
         if model["architecture"] == "daformer":
             expected = {"fusion": model["fusion"]}
         differing = [
-            f"{key} {described.get(key)} instead of {value}"
+            f"{key} {found.get(key)} instead of {value}"
             for key, value in expected.items()
-            if described.get(key) != value
+            if found.get(key) != value
         ]
         if differing:
             raise InputError(
