@@ -63,11 +63,8 @@ def study(options) -> int:
     cells = plan.plan_cells(load, lines, seeds, folder)
     for cell in cells:
         check_cell(cell)
-    try:
+    with workdir.creating(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise workdir.unwritable(folder, error) from error
-
     errors = {}
     with Stop() as stop:
         for run in plan.plan_runs(cells):

@@ -78,21 +78,17 @@ def locked(workdir: Path, config: Mapping, inputs: Mapping) -> Iterator[None]:
     if jax.process_index():
         yield
         return
-    try:
+    with creating(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open("a+")
-    except OSError as error:
-        raise unwritable(workdir, error) from error
     with lock:
         acquire(lock, workdir)
         check(workdir, config)  # another run may have begun since the first check
         inputs = check_inputs(workdir, inputs)
         stored = {**config, FORMAT_KEY: checkpoint.FORMAT}
-        try:
+        with creating(workdir):
             files.text(workdir / "config.json", to_json(stored))
             files.text(workdir / "manifest.json", to_json({**environment(), **inputs}))
-        except OSError as error:
-            raise unwritable(workdir, error) from error
         yield
 
 
@@ -118,9 +114,13 @@ def check_inputs(workdir: Path, inputs: Mapping) -> dict:
     return {**inputs, "weights": {**known["weights"], **inputs["weights"]}}
 
 
-def unwritable(workdir: Path, error: OSError) -> InputError:
-    """The error for a folder that cannot be written."""
-    return InputError(f"workdir {workdir}: cannot be written: {error}")
+@contextlib.contextmanager
+def creating(workdir: Path) -> Iterator[None]:
+    """Turn an OSError into InputError for a folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"workdir {workdir}: cannot be written: {error}") from error
 
 
 def acquire(lock: TextIO, workdir: Path) -> None:
