@@ -6,7 +6,9 @@ is undefined (a class without vectors, an angle at a zero vector) is NaN.
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -193,7 +195,7 @@ def curves(run: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
     if not found:
         return []
     figure = figures.training_curves(found)
-    return [_save(figure, folder, "training_curves", "Metrics of every training step.")]
+    return [_save(folder, "training_curves", figure, "Metrics of every training step.")]
 
 
 def draw(evaluation: Evaluation, stages: Sequence[str], folder: Path) -> list[Picture]:
@@ -203,12 +205,13 @@ def draw(evaluation: Evaluation, stages: Sequence[str], folder: Path) -> list[Pi
       InputError: a split without labelled images.
     """
     sampler = Sampler(evaluation)
-    return [
-        _confusion(evaluation, stages, folder),
-        *_labels(sampler, folder),
-        *_latent(sampler, stages, folder),
-        *_domains(sampler, stages, folder),
-    ]
+    drawn = itertools.chain(
+        _confusion(evaluation, stages),
+        _labels(sampler),
+        _latent(sampler, stages),
+        _domains(sampler, stages, folder),
+    )
+    return [_save(folder, *figure) for figure in drawn]
 
 
 class Sampler:
@@ -218,7 +221,7 @@ class Sampler:
         self.evaluation = evaluation
         self.space = evaluation.space
         self._model = evaluation.run.model
-        self._maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.label_maps = functools.cache(self.label_maps)
         self._gather = jax.jit(self._gather)
         self._downsample = jax.jit(self._downsample, static_argnames="size")
 
@@ -227,17 +230,15 @@ class Sampler:
 
         `pseudo_labels.histogram_downsample` (frequency-aware) and `resample.nearest`.
         """
-        if domain not in self._maps:
-            found = []
-            with self.evaluation.batches(domain) as batches:
-                for images, valid, _ in batches:
-                    size = self.feature_size(images.image)
-                    # One at a time: labels may be large, and their one-hot form is.
-                    for label in images.label[valid]:
-                        found.append(self._downsample(label[None], size=size))
-            aware, nearest = map(np.concatenate, zip(*found, strict=True))
-            self._maps[domain] = aware, nearest
-        return self._maps[domain]
+        found = []
+        with self.evaluation.batches(domain) as batches:
+            for images, valid, _ in batches:
+                size = self.feature_size(images.image)
+                # One at a time: labels may be large, and their one-hot form is.
+                for label in images.label[valid]:
+                    found.append(self._downsample(label[None], size=size))
+        aware, nearest = map(np.concatenate, zip(*found, strict=True))
+        return aware, nearest
 
     def choose(self, domain: str, count: int) -> np.ndarray:
         """Positions of at most ``count`` cells of every class of a domain.
@@ -300,7 +301,7 @@ class Sampler:
         return aware, resample.nearest(label, size)
 
 
-def _confusion(evaluation, stages, folder):
+def _confusion(evaluation, stages):
     shares = {}
     for stage in stages:
         predictor, params = evaluation.predictor(evaluation.entry(stage))
@@ -310,67 +311,66 @@ def _confusion(evaluation, stages, folder):
         with evaluation.batches("target") as batches:
             found = predictor.confusions(params, state, batches, protocols=protocols)
         shares[stage] = row_shares(found[tuple(protocols)])
-    figure = figures.confusion(shares, evaluation.space.classes)
-    caption = (
+    yield (
+        "confusion",
+        figures.confusion(shares, evaluation.space.classes),
         "Confusion on the target in percent of the pixels of each true class; grey: a "
-        "class that does not occur."
+        "class that does not occur.",
     )
-    return _save(figure, folder, "confusion", caption)
 
 
-def _labels(sampler, folder):
+def _labels(sampler):
     names, colors = sampler.space.classes, sampler.space.colors
     positions, images, truths = sampler.evaluation.examples("source", MAPS)
     aware, nearest = sampler.label_maps("source")
     rules = {"nearest": nearest, "frequency-aware": aware}
     columns = {"image": images, "ground truth": truths}
     columns |= {rule: maps[positions] for rule, maps in rules.items()}
+    yield (
+        "downsampling",
+        figures.panel(columns, names, colors),
+        "Source labels at the size of the feature map, nearest and frequency-aware "
+        "(LSR, Fig. 3b).",
+    )
     shares = {
         rule: class_shares(maps, num_classes=len(names)) for rule, maps in rules.items()
     }
-    drawn = {
-        "downsampling": (
-            figures.panel(columns, names, colors),
-            "Source labels at the size of the feature map, nearest and frequency-aware "
-            "(LSR, Fig. 3b).",
-        ),
-        "class_shares": (
-            figures.shares(shares, names),
-            "Share of each class among the cells of the source labels after nearest and "
-            "frequency-aware downsampling (LSR, Fig. 4).",
-        ),
-    }
-    return [_save(figure, folder, name, text) for name, (figure, text) in drawn.items()]
+    yield (
+        "class_shares",
+        figures.shares(shares, names),
+        "Share of each class among the cells of the source labels after nearest and "
+        "frequency-aware downsampling (LSR, Fig. 4).",
+    )
 
 
-def _latent(sampler, stages, folder):
+def _latent(sampler, stages):
     names, colors = sampler.space.classes, sampler.space.colors
-    samples = {stage: sampler.sample(stage, "target", PER_CLASS) for stage in stages}
     rays, angles, points, labels = {}, {}, {}, {}
-    for stage, sample in samples.items():
+    for stage in stages:
+        sample = sampler.sample(stage, "target", PER_CLASS)
         prototypes = class_means(sample, num_classes=len(names))
         norms = numerics.norms(sample.vectors)
         rays[stage] = norms, inner_angles(sample, prototypes), sample.labels
         angles[stage] = prototype_angles(prototypes)
         points[stage], labels[stage] = _tsne(sample), sample.labels
     vectors = f"at most {PER_CLASS} feature vectors a class, target validation images"
-    drawn = {
-        "polar": (
-            figures.polar(rays, names, colors),
-            "Norms (radius) and angles to the class mean (beside the ray of the class) "
-            f"of {vectors} (LSR, Fig. 5).",
-        ),
-        "prototype_angles": (
-            figures.prototype_angles(angles, names),
-            "Mean angle of each class prototype to all others; dashed: 90 degrees, the "
-            f"largest possible; {vectors} (LSR, Fig. 6).",
-        ),
-        "tsne": (
-            figures.scatter(points, labels, names),
-            f"t-SNE of normalised features, {vectors} (LSR, Fig. 7).",
-        ),
-    }
-    return [_save(figure, folder, name, text) for name, (figure, text) in drawn.items()]
+    yield (
+        "polar",
+        figures.polar(rays, names, colors),
+        "Norms (radius) and angles to the class mean (beside the ray of the class) "
+        f"of {vectors} (LSR, Fig. 5).",
+    )
+    yield (
+        "prototype_angles",
+        figures.prototype_angles(angles, names),
+        "Mean angle of each class prototype to all others; dashed: 90 degrees, the "
+        f"largest possible; {vectors} (LSR, Fig. 6).",
+    )
+    yield (
+        "tsne",
+        figures.scatter(points, labels, names),
+        f"t-SNE of normalised features, {vectors} (LSR, Fig. 7).",
+    )
 
 
 def _domains(sampler, stages, folder):
@@ -389,22 +389,17 @@ def _domains(sampler, stages, folder):
         f"of both domains, at most {PER_CLASS_OF_BOTH} vectors a class and domain, "
         "validation images."
     )
-    drawn = {
-        "domains_pca": (components, "Two principal components of the features"),
-        "domains_tsne": (neighbors, "t-SNE of normalised features"),
-    }
-    return [
-        _save(
-            figures.scatter(points, labels, DOMAINS), folder, name, f"{what} {vectors}"
-        )
-        for name, (points, what) in drawn.items()
-    ]
+    figure = figures.scatter(components, labels, DOMAINS)
+    what = "Two principal components of the features"
+    yield "domains_pca", figure, f"{what} {vectors}"
+    figure = figures.scatter(neighbors, labels, DOMAINS)
+    yield "domains_tsne", figure, f"t-SNE of normalised features {vectors}"
 
 
 def _tsne(sample: Sample) -> np.ndarray:
     return tsne(np.nan_to_num(numerics.unit_rows(sample.vectors)))
 
 
-def _save(figure: figures.Figure, folder: Path, name: str, caption: str) -> Picture:
+def _save(folder: Path, name: str, figure: figures.Figure, caption: str) -> Picture:
     figures.save(figure, folder / name)
     return Picture(f"{name}.png", caption)

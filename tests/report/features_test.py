@@ -124,11 +124,10 @@ def test_vectors_are_features_of_the_same_cells_for_every_network(run, sampler):
         assert np.bincount(sample.labels).max() == 4
 
 
-def test_confusion_is_that_of_the_logits_that_are_evaluated(run, monkeypatch, tmp_path):
+def test_confusion_is_that_of_the_logits_that_are_evaluated(run, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(features, "_save", lambda *_: None)
     monkeypatch.setattr(features.figures, "confusion", lambda x, _: drawn.update(x))
-    features._confusion(Evaluation(run), ["lsr"], tmp_path)
+    list(features._confusion(Evaluation(run), ["lsr"]))
     found = outputs(run, "lsr")
     truth = decoded(run.open("target", "val"), "label")
 
