@@ -268,9 +268,8 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
                     cells[*group, "diff"] = _difference(values, control)
         for bn in STATISTICS:
             if ("miou", "source", bn) in lines:
-                values = lines["miou", "source", bn]
                 heading = f"source {source}", f"{bn} BN", mean_heading(part, "source")
-                cells[heading] = percent(values)
+                cells[heading] = percent(lines["miou", "source", bn])
         caption = f"mIoU in percent, {describe_mean(part)}{describe(part, shared)}"
         if any(heading == "diff" for *_, heading in cells):
             caption += f"; diff: points above {control}"
@@ -278,9 +277,10 @@ def summary(rows: Sequence[Row], *, control: str | None = None) -> list[Table]:
         labels = [_label(line) for line in lines.index]
         notes = _notes(part)
         if "weights" in differing:
-            weights = lines.index.get_level_values("weights")
-            pairs = zip(labels, weights, strict=True)
-            named = [f"{label} {w}" for label, w in pairs if w != ABSENT]
+            pairs = zip(labels, lines.index.get_level_values("weights"), strict=True)
+            named = [
+                f"{label} {weights}" for label, weights in pairs if weights != ABSENT
+            ]
             notes = [("weights", ", ".join(named)), *notes]
         tables.append(Table(caption, text_table(cells, labels, "stage"), notes))
     return tables
@@ -292,10 +292,9 @@ def per_class(rows: Sequence[Row], key: str = "iou") -> list[Table]:
     ``key`` is "iou", or "asr" (ratio to the oracle) of the rows that have it.
     """
     rows = [row for row in rows if key in row]
-    tables = []
     if not rows:
-        return tables
-    kinds = ["domain", "split", "bn", "protocol"]
+        return []
+    tables, kinds = [], ["domain", "split", "bn", "protocol"]
     for (domain, split, bn, _), part in with_facts(rows).groupby(kinds, sort=False):
         lines = part.groupby(list(LINE), sort=False).last()
         shared, differing = _shared_facts(lines.index)
@@ -309,41 +308,37 @@ def per_class(rows: Sequence[Row], key: str = "iou") -> list[Table]:
                 cells[title] = percent(lines[name])
         caption = f"{_title(key)} in percent on {domain} {split}, {bn} BN, "
         caption += describe(part, shared) + describe_oracle(part)
-        labels = [_label(line) for line in lines.index]
-        whole = pd.DataFrame(
-            {name: list(values) for name, values in cells.items()}, index=labels
-        ).T
-        whole.columns.name = "class"
+        columns = pd.Index([_label(line) for line in lines.index], name="class")
+        values = [list(texts) for texts in cells.values()]
+        whole = pd.DataFrame(values, index=list(cells), columns=columns)
         tables.append(Table(caption, whole, _notes(part)))
     return tables
+
+
+def class_columns(table: pd.DataFrame) -> list[str]:
+    """The columns with the IoU of one class each."""
+    return [name for name in table if name.startswith("iou/")]
 
 
 def mean_heading(part: pd.DataFrame, domain: str) -> str:
     """``mIoU``, or ``mIoU of 11`` where the data set has fewer classes than the network."""
     found = part.loc[part["domain"] == domain, "num_classes"].unique()
-    if list(found) in ([], [_total_classes(part)]):
+    if list(found) in ([], [len(class_columns(part))]):
         return "mIoU"
     return f"mIoU of {'/'.join(map(str, found))}"
 
 
 def describe_mean(part: pd.DataFrame) -> str:
     """How many classes the means are over, and which where they are not all."""
-    names = [name for name in part if name.startswith("iou/")]
-    counts = part.groupby("domain", sort=False)["num_classes"].unique()
-    if all(list(found) == [len(names)] for found in counts):
+    names = class_columns(part)
+    if (part["num_classes"] == len(names)).all():
         return f"mean over {len(names)} classes, "
     words = []
-    for domain in counts.index:
-        scores = part.loc[part["domain"] == domain, names].dropna(
-            axis="columns", how="all"
-        )
-        found = ", ".join(map(_title, scores))
-        words.append(f"{'/'.join(map(str, counts[domain]))} on the {domain} ({found})")
+    for domain, own in part.groupby("domain", sort=False):
+        counts = "/".join(map(str, own["num_classes"].unique()))
+        found = ", ".join(map(_title, own[names].dropna(axis="columns", how="all")))
+        words.append(f"{counts} on the {domain} ({found})")
     return f"mean over the classes of the data: {'; '.join(words)}, "
-
-
-def _total_classes(part):
-    return sum(name.startswith("iou/") for name in part)
 
 
 def target_measures(part: pd.DataFrame) -> dict[str, str]:
@@ -360,7 +355,7 @@ def target_measures(part: pd.DataFrame) -> dict[str, str]:
     for name in part:
         if found := re.fullmatch(r"miou_(\d+)_alone", name):
             count = found[1]
-            headings |= {f"{count} of {_total_classes(part)}": f"miou_{count}"}
+            headings |= {f"{count} of {len(class_columns(part))}": f"miou_{count}"}
             headings |= {f"{count} alone": name}
     return {heading: name for heading, name in headings.items() if name in part}
 
@@ -369,10 +364,8 @@ def text_table(cells: Mapping, labels: Sequence[str], corner: str) -> pd.DataFra
     """A DataFrame of texts with grouped columns, the name of the lines in its corner."""
     columns = pd.MultiIndex.from_tuples(list(cells))
     columns.names = [*[None] * (columns.nlevels - 1), corner]
-    values = [list(column) for column in cells.values()]
-    return pd.DataFrame(
-        list(zip(*values, strict=True)), index=list(labels), columns=columns
-    )
+    values = list(zip(*cells.values(), strict=True))
+    return pd.DataFrame(values, index=list(labels), columns=columns)
 
 
 def percent(values: Iterable[float], sign: str = "") -> list[str]:
@@ -391,14 +384,12 @@ def with_facts(rows: Sequence[Row]) -> pd.DataFrame:
     table = table.reindex(columns=list(dict.fromkeys(wanted)))
     # Rows from before data sets could lack classes do not count them.
     counts = table["num_classes"]
-    table["num_classes"] = counts.where(counts.notna(), _total_classes(table))
+    table["num_classes"] = counts.where(counts.notna(), len(class_columns(table)))
     for fact in LINE:
         # Rows from before there was test-time augmentation do not name it.
         default = {"averaging": "one view", "recorded": ""}.get(fact, ABSENT)
-        texts = [default if pd.isna(value) else str(value) for value in table[fact]]
-        if fact == "weights":
-            texts = [text[:DIGITS] for text in texts]
-        table[fact] = texts
+        table[fact] = [default if pd.isna(x) else str(x) for x in table[fact]]
+    table["weights"] = table["weights"].map(lambda text: text[:DIGITS])
     return table
 
 
@@ -485,10 +476,8 @@ def _notes(part: pd.DataFrame) -> list[tuple[str, str]]:
             notes[f"{label} recorded by an earlier run of"] = line["recorded"]
         members = line["members"] if isinstance(line["members"], list) else []
         for member in members:
-            words = [
-                f"{k} {member[k]}" for k in FACTS if k in member and k != "weights"
-            ]
-            words.append(f"weights {member['weights'][:DIGITS]}")
+            facts = {**member, "weights": member["weights"][:DIGITS]}
+            words = [f"{key} {facts[key]}" for key in FACTS if key in facts]
             remark = f"{label}: {member['weight']:g} of {member['stage']}"
             notes[remark] = ", ".join([member["method"], *words])
     return list(notes.items())

@@ -6,8 +6,9 @@ of a method without one of its terms; one row a line, seed and kind of evaluatio
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from scipy import special
 from lsr_jax.report import figures, results
 from lsr_jax.report.figures import Estimate
 from lsr_jax.report.published import Score
-from lsr_jax.report.results import ABSENT, STATISTICS, Table
+from lsr_jax.report.results import ABSENT, STATISTICS, Table, class_columns
 
 KIND = ("domain", "split", "bn", "protocol", "averaging")
 CONTROLS = ("source_only", "source_continued", "batchnorm_only")
@@ -37,11 +38,8 @@ def select_controls(lines: Sequence[str], ablated: str | None = None) -> list[st
 
 def measurements(table: pd.DataFrame) -> pd.Series:
     """Every defined number, indexed by `KIND`, ``line``, ``measure`` and ``seed``."""
-    measures = [
-        name
-        for name in table
-        if results.is_measure(name) and not name.startswith(("accuracy/", "precision/"))
-    ]
+    ignored = ("accuracy/", "precision/")
+    measures = [x for x in table if results.is_measure(x) and not x.startswith(ignored)]
     keys = [*KIND, "line", "seed"]
     long = table.melt(keys, measures, "measure").dropna(subset="value")
     return long.groupby([*KIND, "line", "measure", "seed"], sort=False)["value"].last()
@@ -95,14 +93,14 @@ def means(
         measured = spread(measurements(target))
         for bn in STATISTICS:
             for heading, measure in results.target_measures(target).items():
-                texts = _column(measured, lines, _mean, bn=bn, measure=measure)
+                texts = _column(measured, lines, _mean, bn, measure)
                 cells["target", f"{bn} BN", heading] = texts
         if len(source):
             measured = spread(measurements(source))
             name = source["split"].iloc[0]
             same = name == target["split"].iloc[0]
             group = "source" if same else f"source {name}"
-            texts = _column(measured, lines, _mean, bn="running", measure="miou")
+            texts = _column(measured, lines, _mean, "running", "miou")
             cells[group, "running BN", "mIoU"] = texts
         scores = published if target["split"].iloc[0] == split else {}
         cells["", "published", "mIoU"] = [
@@ -110,13 +108,10 @@ def means(
             for line in lines
         ]
         cells = {key: texts for key, texts in cells.items() if set(texts) != {ABSENT}}
-        notes = {
-            f"{score.name} ({score.method}), {score.text}, was published in": (
-                score.source
-            )
-            for line in lines
-            for score in scores.get(line, ())
-        }
+        notes = {}
+        for score in itertools.chain(*(scores.get(line, ()) for line in lines)):
+            remark = f"{score.name} ({score.method}), {score.text}, was published in"
+            notes[remark] = score.source
         caption = "mIoU in percent, mean ± standard deviation over seeds, "
         caption += results.describe_mean(target) + _describe(target)
         caption += results.describe_oracle(target)
@@ -136,7 +131,7 @@ def difference_tables(table: pd.DataFrame, controls: Sequence[str]) -> list[Tabl
         for control in controls:
             found = differences(measurements(target), control)
             for bn in STATISTICS:
-                texts = _column(found, lines, _above, bn=bn, measure="miou")
+                texts = _column(found, lines, _above, bn, "miou")
                 texts[list(lines).index(control)] = "ref"
                 cells[f"above {control}", f"{bn} BN"] = texts
         if cells:
@@ -157,14 +152,12 @@ def class_tables(table: pd.DataFrame) -> list[Table]:
         lines = target["line"].unique()
         measured = spread(measurements(target))
         for bn in target["bn"].unique():
-            classes = {
-                name.partition("/")[2]: _column(
-                    measured, lines, _mean, bn=bn, measure=name
-                )
-                for name in _classes(target)
-            }
-            cells = pd.DataFrame(classes, index=lines).T
-            cells.columns.name = "class"
+            names = class_columns(target)
+            cells = pd.DataFrame(
+                [_column(measured, lines, _mean, bn, name) for name in names],
+                index=[name.partition("/")[2] for name in names],
+                columns=pd.Index(lines, name="class"),
+            )
             caption = f"Target IoU in percent by class, {bn} BN, mean ± sd, "
             tables.append(Table(caption + _describe(target), cells))
     return tables
@@ -195,7 +188,7 @@ def draw(
     if control and len(lines) > 1:
         gaps = differences(values, control)["mean"]
         gaps = gaps.xs("running", level="bn").unstack("measure")
-        gaps = gaps.reindex(columns=_classes(target)).droplevel([*_others("bn")])
+        gaps = gaps.reindex(columns=class_columns(target)).droplevel(_others("bn"))
         above = {line: 100 * gaps.loc[line].to_numpy() for line in gaps.index}
         names = [name.partition("/")[2] for name in gaps.columns]
         drawn["by_class"] = (
@@ -217,7 +210,7 @@ def draw(
 def _estimates(values: pd.Series, line: str) -> dict[str, Estimate]:
     """``{BatchNorm statistics: mIoU}`` of a line."""
     found = 100 * values.xs((line, "miou"), level=("line", "measure"))
-    measured = spread(found).droplevel([*_others("bn", "line")])
+    measured = spread(found).droplevel(_others("bn", "line"))
     return {
         f"{bn} BN": Estimate(
             found.xs(bn, level="bn").tolist(), row["mean"], row["half"]
@@ -230,18 +223,10 @@ def _others(*names: str) -> list[str]:
     return [name for name in KIND if name not in names]
 
 
-def _column(
-    measured: pd.DataFrame, lines: Sequence[str], text: Callable, **where: str
-) -> list[str]:
-    chosen = measured.reset_index()
-    for name, value in where.items():
-        chosen = chosen[chosen[name] == value]
-    chosen = chosen.set_index("line").reindex(lines)
-    return [text(row) for row in chosen.itertuples()]
-
-
-def _classes(table: pd.DataFrame) -> list[str]:
-    return [name for name in table if name.startswith("iou/")]
+def _column(measured, lines, text, bn, measure) -> list[str]:
+    chosen = measured.query("bn == @bn and measure == @measure")
+    chosen = chosen.droplevel([name for name in chosen.index.names if name != "line"])
+    return [text(row) for row in chosen.reindex(lines).itertuples()]
 
 
 def _mean(row) -> str:
