@@ -46,13 +46,12 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     table = results.with_facts(compared)
     controls = compare.select_controls(list(table["line"].unique()), ablated)
     scores = {
-        result.cell.line.label: published.find(
-            result.cell.run.config, result.cell.method
-        )
-        for result in outcome
-        if result.cell.line.without is None
+        cell.line.label: published.find(cell.run.config, cell.method)
+        for cell, _ in outcome
+        if cell.line.without is None
     }
-    split = outcome[0].cell.run.config["data"]["target"]["val"]
+    config = outcome[0].cell.run.config
+    split = config["data"]["target"]["val"]
     methods = compare.means(table, scores, split)
     methods += compare.difference_tables(table, controls)
     stepwise = compare.means(results.with_facts(stages), {}, split)
@@ -62,8 +61,8 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
         figures.save(figure, folder / name)
         pictures[f"{name}.png"] = caption
 
-    facts = workdir.environment()
-    values = compare.measurements(table)
+    facts, values = workdir.environment(), compare.measurements(table)
+    machine = results.machine(facts)
     gaps = [compare.differences(values, name).assign(control=name) for name in controls]
     numbers = {
         **facts,
@@ -81,8 +80,7 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     results.write(folder / "metrics.json", everything)
     files.text(folder / "study.json", workdir.to_json(results.nan_to_none(numbers)))
     files.text(folder / "study.csv", results.to_csv(everything))
-    latex = results.latex([*methods, *stepwise, *classes])
-    files.text(folder / "study.tex", latex)
+    files.text(folder / "study.tex", results.latex([*methods, *stepwise, *classes]))
     count = Counter(result.status for result in outcome)
     cells = ", ".join(f"{number} {status}" for status, number in count.items())
     failures = {
@@ -92,7 +90,7 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     }
     parts = [
         f"Command: `{facts['command']}`",
-        f"Machine: {results.machine(facts)}. Cells: {cells}.",
+        f"Machine: {machine}. Cells: {cells}.",
         *(f"{cell}: {error}" for cell, error in failures.items()),
         results.markdown(methods),
         *(f"![{text}]({name})\n\n{text}" for name, text in pictures.items()),
@@ -100,27 +98,24 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     ]
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
     files.text(folder / "study.md", text)
+    shown = [(folder / name, caption) for name, caption in pictures.items()]
     sections = (
         pages.Section("Methods", methods),
-        pages.Section(
-            "Figures", (), [(folder / name, text) for name, text in pictures.items()]
-        ),
+        pages.Section("Figures", (), shown),
         pages.Section("Stages", stepwise),
         pages.Section("By class", classes),
     )
-    config = outcome[0].cell.run.config
     headline = {
         "command": facts["command"],
         "source": config["data"]["source"]["name"],
         "target": config["data"]["target"]["name"],
         "network": config["model"]["backbone"],
-        "machine": results.machine(facts),
+        "machine": machine,
         "cells": cells,
         **failures,
     }
     title = f"lsr_jax study: {folder.resolve().name}"
-    page = pages.document(title, headline, sections)
-    files.text(folder / "index.html", page)
+    files.text(folder / "index.html", pages.document(title, headline, sections))
     return results.terminal(methods)
 
 
