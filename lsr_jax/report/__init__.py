@@ -20,6 +20,10 @@ from lsr_jax.training.weights import CHECKPOINTS
 
 CAMVID = Path("data/camvid")
 PHOTOGRAPHS = "python train.py --config configs/streets2camvid.py"
+PANEL = (
+    "Target validation images: image, ground truth where there is one, and the prediction "
+    "of every stage."
+)
 
 
 def write(
@@ -93,18 +97,16 @@ def write(
         )
         summary = results.summary(rows, control=config["evaluation"]["control"])
         classes = [*results.per_class(rows), *results.per_class(rows, "asr")]
-        folder = run.workdir / folder
+        folder, tables = run.workdir / folder, [*summary, *classes]
         results.write(folder / "metrics.json", rows)
         files.text(folder / "metrics.csv", results.to_csv(rows))
-        tables = results.markdown([*summary, *classes])
-        files.text(folder / "table.md", "\n\n".join([*remarks, tables]))
-        files.text(folder / "table.tex", results.latex([*summary, *classes]))
-        print(results.terminal([*summary, *classes] if per_class else summary))
+        markdown = "\n\n".join([*remarks, results.markdown(tables)])
+        files.text(folder / "table.md", markdown)
+        files.text(folder / "table.tex", results.latex(tables))
+        print(results.terminal(tables if per_class else summary))
         print(*remarks, sep="\n", end="\n" if remarks else "")
-        columns = {"image": images}
-        if "target" in evaluation.scored:
-            columns["ground truth"] = truths
-        columns |= predictions
+        truth = {"ground truth": truths} if "target" in evaluation.scored else {}
+        columns = {"image": images, **truth, **predictions}
         space = evaluation.space
         panel = figures.panel(columns, space.classes, space.colors)
         figures.save(panel, folder / "panel", ["png"])
@@ -112,7 +114,8 @@ def write(
         log_panel(folder, step)
         print(f"\n{folder}: metrics.json, metrics.csv, table.md, table.tex, panel.png")
         if not entries:
-            pictures = [features.PANEL, *features.curves(run, stages, folder)]
+            pictures = [(folder / "panel.png", PANEL)]
+            pictures += features.curves(run, stages, folder)
             if latent_figures:
                 pictures += features.draw(evaluation, stages, folder)
             write_page(evaluation, stages, folder, summary, classes, pictures, remarks)
@@ -139,10 +142,10 @@ def log_panel(folder: Path, step: int) -> None:
     own.mkdir(exist_ok=True)
     for old in own.glob("events.out.tfevents.*"):
         old.unlink()
-    with Image.open(folder / features.PANEL.file) as image:
+    with Image.open(folder / "panel.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     with tensorboard.Events(own, first=step) as events:
-        events.image(step, "panel", pixels, features.PANEL.caption)
+        events.image(step, "panel", pixels, PANEL)
 
 
 def write_page(
@@ -173,7 +176,7 @@ def write_page(
     }
     sections = (
         html.Section("Scores", summary),
-        html.Section("Figures", (), [(folder / p.file, p.caption) for p in pictures]),
+        html.Section("Figures", (), pictures),
         html.Section("By class", classes),
     )
     title = f"lsr_jax: {run.workdir.name}"

@@ -172,18 +172,7 @@ def read_curves(path: Path) -> pd.DataFrame:
     return found.select_dtypes("number")
 
 
-class Picture(NamedTuple):
-    """A PNG in the folder of the report, and its caption."""
-
-    file: str
-    caption: str
-
-
-PANEL = Picture(
-    "panel.png",
-    "Target validation images: image, ground truth where there is one, and the prediction "
-    "of every stage.",
-)
+Picture = tuple[Path, str]  # a PNG in the folder of the report, and its caption
 
 
 def curves(run: Run, stages: Sequence[str], folder: Path) -> list[Picture]:
@@ -402,4 +391,4 @@ def _tsne(sample: Sample) -> np.ndarray:
 
 def _save(folder: Path, name: str, figure: figures.Figure, caption: str) -> Picture:
     figures.save(figure, folder / name)
-    return Picture(f"{name}.png", caption)
+    return folder / f"{name}.png", caption

@@ -164,13 +164,14 @@ def test_every_figure_of_a_run_is_written(run, tmp_path, monkeypatch):
     (tmp_path / "lsr" / "metrics.jsonl").write_text('{"step": 1, "total": 2.0}\n')
     pictures = features.curves(run, stages, tmp_path)
     pictures += features.draw(Evaluation(run), stages, tmp_path)
-    assert [picture.file.removesuffix(".png") for picture in pictures] == [
+    assert [path.stem for path, _ in pictures] == [
         *("training_curves", "confusion", "downsampling", "class_shares", "polar"),
         *("prototype_angles", "tsne", "domains_pca", "domains_tsne"),
     ]
-    for picture in pictures:
-        assert (tmp_path / picture.file).stat().st_size > 5000, picture
-        assert picture.caption.endswith(".")
+    for path, caption in pictures:
+        assert path.parent == tmp_path
+        assert path.stat().st_size > 5000, path
+        assert caption.endswith(".")
     table = pd.read_csv(tmp_path / "features.csv", index_col=["stage", "domain"])
     assert list(table.index) == [(s, d) for s in stages for d in features.DOMAINS]
     assert np.isfinite(table.to_numpy()).all()
