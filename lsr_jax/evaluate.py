@@ -146,8 +146,7 @@ def check(options) -> None:
     """Raise InputError for flags that contradict each other."""
     if not (options.workdir or options.checkpoint or options.ensemble):
         raise InputError("--workdir, --checkpoint or --ensemble is needed; see --help")
-    given = {name for name in EXCLUDED if getattr(options, name)}
-    given |= {"stages"} if options.stages else set()
+    given = {name for name in (*EXCLUDED, "stages") if getattr(options, name)}
     given |= {"step"} if options.step is not None else set()
     given |= {"distributed"} if options.processes else set()
     for flag in given & set(EXCLUDED):
