@@ -73,20 +73,17 @@ def check(config: Mapping) -> None:
             section = section[key]
         keywords.check(section, name, kinds)
     for stage in config["stages"]:
-        check_stage(config[stage], stage)
-
-
-def check_stage(section: Mapping, stage: str) -> None:
-    """Raise InputError for the first value of a stage that is out of range."""
-    keywords.check(section, stage, STAGE)
-    for name, functions in FUNCTIONS.items():
-        keywords.check(section[name], f"{stage}.{name}", *functions)
-    for domain, augment in section["augment"].items():
-        keywords.check(augment, f"{stage}.augment.{domain}", preprocess.augment)
-    method = dict(section["method"])
-    name = method.pop("name")
-    if name not in METHODS:
-        raise InputError(
-            f"{stage}.method.name: expected one of {', '.join(METHODS)}, found {name!r}"
-        )
-    keywords.check(method, f"{stage}.method", METHODS[name].make)
+        section = config[stage]
+        keywords.check(section, stage, STAGE)
+        for name, functions in FUNCTIONS.items():
+            keywords.check(section[name], f"{stage}.{name}", *functions)
+        for domain, augment in section["augment"].items():
+            keywords.check(augment, f"{stage}.augment.{domain}", preprocess.augment)
+        method = dict(section["method"])
+        name = method.pop("name")
+        if name not in METHODS:
+            raise InputError(
+                f"{stage}.method.name: expected one of {', '.join(METHODS)}, found "
+                f"{name!r}"
+            )
+        keywords.check(method, f"{stage}.method", METHODS[name].make)
