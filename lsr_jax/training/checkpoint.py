@@ -67,7 +67,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         changed: another process may be saving.
         """
         self.folder = folder.absolute()
-        self._has_frozen = bool(self.steps())
+        self._has_frozen = bool(checkpoint_steps(self.folder))
         self._best = BestOfNewest()
         kept = [policies.LatestN(KEEP_NEWEST), self._best]
         kept += [policies.EveryNSteps(keep_every)] if keep_every else []
@@ -88,10 +88,6 @@ class Checkpointer(contextlib.AbstractContextManager):
         with writing(self.folder):
             self._manager.close()
 
-    def steps(self) -> list[int]:
-        """The saved steps in ascending order; their content is not checked."""
-        return checkpoint_steps(self.folder)
-
     def save(self, step: int, state: TrainState, facts: Mapping) -> None:
         """Start saving; the state may be donated afterwards.
 
@@ -100,7 +96,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         Raises:
           TrainingError: this save or the previous one failed, or a later step exists.
         """
-        for saved in self.steps():
+        for saved in checkpoint_steps(self.folder):
             if saved not in self._best.named:
                 self._best.named[saved] = None
                 with contextlib.suppress(DamagedCheckpointError):
@@ -242,7 +238,7 @@ class Checkpointer(contextlib.AbstractContextManager):
     def _newest(self, read: Callable[[int], tuple]) -> tuple[tuple | None, list[int]]:
         """What ``read`` returns for the newest undamaged step, and the damaged steps."""
         errors: dict[int, DamagedCheckpointError] = {}
-        for step in reversed(distributed.from_main(self.steps())):
+        for step in reversed(distributed.from_main(checkpoint_steps(self.folder))):
             found = error = None
             try:
                 found = read(step)
@@ -274,14 +270,14 @@ class Checkpointer(contextlib.AbstractContextManager):
                 (self.folder / str(step)).rename(folder / str(step))
 
 
-def is_frozen(node: object) -> bool:
-    """Whether a node of a state is `Frozen`."""
+def _is_frozen(node: object) -> bool:
     return isinstance(node, Frozen)
 
 
 def without_frozen(tree: PyTree) -> tuple[PyTree, list]:
     """The tree with empty `Frozen` nodes, and what was in them."""
-    values = [x.value for x in jax.tree.leaves(tree, is_leaf=is_frozen) if is_frozen(x)]
+    leaves = jax.tree.leaves(tree, is_leaf=_is_frozen)
+    values = [leaf.value for leaf in leaves if _is_frozen(leaf)]
     return with_frozen(tree, [()] * len(values)), values
 
 
@@ -289,7 +285,7 @@ def with_frozen(tree: PyTree, values: Sequence[PyTree]) -> PyTree:
     """The tree with ``values`` in its `Frozen` nodes."""
     rest = iter(values)
     return jax.tree.map(
-        lambda x: Frozen(next(rest)) if is_frozen(x) else x, tree, is_leaf=is_frozen
+        lambda x: Frozen(next(rest)) if _is_frozen(x) else x, tree, is_leaf=_is_frozen
     )
 
 

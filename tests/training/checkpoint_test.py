@@ -217,7 +217,7 @@ def test_an_empty_folder_is_a_fresh_start(tmp_path):
 def test_newest_two_best_one_and_every_nth_are_kept(best, every, kept, tmp_path):
     save(tmp_path / "c", range(1, 7), best, keep_every=every)
     with Checkpointer(tmp_path / "c", read_only=True) as checkpoints:
-        assert checkpoints.steps() == kept
+        assert checkpoint.checkpoint_steps(checkpoints.folder) == kept
 
 
 @pytest.mark.parametrize("again", [False, True])
