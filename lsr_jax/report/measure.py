@@ -214,35 +214,25 @@ class Evaluation:
         source = self.run.open(domain, "val")
         return pipeline.eval_batches(source, batch_size=size)
 
-    def scored_splits(self) -> list[tuple[str, str]]:
-        """Domain and split of all labels that are read: reported, or by the selection."""
-        config = self.run.config
-        splits = [(domain, config["data"][domain]["val"]) for domain in self.scored]
-        chosen = selection.labelled_split_of(config)
-        return splits if chosen in (None, *splits) else [*splits, chosen]
-
     def check(self) -> None:
         """Read what is scored, and trace the evaluations with its shapes alone.
 
         Raises:
           InputError: what would stop the report after the training.
         """
-        run, model = self.run, self.run.model
-        compiled = self._compile(model, run.config["data"]["preprocessing"])
+        run, model, config = self.run, self.run.model, self.run.config
+        batch_size, hidden = run.evaluation_batch_size(), not distributed.is_main()
+        compiled = self._compile(model, config["data"]["preprocessing"])
         network = jax.eval_shape(lambda: model.init(jax.random.key(0), ANY_SIZE))
-        for domain, split in self.scored_splits():
-            source = run.domains[domain].open(split)
+        splits = [(domain, config["data"][domain]["val"]) for domain in self.scored]
+        if chosen := selection.labelled_split_of(config):
+            splits.append(chosen)
+        for domain, split in dict.fromkeys(splits):
+            source, name = run.domains[domain].open(split), f"check {domain} {split}"
             traced, found = set(), False
             with (
-                pipeline.eval_batches(
-                    source, batch_size=run.evaluation_batch_size()
-                ) as batches,
-                cli.progress_bar(
-                    len(source),
-                    f"check {domain} {split}",
-                    "image",
-                    disable=not distributed.is_main(),
-                ) as bar,
+                pipeline.eval_batches(source, batch_size=batch_size) as batches,
+                cli.progress_bar(len(source), name, "image", disable=hidden) as bar,
             ):
                 for images, valid, _ in batches:
                     bar.update(int(valid.sum()))
@@ -253,21 +243,21 @@ class Evaluation:
                         traced.add(sizes)
             if not found:
                 raise results.no_score(domain, split)
-        self.examples("target", run.config["evaluation"]["panel_images"])
-        size = (run.evaluation_batch_size(), *run.sizes["target"], 3)
-        compiled.criteria.trace(*network, jax.ShapeDtypeStruct(size, jnp.uint8))
+        self.examples("target", config["evaluation"]["panel_images"])
+        shape = *run.sizes["target"], 3
+        image = jax.ShapeDtypeStruct((batch_size, *shape), jnp.uint8)
+        compiled.criteria.trace(*network, image)
         if model.arguments.get("batch_norm") == "eval":
             return
-        count = len(self.run.statistics_images())
+
+        def train(params, model_state, image):
+            return model.forward(params, model_state, run.normalise(image), True)
+
+        count = len(run.statistics_images())
         for size in {min(count, batchnorm.GROUP), count % batchnorm.GROUP} - {0}:
-            image = jnp.zeros((size, *run.sizes["target"], 3), jnp.uint8)
+            image = jax.ShapeDtypeStruct((size, *shape), jnp.uint8)
             try:
-                jax.eval_shape(
-                    lambda *network, image=image: model.forward(
-                        *network, run.normalise(image), True
-                    ),
-                    *network,
-                )
+                jax.eval_shape(train, *network, image)
             except InputError as error:
                 raise InputError(
                     f"evaluation.batchnorm_images: {count} target images leave a group "
