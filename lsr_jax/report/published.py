@@ -84,11 +84,11 @@ def scores() -> tuple[Score, ...]:
 
 def find(config: Mapping, method: str) -> list[Score]:
     """The published results of a method on the domains and the network of a config."""
-    source, target = config["data"]["source"], config["data"]["target"]
-    pair = PAIRS.get((source["name"], target["name"]))
-    if (source["name"], target["name"]) == ("cityscapes", "cross_city"):
-        pair = "cs2crosscity_" + target["val"].partition("_")[0]
-    model = config["model"]
+    data, model = config["data"], config["model"]
+    names = data["source"]["name"], data["target"]["name"]
+    pair = PAIRS.get(names)
+    if names == ("cityscapes", "cross_city"):
+        pair = "cs2crosscity_" + data["target"]["val"].partition("_")[0]
     wanted = pair, model["backbone"], model["num_classes"], method, variant(config)
 
     def key(s):
@@ -105,9 +105,9 @@ def variant(config: Mapping) -> str | None:
         return "masked"
     if method["name"] != "dacs" or method["source_divisor"] != "pixels":
         return None
-    whole = "mic on daformer" if method["masked"] else "daformer"
-    detailed = "mic" if method["masked"] else "hrda"
-    return whole if config["model"]["detail"] is None else detailed
+    if config["model"]["detail"] is None:
+        return "mic on daformer" if method["masked"] else "daformer"
+    return "mic" if method["masked"] else "hrda"
 
 
 def attach_ratios(
@@ -135,24 +135,20 @@ def attach_ratios(
         known = _published_oracle()
     else:
         known = _oracles(_read(oracle) if oracle else rows)
-    attached, matched = [], False
+    attached, wanted = [], []
     for row in rows:
-        if row["domain"] == "target":
-            found = next((known[kind] for kind in _kinds(row) if kind in known), None)
-            if found:
-                row, matched = _with_ratios(row, *found, subsets), True
-        attached.append(row)
-    if oracle is not None and not matched:
-        found, wanted = (
+        kinds = _kinds(row) if row["domain"] == "target" else []
+        found = next((known[kind] for kind in kinds if kind in known), None)
+        attached.append(_with_ratios(row, *found, subsets) if found else row)
+        wanted += kinds
+    if oracle is not None and not known.keys() & set(wanted):
+        found, expected = (
             ", ".join(sorted({" ".join(map(str, kind[:3])) for kind in kinds}))
-            for kinds in (
-                known,
-                [k for row in rows if row["domain"] == "target" for k in _kinds(row)],
-            )
+            for kinds in (known, wanted)
         )
         raise InputError(
             f"--oracle {oracle}: is of other data, splits, classes or protocols (found "
-            f"{found}; expected {wanted}); evaluate the oracle in the same way first"
+            f"{found}; expected {expected}); evaluate the oracle in the same way first"
         )
     return attached
 
@@ -174,14 +170,11 @@ def _published_oracle():
     """`_oracles` of DeepLabV2 with ResNet-101, for the classes of each benchmark."""
     score = next(s for s in scores() if (s.pair, s.method) == ("gta2cs", ORACLE))
     iou = {name: percent / 100 for name, percent in score.iou.items()}
+    spaces = label_spaces.NAMES, label_spaces.NAMES_16, label_spaces.NAMES_13
     return {
         ("cityscapes", "val", protocol, classes): (iou, PAPER)
         for protocol in PROTOCOLS
-        for classes in (
-            label_spaces.NAMES,
-            label_spaces.NAMES_16,
-            label_spaces.NAMES_13,
-        )
+        for classes in spaces
     }
 
 
