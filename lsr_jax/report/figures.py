@@ -59,41 +59,32 @@ STYLE = {
 # Decorates every function that draws: settings are read when an artist is made. Those of
 # the user's matplotlibrc are not used.
 styled = matplotlib.style.context(["default", STYLE])
+Look = tuple[str, str, str | tuple]  # color, marker and dash of a thing in a figure
 CHANCE = 90.0  # degrees: the largest angle between non-negative vectors
 SMALLEST_SHARE = 0.005  # below, a cell of the confusion matrix stays empty
 SMALLEST_GAP = 0.05  # points; below, a cell of IoU differences stays empty
-
-
-class Look(NamedTuple):
-    """What tells one thing from the others in a figure."""
-
-    color: str
-    marker: str
-    dash: str | tuple
 
 
 def look(number: int) -> Look:
     """The look of thing ``number``; 32 of them differ."""
     turn, place = divmod(number, len(COLORS))
     turn %= len(MARKERS)
-    return Look(COLORS[place], MARKERS[turn], DASHES[turn])
+    return COLORS[place], MARKERS[turn], DASHES[turn]
 
 
 @styled
 def save(
     figure: Figure, stem: str | os.PathLike, formats=("png", "svg", "pdf")
-) -> list[str]:
-    """Write ``stem.png`` and the vector files beside it; returns their names."""
+) -> None:
+    """Write ``stem.png`` and the vector files beside it."""
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     # The layout is computed once, not for every format.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in formats]
-    for kind, path in zip(formats, paths, strict=True):
-        with files.replacing(path) as temporary:
+    for kind in formats:
+        with files.replacing(stem.with_name(f"{stem.name}.{kind}")) as temporary:
             figure.savefig(temporary, format=kind)
-    return [path.name for path in paths]
 
 
 @styled
@@ -111,8 +102,8 @@ def panel(
     palette[: len(names)] = colors
     first = next(iter(columns.values()))
     ratio = first[0].shape[0] / first[0].shape[1]
-    figure = _new(2.6 * len(columns), (2.6 * ratio + 0.1) * len(first) + 0.9)
-    axes = figure.subplots(len(first), len(columns), squeeze=False)
+    width, height = 2.6 * len(columns), (2.6 * ratio + 0.1) * len(first) + 0.9
+    figure, axes = _new(width, height, len(first), len(columns), squeeze=False)
     present = set()
     for x, (title, pictures) in enumerate(columns.items()):
         axes[0, x].set_title(title)
@@ -319,12 +310,8 @@ def methods(
     control in the first is drawn as a line through all rows.
     """
     series = list(dict.fromkeys(name for one in found.values() for name in one))
-    figure = _new(6.4, 1.2 + 0.42 * len(found))
-    axes = figure.subplots()
-    looks = {
-        key: Look(COLORS[number], MARKERS[number], "")
-        for number, key in enumerate(series)
-    }
+    figure, axes = _new(6.4, 1.2 + 0.42 * len(found))
+    looks = {key: (COLORS[i], MARKERS[i], "") for i, key in enumerate(series)}
     for row, estimates in enumerate(found.values()):
         for key, estimate in estimates.items():
             color, marker, _ = looks[key]
@@ -335,7 +322,7 @@ def methods(
             )
             axes.plot(estimate.seeds, [y] * len(estimate.seeds), ".", color=INK, ms=4)
     handles = [_key(key, style) for key, style in looks.items()]
-    handles.append(_key("one seed", Look(INK, ".", "")))
+    handles.append(_key("one seed", (INK, ".", "")))
     if control in found:
         mean = found[control][series[0]].mean
         line = axes.axvline(mean, color=INK, linestyle="--", linewidth=0.8)
@@ -364,8 +351,7 @@ def per_class(
     """
     values = np.stack(list(differences.values()))
     most = max(1.0, float(np.nanmax(np.abs(values), initial=0)))
-    figure = _new(2.6 + 0.42 * len(names), 1.7 + 0.3 * len(values))
-    axes = figure.subplots()
+    figure, axes = _new(2.6 + 0.42 * len(names), 1.7 + 0.3 * len(values))
     picture = axes.imshow(values, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
     shown = np.where(np.abs(values) >= SMALLEST_GAP, values, np.nan)
     _write_cells(axes, shown, "{:+.1f}", white_from=0.65 * most)
@@ -381,8 +367,7 @@ def per_class(
 @styled
 def ablation(found: Mapping[str, Estimate], measure: str) -> Figure:
     """A bar for the full method, which is first, and for each term removed (LSR, Fig. 3a)."""
-    figure = _new(1.6 + 0.95 * len(found), 3.2)
-    axes = figure.subplots()
+    figure, axes = _new(1.6 + 0.95 * len(found), 3.2)
     for x, estimate in enumerate(found.values()):
         axes.bar(x, estimate.mean, 0.62, color=COLORS[0] if x == 0 else COLORS[5])
         if not np.isnan(estimate.half):
@@ -416,24 +401,22 @@ def _grid(count: int, width: float, height: float, **subplots):
     """A figure of ``count`` panels of so many inches, at most three side by side."""
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
-    figure = _new(width * columns, height * rows + 0.6)
-    axes = [
-        figure.add_subplot(rows, columns, number + 1, **subplots)
-        for number in range(count)
-    ]
-    return figure, axes
+    size = width * columns, height * rows + 0.6
+    figure, axes = _new(*size, rows, columns, squeeze=False, subplot_kw=subplots)
+    for extra in axes.flat[count:]:
+        extra.remove()
+    return figure, axes.flat[:count]
 
 
-def _new(width: float, height: float) -> Figure:
+def _new(width: float, height: float, *grid: int, **subplots):
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure
+    return figure, figure.subplots(*grid, **subplots)
 
 
 def _bars(table: pd.DataFrame) -> tuple[Figure, Axes]:
     """One group of bars a row, one bar a column in each; NaN leaves a gap."""
-    figure = _new(1.2 + 0.5 * len(table), 3.4)
-    axes = figure.subplots()
+    figure, axes = _new(1.2 + 0.5 * len(table), 3.4)
     width = 0.8 / len(table.columns)
     for number, name in enumerate(table):
         left = np.arange(len(table)) - 0.4 + number * width

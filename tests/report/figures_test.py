@@ -93,7 +93,7 @@ FIGURES = (
 
 @pytest.mark.parametrize("make", FIGURES, ids=lambda make: make.__name__)
 def test_every_figure_is_saved(make, tmp_path):
-    assert figures.save(make(), tmp_path / "a", ["png"]) == ["a.png"]
+    figures.save(make(), tmp_path / "a", ["png"])
     assert (tmp_path / "a.png").stat().st_size > 2000
 
 
