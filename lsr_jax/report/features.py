@@ -247,7 +247,7 @@ class Sampler:
 
     def sample(self, stage: str, domain: str, count: int) -> Sample:
         """A network's vectors of at most ``count`` cells of every class."""
-        network = self.evaluation.network(stage)
+        (network,) = self.evaluation.entry(stage).members
         positions = self.choose(domain, count)
         labels, _ = self.label_maps(domain)
         found, seen = [], 0
@@ -293,10 +293,10 @@ class Sampler:
 def _confusion(evaluation, stages):
     shares = {}
     for stage in stages:
-        predictor, params = evaluation.predictor(evaluation.entry(stage))
-        state = evaluation.network(stage).model_state
+        entry = evaluation.entry(stage)
+        predictor, params = evaluation.predictor(entry)
         # That of the table: running statistics, the first of its protocols.
-        protocols = evaluation.protocols[:1]
+        state, protocols = entry.members[0].model_state, evaluation.protocols[:1]
         with evaluation.batches("target") as batches:
             found = predictor.confusions(params, state, batches, protocols=protocols)
         shares[stage] = row_shares(found[tuple(protocols)])

@@ -107,18 +107,14 @@ class Evaluation:
         self.scored.sort(reverse=True)  # the target first
         declared = run.domains.get("source", run.domains["target"]).space.declared
         self.taught = declared if len(declared) < self.space.num_classes else None
-        self._networks: dict[str, Trained] = {}
+        self._entries: dict[str, Entry] = {}
         self._compiled: dict[str, Compiled] = {}
 
-    def network(self, stage: str) -> Trained:
-        """The trained network of a stage, restored once for tables and figures."""
-        if stage not in self._networks:
-            self._networks[stage] = self.run.trained(stage)
-        return self._networks[stage]
-
     def entry(self, stage: str) -> Entry:
-        """The `Entry` of a stage."""
-        return Entry(stage, (self.network(stage),))
+        """The network of a stage, restored once for tables and figures."""
+        if stage not in self._entries:
+            self._entries[stage] = Entry(stage, (self.run.trained(stage),))
+        return self._entries[stage]
 
     def rows(self, entry: Entry) -> Iterator[results.Row]:
         """Rows of the scored domains, both kinds of BatchNorm statistics and every protocol.
