@@ -25,11 +25,6 @@ class Result(NamedTuple):
     cell: Cell
     error: str | None = None
 
-    @property
-    def status(self) -> str:
-        """``finished`` or ``failed``."""
-        return "failed" if self.error else "finished"
-
 
 def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -> str:
     """Write every file of a study into its folder; returns the tables as text.
@@ -59,14 +54,15 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     pictures = {}
     for name, (figure, caption) in compare.draw(table, controls, ablated).items():
         figures.save(figure, folder / name)
-        pictures[f"{name}.png"] = caption
+        pictures[folder / f"{name}.png"] = caption
 
+    cells = [describe_cell(result) for result in outcome]
     facts, values = workdir.environment(), compare.measurements(table)
     machine = results.machine(facts)
     gaps = [compare.differences(values, name).assign(control=name) for name in controls]
     numbers = {
         **facts,
-        "cells": [describe_cell(result) for result in outcome],
+        "cells": cells,
         "summary": compare.spread(values).reset_index().to_dict("records"),
         "differences": [
             record for gap in gaps for record in gap.reset_index().to_dict("records")
@@ -81,8 +77,8 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     files.text(folder / "study.json", workdir.to_json(results.nan_to_none(numbers)))
     files.text(folder / "study.csv", results.to_csv(everything))
     files.text(folder / "study.tex", results.latex([*methods, *stepwise, *classes]))
-    count = Counter(result.status for result in outcome)
-    cells = ", ".join(f"{number} {status}" for status, number in count.items())
+    count = Counter(cell["status"] for cell in cells)
+    counts = ", ".join(f"{number} {status}" for status, number in count.items())
     failures = {
         f"{cell.line.label}, seed {cell.seed}": f"failed: {error}"
         for cell, error in outcome
@@ -90,18 +86,17 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
     }
     parts = [
         f"Command: `{facts['command']}`",
-        f"Machine: {machine}. Cells: {cells}.",
+        f"Machine: {machine}. Cells: {counts}.",
         *(f"{cell}: {error}" for cell, error in failures.items()),
         results.markdown(methods),
-        *(f"![{text}]({name})\n\n{text}" for name, text in pictures.items()),
+        *(f"![{text}]({path.name})\n\n{text}" for path, text in pictures.items()),
         results.markdown([*stepwise, *classes]),
     ]
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
     files.text(folder / "study.md", text)
-    shown = [(folder / name, caption) for name, caption in pictures.items()]
     sections = (
         pages.Section("Methods", methods),
-        pages.Section("Figures", (), shown),
+        pages.Section("Figures", (), list(pictures.items())),
         pages.Section("Stages", stepwise),
         pages.Section("By class", classes),
     )
@@ -111,7 +106,7 @@ def write(outcome: Sequence[Result], folder: Path, ablated: str | None = None) -
         "target": config["data"]["target"]["name"],
         "network": config["model"]["backbone"],
         "machine": machine,
-        "cells": cells,
+        "cells": counts,
         **failures,
     }
     title = f"lsr_jax study: {folder.resolve().name}"
@@ -192,6 +187,6 @@ def describe_cell(result: Result) -> dict[str, Any]:
         "seed": seed,
         "run": run.folder.name,
         "pretraining": run.needs and run.needs.folder.name,
-        "status": result.status,
+        "status": "failed" if result.error else "finished",
         "error": result.error,
     }
