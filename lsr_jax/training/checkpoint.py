@@ -52,6 +52,9 @@ MACHINE_ERRORS = [
 ]
 
 
+Network = tuple[PyTree, PyTree]  # params, model_state
+
+
 class DamagedCheckpointError(InputError):
     """A checkpoint whose files are not those that were written, or of another network."""
 
@@ -200,9 +203,7 @@ class Checkpointer(contextlib.AbstractContextManager):
             self._manager.reload()
         return found
 
-    def restore_network(
-        self, step: int, network: tuple[PyTree, PyTree]
-    ) -> tuple[tuple[PyTree, PyTree], dict]:
+    def restore_network(self, step: int, network: Network) -> tuple[Network, dict]:
         """``(params, model_state)`` of the network, as arrays or shapes; and the facts.
 
         Raises:
@@ -213,9 +214,7 @@ class Checkpointer(contextlib.AbstractContextManager):
         found, facts = self.restore(step, template, whole=False)
         return (found["params"]["model"], found["model_state"]), facts
 
-    def reported_network(
-        self, network: tuple[PyTree, PyTree]
-    ) -> tuple[tuple[PyTree, PyTree], dict, int]:
+    def reported_network(self, network: Network) -> tuple[Network, dict, int]:
         """The network that a stage reports, the newest facts, and the reported step.
 
         That is the best checkpoint if a selection rule chose one, else the newest

@@ -15,14 +15,12 @@ from lsr_jax.augment import preprocess
 from lsr_jax.errors import InputError
 from lsr_jax.evaluation import unsupervised
 from lsr_jax.training import checkpoint, sharding, workdir
-from lsr_jax.training.checkpoint import Checkpointer
+from lsr_jax.training.checkpoint import Checkpointer, Network
 from lsr_jax.types import PyTree
 
 CHECKPOINTS = "checkpoints"
 ANY_SIZE = (64, 128)  # of images; the shapes of the parameters do not depend on it
 ASSETS = Path(__file__).parents[1] / "assets"  # networks that this package contains
-
-Network = tuple[PyTree, PyTree]  # params, model_state
 
 
 class Source(NamedTuple):
