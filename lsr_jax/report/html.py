@@ -19,7 +19,7 @@ from lsr_jax.report.results import Table
 MIN_WIDTH = 720  # CSS pixels below which a wide picture scrolls instead of shrinking
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
+    autoescape=jinja2.select_autoescape(["html"]),
     keep_trailing_newline=True,
     trim_blocks=True,
     undefined=jinja2.StrictUndefined,
