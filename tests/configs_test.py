@@ -87,7 +87,8 @@ def trace(config, stage):
 # `family_test` trains every method of streets.
 TRACED = [("streets", None), ("gta2cs", None)]
 TRACED += [("synthia2cs", "lsr,mini"), ("cs2crosscity", "lsr,mini")]
-TRACED += [("gta2cs", "mic,mit_mini"), ("synthia2cs", "daformer,mini_v1c")]
+TRACED += [pytest.param("gta2cs", "mic,mit_mini", marks=pytest.mark.long)]
+TRACED += [("synthia2cs", "daformer,mini_v1c")]
 TRACED += [("cs2crosscity", "batchnorm_only,like=dacs,hrda,mini_v1c")]
 TRACED += [("streets", "batchnorm_only,like=clan,released")]
 

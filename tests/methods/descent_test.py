@@ -120,7 +120,7 @@ class Alone:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "preset"), variants.VARIANTS)
+@pytest.mark.parametrize(("name", "preset"), variants.LONG_PRESETS)
 def test_each_term_moves_one_player_the_right_way(name, preset, key, tmp_path):
     method = variants.build(name, preset, **REACHED)
     fresh, _ = variants.start(method, key, tmp_path)
