@@ -56,9 +56,15 @@ def test_results_come_in_order_and_are_bounded():
     assert not multiprocessing.active_children()
 
 
+def bytes_or_wait(size):
+    return bytes(size) if size else time.sleep(60)
+
+
 def kill_a_worker(wait):
     with processes.make_pool(2) as pool:
-        results = processes.ordered(pool, bytes, [5 * 10**7] * 8)
+        # The last job is never done, however fast the others are.
+        jobs = [*[5 * 10**7] * 8, 0]
+        results = processes.ordered(pool, bytes_or_wait, jobs)
         next(results)
         time.sleep(wait)  # most likely, it is writing a result
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
