@@ -201,7 +201,10 @@ def run(
 def parse(
     flags: Flags, argv: Sequence[str], arguments: Sequence[str] = ()
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Options and positional arguments; raises InputError for unusable ones."""
+    """Options and positional arguments; raises InputError for unusable ones.
+
+    ``options.given`` has the names of the flags on the command line.
+    """
     overrides = []
     if "config" in flags.values:
         overrides = [word for word in argv if word.startswith("--config.")]
@@ -223,7 +226,8 @@ def parse(
         raise InputError(
             f"{overrides[0]}: overrides a key of --config, found none; name the file too"
         )
-    return argparse.Namespace(**values, overrides=overrides), words
+    given = {name for name in values if flags.values[name].present}
+    return argparse.Namespace(**values, overrides=overrides, given=given), words
 
 
 def exit_code(error: Exception) -> int | None:
@@ -239,7 +243,7 @@ def exit_code(error: Exception) -> int | None:
 def refuse(options: argparse.Namespace, names: Iterable[str], command: str) -> None:
     """Raise InputError for a flag that was given though ``command`` does not use it."""
     for name in names:
-        if getattr(options, name) not in (None, False):
+        if name in options.given:
             raise InputError(f"--{name}: {command} does not use it; leave it out")
 
 

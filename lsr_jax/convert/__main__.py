@@ -38,9 +38,7 @@ def define(flags: cli.Flags) -> None:
         sorted(layouts.LAYOUTS),
         "Whose names the PyTorch file has. to-torch: required; from-torch: as found.",
     )
-    flags.integer(
-        "num_classes", None, "from-torch: classes of the network; default 19."
-    )
+    flags.integer("num_classes", 19, "from-torch: classes of the network.")
     flags.boolean("skip_head", False, "from-torch: leave the heads out.")
     flags.boolean("skip_aux_head", False, "from-torch: leave the second head out.")
     flags.boolean("all_branches", False, "from-torch: keep every ASPP branch.")
@@ -73,7 +71,7 @@ def _from_torch(options, file: str) -> None:
         layout=options.layout,
         architecture=architecture,
         backbone=backbone,
-        num_classes=19 if options.num_classes is None else options.num_classes,
+        num_classes=options.num_classes,
         skip_head=options.skip_head,
         skip_aux_head=options.skip_aux_head,
         all_branches=options.all_branches,

@@ -233,7 +233,7 @@ def define(flags: cli.Flags) -> None:
         "strict", False, "Another number of images than published: a problem."
     )
     flags.path("contact_sheet", "PNG file to write: images beside their labels.")
-    flags.integer("pairs", None, "Pairs on the sheet; default 8.", lower_bound=1)
+    flags.integer("pairs", 8, "Pairs on the contact sheet.", lower_bound=1)
 
 
 def check(options, name: str) -> int:
@@ -259,7 +259,7 @@ def check(options, name: str) -> int:
     for line in (*warnings, *palettes):
         print(f"warning: {line}")
     if options.contact_sheet:
-        drawn = contact_sheet(layout, options.root, pairs=options.pairs or 8)
+        drawn = contact_sheet(layout, options.root, pairs=options.pairs)
         write(options.contact_sheet, drawn)
     count = len(problems) + (len(warnings) if options.strict else 0)
     print(f"{layout.title}: {count} problems, {len(warnings)} warnings")

@@ -44,12 +44,11 @@ def define(flags: cli.Flags) -> None:
     flags.path("contact_sheet", "PNG file to write: pairs of both domains.")
     flags.boolean("prepare", False, "Draw all splits into the cache folder.")
     flags.enum("preset", "streets", tuple(streets.PRESETS), "Which benchmark.")
-    flags.integer("pairs", None, "Rows of the sheet; default 8.", lower_bound=1)
+    flags.integer("pairs", 8, "Rows of the contact sheet.", lower_bound=1)
     flags.size("size", "Size of its pictures; default: the preset's.")
     flags.path("data_dir", "Cache folder.")
-    flags.integer(
-        "workers", None, "Drawing processes; default: up to 4.", lower_bound=1
-    )
+    workers = min(4, processes.cores())
+    flags.integer("workers", workers, "Drawing processes.", lower_bound=1)
 
 
 def draw(options) -> None:
@@ -62,15 +61,14 @@ def draw(options) -> None:
         size = options.size or preset.size
         if min(size) < SMALLEST:
             raise InputError(f"--size: expected {SMALLEST} pixels or more on each side")
-        sheet = contact_sheet(preset, pairs=options.pairs or 8, size=size)
+        sheet = contact_sheet(preset, pairs=options.pairs, size=size)
         check.write(options.contact_sheet, sheet)
         return
     cli.refuse(options, ["pairs", "size"], "--prepare")
     # Imported here: only preparing needs TFDS.
     from lsr_jax.streets import dataset
 
-    workers = options.workers or min(4, processes.cores())
-    print(dataset.prepare(preset, data_dir=options.data_dir, workers=workers))
+    print(dataset.prepare(preset, data_dir=options.data_dir, workers=options.workers))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
