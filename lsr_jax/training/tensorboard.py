@@ -52,21 +52,23 @@ class Events(contextlib.AbstractContextManager):
         """Write one number per name."""
         for name, value in values.items():
             self._write(step, summary=summary.scalar(name, value))
+        self._file.flush()
 
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         """The distribution of finite values of any shape; at least one."""
         self._write(step, summary=summary.histogram(name, values, bins=BINS))
+        self._file.flush()
 
     def image(self, step: int, name: str, pixels: np.ndarray, description: str) -> None:
         """A uint8 ``[H, W, 3]`` image as PNG, and what it shows in words."""
         content = summary.image(name, pixels, dataformats="HWC")
         content.value[0].metadata.summary_description = description
         self._write(step, summary=content)
+        self._file.flush()
 
     def _write(self, step: int, **content) -> None:
         event = event_pb2.Event(wall_time=time.time(), step=step, **content)
         self._file.write_event(event)
-        self._file.flush()
 
 
 class Board:
