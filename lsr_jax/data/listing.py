@@ -127,6 +127,8 @@ def warnings(files: Files, layout: Layout, part: str, found: Listing) -> list[st
         lines.append(f"{layout.name} {part}: no file fits {labels}; has no labels")
     stem = re.sub(r"\.[^.*/]*$", "", pattern)
     others = files.names(f"{stem}.{IMAGES}") if stem != pattern else []
+    if not others:
+        return lines
     parts = layout.parts.values()
     known = [expression(p) for q in parts for p in (q.images, q.labels) if p]
     # Copies of used images in another format are left out knowingly.
