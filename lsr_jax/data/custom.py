@@ -117,8 +117,8 @@ def _part(name, split):
     _require(star, f"{key}.images", "a pattern with a star", images)
     same = labels is None or labels.count("*") == images.count("*")
     _require(same, f"{key}.labels", f"the stars of {images!r}", labels)
-    for kind, pattern in (("images", images), ("labels", labels or images)):
-        for option in archives.options(pattern):
+    for kind, pattern in (("images", images), ("labels", labels)):
+        for option in () if pattern is None else archives.options(pattern):
             # `Path.glob` refuses an empty pattern; "**" would match whole folders.
             fits = option and "**" not in option and not archives.objection(option)
             expected = "a pattern below the data folder, with single stars"
