@@ -166,10 +166,10 @@ class Checkpointer(contextlib.AbstractContextManager):
         unmoved = leaves_by_path(template).keys() - leaves_by_path(moving).keys()
         with reading(path):
             stored = self._manager.item_metadata(step)["state"].tree
-            check_leaves(leaf_types(template, NETWORK), leaf_types(stored, NETWORK))
+            check_leaves(network_leaves(template), network_leaves(stored))
             args = ocp.args.Composite(state=restore_args(moving, whole=whole))
             found = self._manager.restore(step, args=args).state
-            check_leaves(leaf_types(moving), leaf_types(found))
+            check_leaves(typed_leaves(moving), typed_leaves(found))
             arrays = host_copy(found)
             own = {name: saved[name] for name in saved.keys() - unmoved}
             check_arrays(own, digests(arrays), whole=whole)
@@ -421,15 +421,16 @@ def check_leaves(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
             raise ValueError(f"{name} (found {found[name]}, expected {leaf})")
 
 
-def leaf_types(tree: PyTree, beginnings: tuple[str, ...] = ()) -> dict[str, str]:
-    """Dtypes and shapes by path; shapes alone of the paths with one of ``beginnings``.
-
-    A key that lost its type is numbers with the same digest.
-    """
+def network_leaves(tree: PyTree) -> dict[str, str]:
+    """Shapes by path of the network in a state, or in the metadata of a checkpoint."""
     leaves = leaves_by_path(tree).items()
-    if beginnings:
-        return {k: f"{list(x.shape)}" for k, x in leaves if k.startswith(beginnings)}
-    return {k: f"{x.dtype}{list(x.shape)}" for k, x in leaves}
+    return {name: f"{list(x.shape)}" for name, x in leaves if name.startswith(NETWORK)}
+
+
+def typed_leaves(tree: PyTree) -> dict[str, str]:
+    """Dtypes and shapes; a key that lost its type is numbers with the same digest."""
+    leaves = leaves_by_path(tree).items()
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves}
 
 
 def check_arrays(

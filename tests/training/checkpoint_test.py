@@ -347,7 +347,7 @@ def test_another_type_or_shape_is_named():
 
     def check(**changed):
         found = {**wanted, **changed}
-        checkpoint.check_leaves(*map(checkpoint.leaf_types, (wanted, found)))
+        checkpoint.check_leaves(*map(checkpoint.typed_leaves, (wanted, found)))
 
     check()
     for changed, message in (
@@ -362,9 +362,7 @@ def test_another_type_or_shape_is_named():
 
 def test_only_the_network_is_compared_before_reading():
     tree = {"params": {"model": {"head": np.zeros((3, 19))}}, "opt_state": np.zeros(2)}
-    assert checkpoint.leaf_types(tree, checkpoint.NETWORK) == {
-        "params/model/head": "[3, 19]"
-    }
+    assert checkpoint.network_leaves(tree) == {"params/model/head": "[3, 19]"}
 
 
 @pytest.mark.parametrize(
