@@ -198,8 +198,7 @@ class Look:
 
 def wide_look(rng: random.Random) -> Look:
     """Draws the look of one image of a randomised domain."""
-    knobs = Knobs(*(rng.uniform(*WIDE_KNOBS) for _ in range(3)))
-    drawn = look.__wrapped__(knobs)  # no other image has these knobs
+    drawn = _look(Knobs(*(rng.uniform(*WIDE_KNOBS) for _ in range(3))))
     return replace(
         drawn, tone=drawn.tone | WIDE_TONE, geometry=drawn.geometry | WIDE_GEOMETRY
     )
@@ -208,6 +207,10 @@ def wide_look(rng: random.Random) -> Look:
 @functools.cache
 def look(knobs: Knobs) -> Look:
     """Returns the look at `knobs`; ``Knobs()`` is the rendered domain."""
+    return _look(knobs)
+
+
+def _look(knobs: Knobs) -> Look:
     texture = np.zeros((256, 2), np.float32)
     for name, pair in TEXTURE.items():
         texture[TRAIN_ID[name]] = np.maximum(_mix(*pair, knobs.appearance), 0)
