@@ -118,8 +118,10 @@ def restore(image: jax.Array, *, preprocessing: str = "caffe") -> jax.Array:
 
 def pixels(preprocessing: str) -> types.Pixels:
     """Returns `normalise` and `restore` for one ``preprocessing``."""
-    options = {"preprocessing": preprocessing}
-    return types.Pixels(partial(normalise, **options), partial(restore, **options))
+    return types.Pixels(
+        partial(normalise, preprocessing=preprocessing),
+        partial(restore, preprocessing=preprocessing),
+    )
 
 
 def _find(preprocessing: str) -> tuple:
@@ -193,8 +195,14 @@ def augment(
             raise InputError(f"augmentation: scale={scale} needs a crop, found none")
         images = transforms.scale_crop(keys[0], images, size=crop, scale=scale)
     elif crop is not None:
-        rules = {"majority": majority, "drawn": drawn, "drawn_pixels": drawn_pixels}
-        images = transforms.crop(keys[0], images, size=crop, **rules)
+        images = transforms.crop(
+            keys[0],
+            images,
+            size=crop,
+            majority=majority,
+            drawn=drawn,
+            drawn_pixels=drawn_pixels,
+        )
     if flip:
         images = transforms.mirror(keys[1], images, probability=flip)
     image = images.image.astype(jnp.float32)

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from lsr_jax.augment import transforms
 from lsr_jax.keywords import HalfRange, Probability, Range
 
-_Pair = tuple[float, float]
-Sigma = Annotated[_Pair, Range(excluded=0, increasing=True, unit="pixels")]
+Sigma = Annotated[
+    tuple[float, float], Range(excluded=0, increasing=True, unit="pixels")
+]
 
 
 def augment(
@@ -111,7 +112,7 @@ def _rgb_of(hue, saturation, value):
 
 
 def blur(
-    key: jax.Array, image: jax.Array, *, sigma: _Pair, probability: float
+    key: jax.Array, image: jax.Array, *, sigma: tuple[float, float], probability: float
 ) -> jax.Array:
     """Applies `gaussian_blur` to each image with a probability, deviation U(sigma)."""
     chosen_key, sigma_key = jax.random.split(key)

@@ -72,8 +72,9 @@ def crop(
         )
     else:
         drawn = jnp.zeros(batch, jnp.int32) if drawn is None else drawn
-        rules = {"size": size, "majority": majority, "drawn_pixels": drawn_pixels}
-        choose = functools.partial(choose_window, **rules)
+        choose = functools.partial(
+            choose_window, size=size, majority=majority, drawn_pixels=drawn_pixels
+        )
         corners = jax.vmap(choose)(images.label, drawn, corners)
     return jax.tree.map(lambda maps: windows.cut(maps, corners, size), images)
 

@@ -158,9 +158,12 @@ class Split:
     def __post_init__(self):
         self.part = self.layout.parts[self.name]
         self.labelled = listing.is_labelled(self.layout, self.name, self.found)
-        label_size = None if self.part.native_labels else self.size
-        options = {"reader": self.reader, "size": self.size, "label_size": label_size}
-        self.convert = partial(convert, **options)
+        self.convert = partial(
+            convert,
+            reader=self.reader,
+            size=self.size,
+            label_size=None if self.part.native_labels else self.size,
+        )
         # All images in order, skipped or not, a line each.
         self.names = "".join(f"{pair.image}\n" for pair in self.found.pairs)
         self.files = listing.fingerprint(self.reader.files, self.found.pairs)

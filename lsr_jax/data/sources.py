@@ -317,9 +317,15 @@ class Raw:
             if archives.expression(part.images).fullmatch(pairs[0].image)
         )
         pairs = [pair for pair in pairs if pair.image not in bad]
-        space, size, on_bad_example = self._options
-        sizes = size, (None if native else size)
-        return RawSource(pairs, self._reader, space.lut, *sizes, on_bad_example)
+        options = self._options
+        return RawSource(
+            pairs,
+            self._reader,
+            lut=options.space.lut,
+            size=options.size,
+            label_size=None if native else options.size,
+            on_bad_example=options.on_bad_example,
+        )
 
     def _pairs(self, split):
         """Returns the pairs of a split or list, and the errors of files without partner."""
@@ -328,8 +334,9 @@ class Raw:
             labels = {
                 p.image: p[1:] if p.label else () for one in listed for p in one.pairs
             }
-            known = self._layout, self._root, labels, self._files.exists
-            return listing.read_list(split, *known), {}
+            exists = self._files.exists
+            pairs = listing.read_list(split, self._layout, self._root, labels, exists)
+            return pairs, {}
         part = listing.part_of(self._layout, split)
         found = self._list_part(part)
         self.warnings += listing.warnings(self._files, self._layout, part, found)
