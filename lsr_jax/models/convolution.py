@@ -1,18 +1,22 @@
-"""Two-dimensional convolution, with three faster forms for CPUs.
+"""Two-dimensional convolution, with faster forms for CPUs.
 
 XLA's convolution on a CPU is slow for 1x1 kernels, for three-channel images and in the
-gradient of dilated kernels. The matrix products below give the same sums (float32
-rounding aside) several times faster there. On GPUs and TPUs, whose libraries have kernels
-for these shapes, XLA's own convolution is used.
+gradients of kernels. The matrix products below give the same sums (float32 rounding
+aside) several times faster there. On GPUs and TPUs, whose libraries have kernels for
+these shapes, XLA's own convolution is used.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from lsr_jax.ops import resample
+
+MANY = 128  # channels from which the products of `_many_backward` are faster
 
 
 def convolve(
@@ -36,15 +40,9 @@ def convolve(
             return _by_blocks(x, kernel, padding, precision)
         if stride == 1 and size * size * features < channels:
             return _multiply_then_shift(x, kernel, padding, dilation, precision)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((padding, padding),) * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )
+        if stride == 1 and min(channels, features) >= MANY:
+            return _of_many_channels(x, kernel, padding, dilation, precision)
+    return _convolve(x, kernel, padding, dilation, precision, stride)
 
 
 def depthwise(
@@ -89,9 +87,73 @@ def depthwise(
     )
 
 
+def _convolve(x, kernel, padding, dilation, precision, stride=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding),) * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _of_many_channels(x, kernel, padding, dilation, precision):
+    return _convolve(x, kernel, padding, dilation, precision)
+
+
+def _many_forward(x, kernel, padding, dilation, precision):
+    return _convolve(x, kernel, padding, dilation, precision), (x, kernel)
+
+
+def _many_backward(padding, dilation, precision, kept, gradient):
+    x, kernel = kept
+    _, pull = jax.vjp(lambda x: _convolve(x, kernel, padding, dilation, precision), x)
+    size, _, channels, features = kernel.shape
+    height, width = gradient.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    # One transposed array serves the products of all taps.
+    rows = lax.optimization_barrier(gradient.reshape(-1, features).T)
+
+    def tap(place):
+        start = (0, *(dilation * jnp.array(divmod(place, size))), 0)
+        moved = lax.dynamic_slice(x, start, (x.shape[0], height, width, channels))
+        return jnp.matmul(rows, moved.reshape(-1, channels), precision=precision)
+
+    taps = lax.map(tap, jnp.arange(size * size)).transpose(0, 2, 1)
+    return *pull(gradient), taps.reshape(kernel.shape)
+
+
+_of_many_channels.defvjp(_many_forward, _many_backward)
+
+
 def _matmul(x, matrix, precision):
-    flat = jnp.matmul(x.reshape(-1, x.shape[-1]), matrix, precision=precision)
+    flat = _product(x.reshape(-1, x.shape[-1]), matrix, precision)
     return flat.reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x, matrix, precision):
+    return jnp.matmul(x, matrix, precision=precision)
+
+
+def _product_forward(x, matrix, precision):
+    return jnp.matmul(x, matrix, precision=precision), (x, matrix)
+
+
+def _product_backward(precision, kept, gradient):
+    x, matrix = kept
+    narrow, wide = sorted((x, gradient), key=lambda array: array.shape[1])
+    # XLA transposes the left side. The barrier keeps it from exchanging the sides.
+    product = jnp.matmul(narrow.T, wide, precision=precision)
+    if narrow is gradient:
+        product = lax.optimization_barrier(product).T
+    return jnp.matmul(gradient, matrix.T, precision=precision), product
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def _by_blocks(x, kernel, padding, precision):

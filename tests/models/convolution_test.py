@@ -10,6 +10,7 @@ from lsr_jax.models import convolution
 
 CASES = {
     "pointwise": ((2, 7, 9, 6), (1, 1, 6, 8), {}),
+    "pointwise to fewer": ((2, 7, 9, 8), (1, 1, 8, 6), {}),
     "pointwise strided": ((2, 7, 10, 6), (1, 1, 6, 8), {"stride": 2}),
     "stem": ((1, 17, 24, 3), (7, 7, 3, 8), {"stride": 2, "padding": 3}),
     "stem odd": ((1, 16, 15, 3), (7, 7, 3, 8), {"stride": 2, "padding": 3}),
@@ -22,6 +23,12 @@ CASES = {
     ),
     "valid": ((1, 9, 11, 40), (3, 3, 40, 4), {"padding": 1, "dilation": 3}),
     "dilated": ((2, 9, 11, 6), (3, 3, 6, 8), {"padding": 4, "dilation": 4}),
+    "many channels": ((2, 5, 6, 8), (3, 3, 8, 12), {"padding": 2, "dilation": 2}),
+    "many channels valid": (
+        (1, 6, 7, 12),
+        (3, 3, 12, 8),
+        {"padding": 1, "dilation": 2},
+    ),
     "strided 4x4": ((2, 13, 16, 6), (4, 4, 6, 8), {"stride": 2, "padding": 1}),
 }
 
@@ -38,7 +45,9 @@ def _plain(x, kernel, *, stride=1, padding=0, dilation=1):
 
 
 @pytest.fixture(params=CASES)
-def case(request):
+def case(request, monkeypatch):
+    # Of the many channels of a real network, sums would be less exact.
+    monkeypatch.setattr(convolution, "MANY", 8)
     image, kernel, options = CASES[request.param]
     draw = np.random.default_rng(1)
     arrays = [draw.standard_normal(s).astype(np.float32) for s in (image, kernel)]
