@@ -1,6 +1,7 @@
 """Speed of the input pipeline: every stage alone, and the whole pipeline.
 
     python -m benchmarks.data                 full size; a few minutes
+    python -m benchmarks.data --quality 95    prepared images as JPEG, not PNG
     python -m benchmarks.data --json FILE     write the numbers to a file too
     python -m benchmarks.data --quick         small images, to check that it runs
 
@@ -39,7 +40,7 @@ def main():
         sizes = {name: tuple(n // scale for n in size) for name, size in SIZES.items()}
         draw(folder, options.images, scale)
         result = {"cores": processes.cores(), "workers": options.workers}
-        result |= prepare_all(folder, sizes)
+        result |= prepare_all(folder, sizes, options.quality)
         result |= stages(folder, sizes)
         result |= whole_pipeline(folder, sizes, options)
     if options.json:
@@ -57,6 +58,7 @@ def parse():
     parser.add_argument("--images", type=int, help="per data set (16; quick: 4)")
     parser.add_argument("--steps", type=int, help="measured (150; quick: 4)")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quality", type=int, help="of prepared images as JPEG")
     parser.add_argument("--folder", help="keep the data sets here")
     parser.add_argument("--json", metavar="FILE", help="file for the numbers")
     options = parser.parse_args()
@@ -77,19 +79,26 @@ def draw(folder, images, scale):
         dataset_folders.cityscapes(folder / "cityscapes", counts, small["cityscapes"])
 
 
-def prepare_all(folder, sizes):
-    """Images per second of `prepare` with one process, including TFDS."""
+def prepare_all(folder, sizes, quality):
+    """Images per second of `prepare` with one process, including TFDS, and their bytes."""
     result = {}
     for name, size in sizes.items():
         out = tempfile.mkdtemp(dir=folder)
         start = time.perf_counter()
         done = prepare.prepare(
-            LAYOUTS[name], folder / name, size=size, out=out, progress=False
+            LAYOUTS[name],
+            folder / name,
+            size=size,
+            out=out,
+            quality=quality,
+            progress=False,
         )
         seconds = time.perf_counter() - start
         splits = json.loads((done / "manifest.json").read_text())["splits"].values()
         count = sum(split["count"] for split in splits)
         result[f"prepare_{name}_images_per_second"] = count / seconds
+        stored = sum(file.stat().st_size for file in done.glob("*array_record*"))
+        result[f"prepared_{name}_megabytes_per_image"] = stored / count / 1e6
         (folder / f"prepared_{name}").unlink(missing_ok=True)
         (folder / f"prepared_{name}").symlink_to(done)
     return result

@@ -339,6 +339,13 @@ def png(pixels: np.ndarray) -> bytes:
     return encoded.tobytes()
 
 
+def jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """Encodes uint8 RGB ``[H, W, 3]``, colors at half resolution; quality 1 to 100."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    _, encoded = cv2.imencode(".jpg", pixels[..., ::-1], options)
+    return encoded.tobytes()
+
+
 def write_png(path: str | os.PathLike, pixels: np.ndarray, *, remedy: str) -> None:
     """Writes uint8 grey ``[H, W]`` or RGB ``[H, W, 3]``.
 

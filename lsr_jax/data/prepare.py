@@ -2,6 +2,7 @@
 
 python -m lsr_jax.data.prepare gta5 --root data/gta5 --size 1280x720 --out data/prepared
 python -m lsr_jax.data.prepare cityscapes --root data/cityscapes --size full --out DIR
+python -m lsr_jax.data.prepare gta5 --root data/gta5 --size 1280x720 --quality 95 --out DIR
 
 A run that was killed is started again by the same command. Exit codes: 0 done, 2 cannot.
 """
@@ -48,6 +49,7 @@ def prepare(
     *,
     size: Size,
     out: str | pathlib.Path,
+    quality: int | None = None,
     splits: Sequence[str] | None = None,
     workers: int = 1,
     on_bad_example: str = "stop",
@@ -58,8 +60,11 @@ def prepare(
     Args:
       layout: which data set.
       root: the folder as downloaded.
-      size: ``(H, W)`` of images and labels; None keeps the files' bytes.
+      size: ``(H, W)`` of images and labels; None keeps theirs, and without ``quality``
+        the bytes of the images.
       out: gets ``NAME/WIDTHxHEIGHT/VERSION``.
+      quality: of JPEG, 1 to 100, in which images are stored; None stores them without
+        loss. Labels never lose anything.
       splits: parts to convert; by default all that are there.
       workers: processes that convert; 1 converts in this process.
       on_bad_example: "stop" at the first pair that cannot be used, or "skip" it.
@@ -82,12 +87,19 @@ def prepare(
         for line in listing.warnings(reader.files, layout, name, listings[name]):
             print(f"warning: {line}", file=sys.stderr)
     skip = on_bad_example == "skip"
-    identity = {**layout.meaning(), "root": str(files.expanded(root).absolute())}
+    identity = {
+        **layout.meaning(),
+        "root": str(files.expanded(root).absolute()),
+        "quality": quality,
+    }
     if (target / prepared.MANIFEST).is_file():
         pairs = {name: listings[name].pairs for name in chosen}
         _check_finished(layout, target, identity, reader.files, pairs, skip)
         return target
-    work = {n: Split(n, layout, listings[n], reader, size, skip) for n in chosen}
+    work = {
+        name: Split(name, layout, listings[name], reader, size, quality, skip)
+        for name in chosen
+    }
     pairs = [len(split.found.pairs) for split in work.values()]
     title = f"{layout.name} {prepared.folder_name(size)}"
     try:
@@ -117,7 +129,7 @@ def prepare(
 
 
 def convert(
-    pair: Pair, *, reader: Reader, size: Size, label_size: Size
+    pair: Pair, *, reader: Reader, size: Size, label_size: Size, quality: int | None
 ) -> tuple[Record, tuple[int, int]] | BadExample:
     """Reads, checks, resizes and encodes one pair.
 
@@ -130,8 +142,11 @@ def convert(
     except BadExample as error:
         return error
     original = image.shape[:2]
-    if size is not None:
-        image = image_io.resize_image(image, size)
+    image = image_io.resize_image(image, size)
+    if quality is not None:
+        data = image_io.jpeg(image, quality)
+        image = image_io.decode_image(data, pair.image)
+    elif size is not None:
         data = image_io.png(image)
     if label is None:
         label, pixels = _NO_LABEL, np.zeros(256, np.int64)
@@ -151,6 +166,7 @@ class Split:
     found: listing.Listing
     reader: Reader
     size: Size
+    quality: int | None
     skip: bool
     skipped: dict[str, str] = field(default_factory=dict)
     sizes: Counter = field(default_factory=Counter)
@@ -163,6 +179,7 @@ class Split:
             reader=self.reader,
             size=self.size,
             label_size=None if self.part.native_labels else self.size,
+            quality=self.quality,
         )
         # All images in order, skipped or not, a line each.
         self.names = "".join(f"{pair.image}\n" for pair in self.found.pairs)
@@ -222,7 +239,8 @@ class Split:
 
 def _check_finished(layout, target, identity, files, pairs, skip):
     command = f"python -m lsr_jax.data.prepare {layout.argument}"
-    manifest = prepared.read_manifest(target, command=command)
+    # Folders of before there was a quality have none.
+    manifest = {"quality": None, **prepared.read_manifest(target, command=command)}
     other = "remove it to prepare it again, or choose another --out"
     with prepared.reading(target, command):
         prepared.check_identity(target, manifest, identity)
@@ -272,6 +290,13 @@ def define(flags: cli.Flags) -> None:
     flags.path("root", "The folder as downloaded.", required=True)
     flags.size("size", "WIDTHxHEIGHT, or full: as they are.", full=True, required=True)
     flags.path("out", "Folder that gets NAME/WIDTHxHEIGHT/VERSION.", required=True)
+    flags.integer(
+        "quality",
+        None,
+        "Store images as JPEG of this quality; default: PNG, without loss.",
+        lower_bound=1,
+        upper_bound=100,
+    )
     flags.list("splits", [], "Only these; default: all that are there.")
     flags.integer("workers", processes.cores(), "Reading processes.", lower_bound=1)
     flags.enum("on_bad_example", "stop", ON_BAD_EXAMPLE, "At a pair that is unusable.")
@@ -286,6 +311,7 @@ def command(options, name: str) -> None:
         options.root,
         size=options.size or None,
         out=options.out,
+        quality=options.quality,
         splits=options.splits,
         workers=options.workers,
         on_bad_example=options.on_bad_example,

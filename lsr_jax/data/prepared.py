@@ -38,7 +38,7 @@ class Record(NamedTuple):
 
     Attributes:
       id: name of the image, in error messages and lists.
-      image: PNG, RGB; or the bytes of the file as downloaded.
+      image: PNG or JPEG, RGB; or the bytes of the file as downloaded.
       label: PNG, 8-bit grey.
       sha256: `digest` of the decoded image and label.
       pixels: ``[256]`` number of pixels of each label value, in the label as downloaded.

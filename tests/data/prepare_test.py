@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lsr_jax.data import prepare, prepared, sources
+from lsr_jax.data import image_io, prepare, prepared, records, sources
 from lsr_jax.data.label_spaces import SPACES
 from lsr_jax.data.layouts import LAYOUTS
 from lsr_jax.errors import InputError
@@ -90,6 +90,37 @@ def test_full_keeps_the_bytes_of_the_images(downloads, tmp_path):
     opened = open_gta5(folder)
     file = downloads / "gta5" / "images" / "00003.png"
     assert opened.open("train")[2]["image"] == file.read_bytes()
+
+
+def test_images_as_jpeg_keep_their_labels(gta5, downloads, tmp_path):
+    folder = run("gta5", downloads / "gta5", tmp_path, quality=95)
+    assert manifest_of(folder)["quality"] == 95
+    stored, plain = open_gta5(folder).open("train"), open_gta5(gta5).open("train")
+    for lossy, exact in zip(stored, plain, strict=True):
+        lossy, exact = (records.decode(r, labelled=True) for r in (lossy, exact))
+        np.testing.assert_array_equal(lossy["label"], exact["label"])
+        assert (lossy["image"] != exact["image"]).any()
+        expected = image_io.decode_image(image_io.jpeg(exact["image"], 95), "")
+        np.testing.assert_array_equal(lossy["image"], expected)
+    folder = run("gta5", downloads / "gta5", tmp_path, size=None, quality=95)
+    image = image_io.decode_image(
+        (downloads / "gta5/images/00003.png").read_bytes(), ""
+    )
+    assert open_gta5(folder).open("train").stored[2]["image"] == image_io.jpeg(
+        image, 95
+    )
+
+
+def test_another_quality_than_that_of_a_finished_folder_is_refused(gta5, downloads):
+    with pytest.raises(InputError, match="expected the quality 95, found None; remove"):
+        run("gta5", downloads / "gta5", gta5.parents[2], quality=95)
+    # A folder of an earlier version, which knew no quality.
+    manifest = manifest_of(gta5)
+    (gta5 / prepared.MANIFEST).write_text(
+        json.dumps({k: v for k, v in manifest.items() if k != "quality"})
+    )
+    assert run("gta5", downloads / "gta5", gta5.parents[2]) == gta5
+    (gta5 / prepared.MANIFEST).write_text(json.dumps(manifest))
 
 
 def test_a_bad_pair_stops_or_is_skipped(downloads, tmp_path):
