@@ -287,7 +287,8 @@ def _fitting(path, facts, layout):
     if layout is None and not likely:
         raise InputError(
             f"{path}: a {facts.backbone} body without a head or classifier of any known "
-            f"layout; name one of {', '.join(layouts.LAYOUTS)}"
+            f"layout; convert it with {CONVERTER} and --layout, one of "
+            f"{', '.join(layouts.LAYOUTS)}"
         )
     if layout not in (None, *fitting):
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import sys
 import time
@@ -23,6 +24,9 @@ NUMERICS = {
     "jax_enable_x64": False,
     "jax_threefry_partitionable": True,
 }
+# Of glibc's malloc.h, with the values that return no memory to the system: one arena
+# (M_ARENA_MAX), all of it in the heap (M_MMAP_MAX), whose end is kept (M_TRIM_THRESHOLD).
+KEEPING = {-8: 1, -4: 0, -1: -1}
 
 
 def configure(cpu_devices: int) -> None:
@@ -31,6 +35,18 @@ def configure(cpu_devices: int) -> None:
     for name, value in NUMERICS.items():
         jax.config.update(name, value)
     use_persistent_cache()
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Keep the memory of arrays that are freed for the next ones, where glibc allocates it.
+
+    A program of XLA on a CPU allocates its temporary arrays anew each time it runs, and the
+    system would clear every page of them again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in KEEPING.items() if mallopt else ():
+        mallopt(option, value)
 
 
 def use_persistent_cache() -> None:

@@ -1,6 +1,7 @@
 """What is known of a step before it runs."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -65,6 +66,37 @@ def test_without_a_home_programs_are_not_kept(monkeypatch, capsys):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     assert kept_in(None) is None
     assert "JAX_COMPILATION_CACHE_DIR" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its malloc is set")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept(kept):
+    """A thread fills 64 MB, frees them and fills as many again."""
+    code = f"""
+import ctypes, resource, threading
+from lsr_jax.training import compile
+if {kept}:
+    compile.keep_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def fill():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    array = ctypes.c_void_p(libc.malloc(1 << 26))
+    ctypes.memset(array, 1, 1 << 26)
+    libc.free(array)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+faults = []
+for _ in range(2):
+    thread = threading.Thread(target=fill)
+    thread.start()
+    thread.join()
+print(faults[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    pages = (1 << 26) / os.sysconf("SC_PAGE_SIZE")
+    assert (int(done.stdout) < 0.01 * pages) == kept
 
 
 def test_variables_do_not_change_the_numbers(tmp_path):
