@@ -109,11 +109,14 @@ class Program:
 
     def compile(self) -> tuple[Callable, compile.Cost]:
         """As `compile.compile_traced`, with the operations of all loops."""
-        call, cost = compile.compile_traced(self.trace(self.setting.micro_batches))
+        parts = self.setting.micro_batches
+        call, cost = compile.compile_traced(self.trace(parts))
         # XLA counts the body of a loop once. Only on a CPU convolutions have loops.
-        with mock.patch.object(jax, "default_backend", return_value="tpu"):
-            flops = self.trace(1).lower().cost_analysis()["flops"]
-        return call, cost._replace(flops=flops / self.mesh.size)
+        if parts > 1 or jax.default_backend() == "cpu":
+            with mock.patch.object(jax, "default_backend", return_value="tpu"):
+                flops = self.trace(1).lower().cost_analysis()["flops"]
+            cost = cost._replace(flops=flops / self.mesh.size)
+        return call, cost
 
     def _network(self):
         """Parameters, states of network and method, and the key of the step."""
