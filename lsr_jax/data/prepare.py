@@ -138,7 +138,6 @@ def convert(
     """
     try:
         image, label = reader.pair(pair)
-        data = reader.data(pair.image)
     except BadExample as error:
         return error
     original = image.shape[:2]
@@ -148,6 +147,8 @@ def convert(
         image = image_io.decode_image(data, pair.image)
     elif size is not None:
         data = image_io.png(image)
+    else:
+        data = reader.data(pair.image)
     if label is None:
         label, pixels = _NO_LABEL, np.zeros(256, np.int64)
     else:
