@@ -105,7 +105,7 @@ def _of_many_channels(x, kernel, padding, dilation, precision):
 
 
 def _many_forward(x, kernel, padding, dilation, precision):
-    return _convolve(x, kernel, padding, dilation, precision), (x, kernel)
+    return _of_many_channels(x, kernel, padding, dilation, precision), (x, kernel)
 
 
 def _many_backward(padding, dilation, precision, kept, gradient):
@@ -140,7 +140,7 @@ def _product(x, matrix, precision):
 
 
 def _product_forward(x, matrix, precision):
-    return jnp.matmul(x, matrix, precision=precision), (x, matrix)
+    return _product(x, matrix, precision), (x, matrix)
 
 
 def _product_backward(precision, kept, gradient):
