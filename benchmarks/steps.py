@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
-from unittest import mock
 
 import jax
 import numpy as np
@@ -108,13 +107,11 @@ class Program:
         )
 
     def compile(self) -> tuple[Callable, compile.Cost]:
-        """As `compile.compile_traced`, with the operations of all loops."""
+        """As `compile.compile_traced`, with the operations of all micro-batches."""
         parts = self.setting.micro_batches
         call, cost = compile.compile_traced(self.trace(parts))
-        # XLA counts the body of a loop once. Only on a CPU convolutions have loops.
-        if parts > 1 or jax.default_backend() == "cpu":
-            with mock.patch.object(jax, "default_backend", return_value="tpu"):
-                flops = self.trace(1).lower().cost_analysis()["flops"]
+        if parts > 1:  # XLA counts the body of a loop once
+            flops = self.trace(1).lower().cost_analysis()["flops"]
             cost = cost._replace(flops=flops / self.mesh.size)
         return call, cost
 

@@ -117,12 +117,14 @@ def _many_backward(padding, dilation, precision, kept, gradient):
     # One transposed array serves the products of all taps.
     rows = lax.optimization_barrier(gradient.reshape(-1, features).T)
 
-    def tap(place):
-        start = (0, *(dilation * jnp.array(divmod(place, size))), 0)
-        moved = lax.dynamic_slice(x, start, (x.shape[0], height, width, channels))
+    def tap(i, j):
+        moved = x[:, dilation * i :, dilation * j :][:, :height, :width]
         return jnp.matmul(rows, moved.reshape(-1, channels), precision=precision)
 
-    taps = lax.map(tap, jnp.arange(size * size)).transpose(0, 2, 1)
+    # In a loop, the sums over devices would not be ordered among those outside of it, and
+    # two devices could wait for each other.
+    taps = jnp.stack([tap(i, j) for i in range(size) for j in range(size)])
+    taps = taps.transpose(0, 2, 1)
     return *pull(gradient), taps.reshape(kernel.shape)
 
 

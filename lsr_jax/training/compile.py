@@ -72,7 +72,7 @@ class Cost(NamedTuple):
       peak_bytes: arguments, results and temporaries; donated buffers count once.
       temporary_bytes: of these, what exists only within the step.
       flops: floating-point operations as the step is written; XLA counts the body of a
-        loop once (micro-batches; on a CPU, the gradient of a convolution's kernel).
+        loop (micro-batches) once.
     """
 
     compile_seconds: float

@@ -1,5 +1,7 @@
 """The formulations of one convolution against the plain one and against PyTorch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,20 @@ def test_same_values_and_gradients_as_the_plain_convolution(case):
     for gradient, reference in zip(pull(expected), plain_pull(expected), strict=True):
         scale = float(jnp.abs(reference).max())
         np.testing.assert_allclose(gradient, reference, atol=2e-6 * scale)
+
+
+def test_no_gradient_is_a_loop(case):
+    """A CPU's devices wait for each other where one sums in a loop, another outside."""
+    x, kernel, options = case
+
+    def gradients(x, kernel, gradient):
+        convolve = functools.partial(convolution.convolve, **options)
+        return jax.vjp(convolve, x, kernel)[1](gradient)
+
+    out = convolution.convolve(x, kernel, **options)
+    program = jax.jit(gradients).lower(x, kernel, out).as_text()
+    assert "dot_general" in program or "convolution" in program
+    assert "stablehlo.while" not in program
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
