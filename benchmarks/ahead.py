@@ -3,6 +3,8 @@
     python -m benchmarks.ahead --topology v5e:2x4 --method lsr --dtype bfloat16
     python -m benchmarks.ahead --topology v5e:1x1 --remat
     python -m benchmarks.ahead --topology v5e:16x16 --json FILE
+    python -m benchmarks.ahead --method dacs,mic --backbone mit_b5 \\
+        --source_size 1024x1024 --target_size 1024x1024
     python -m benchmarks.ahead --topology h100:1
     python -m benchmarks.ahead --topology v5e:2x2 --quick      mini, small images
 
@@ -124,7 +126,9 @@ def parse(arguments):
     parser = timing.parser(__doc__, repeats=1)
     parser.prog = "python -m benchmarks.ahead"
     parser.add_argument("--topology", default="v5e:1x1")
-    parser.add_argument("--method", default="lsr", choices=steps.plain_methods())
+    parser.add_argument(
+        "--method", default="lsr", choices=[*steps.plain_methods(), steps.MIC]
+    )
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument(
         "--batch_size", type=int, help="over all chips; default: one image a chip"

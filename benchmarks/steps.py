@@ -17,6 +17,8 @@ from lsr_jax.training import compile, microbatch, optimizer, sharding, state, st
 from lsr_jax.types import Aux, Batch, BatchSpec, Images, Method
 
 BASELINE = "two_domains"
+MIC = "dacs,mic"
+NETWORKS = {MIC: {"architecture": "daformer", "detail": 0.5}}  # others: DeepLabV2
 NUM_CLASSES = 19
 BLOCK = 32  # pixels; labels are constant in blocks, so that feature cells have a class
 
@@ -25,7 +27,7 @@ class Setting(NamedTuple):
     """Settings of a step.
 
     Attributes:
-      method: a key of METHODS, or `BASELINE`.
+      method: a key of METHODS, or `BASELINE`, or `MIC`, which needs a Mix Transformer.
       source_size: ``(H, W)``.
       target_size: ``(H, W)``.
       batch_size: images of each domain, over all devices.
@@ -78,6 +80,7 @@ class Program:
             bn_group_size=1 if setting.micro_batches > 1 else None,
             dtype=setting.dtype,
             remat=setting.remat,
+            **NETWORKS.get(setting.method, {}),
         )
         params, *_ = jax.eval_shape(self._network)
         self.transformation = make_optimizer(params, self.model)
@@ -153,8 +156,13 @@ def plain_methods() -> list[str]:
 
 
 def make_method(name: str) -> tuple[Method, tuple[str, ...]]:
-    """A method with default keywords, and the heads it supports."""
-    method = two_domains() if name == BASELINE else METHODS[name].make()
+    """A method with default keywords or those of a preset, and the heads it supports."""
+    if name == BASELINE:
+        method = two_domains()
+    else:
+        name, _, preset = name.partition(",")
+        module = METHODS[name]
+        method = module.make(**(module.presets[preset] if preset else {}))
     return method, method.heads
 
 

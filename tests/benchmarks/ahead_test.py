@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import ahead, hlo, steps
 from lsr_jax.errors import InputError
+from lsr_jax.training import sharding
 
 PROGRAM = """
 HloModule jit_step, is_scheduled=true
@@ -132,6 +133,12 @@ def test_text_without_a_program():
 def test_a_topology_is_a_known_chip_with_a_size():
     with pytest.raises(InputError, match=r"expected one of v5e, .* found 'tpu:2x2'"):
         ahead.mesh_of("tpu:2x2")
+
+
+def test_mic_is_compiled_with_its_own_network():
+    setting = steps.Setting(steps.MIC, (128, 128), (128, 128), backbone="mit_mini")
+    network = steps.Program(setting, sharding.make_mesh(1)).model.arguments
+    assert (network["architecture"], network["detail"]) == ("daformer", 0.5)
 
 
 @pytest.mark.long
