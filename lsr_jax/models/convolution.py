@@ -79,12 +79,16 @@ def depthwise(
             precision=precision,
         )
     height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    padded = _bordered(x, padding)
     return sum(
         padded[:, dilation * i :, dilation * j :][:, :height, :width] * kernel[i, j, 0]
         for i in range(size)
         for j in range(size)
     )
+
+
+def _bordered(x, padding):
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
 
 def _convolve(x, kernel, padding, dilation, precision, stride=1):
@@ -113,7 +117,7 @@ def _many_backward(padding, dilation, precision, kept, gradient):
     _, pull = jax.vjp(lambda x: _convolve(x, kernel, padding, dilation, precision), x)
     size, _, channels, features = kernel.shape
     height, width = gradient.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = _bordered(x, padding)
     # One transposed array serves the products of all taps.
     rows = lax.optimization_barrier(gradient.reshape(-1, features).T)
 
@@ -181,7 +185,7 @@ def _multiply_then_shift(x, kernel, padding, dilation, precision):
     size, _, channels, features = kernel.shape
     taps = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
     taps = _matmul(x, taps, precision)
-    taps = jnp.pad(taps, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    taps = _bordered(taps, padding)
     taps = taps.reshape(*taps.shape[:3], size, size, features)
     height, width = (side - dilation * (size - 1) for side in taps.shape[1:3])
     # Half precision would lose digits in every one of the k^2 additions.
