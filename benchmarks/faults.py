@@ -123,13 +123,13 @@ def run_chain(
         for planned in plan(generator, left, len(sandbox.stages), events):
             code = start_and_kill(sandbox, workdir, planned)
             if code:
-                return Result(counted, [f"{workdir.name}: exit code {code}"])
+                return Result(counted, [failure(sandbox, workdir, code)])
             if code == 0:
                 break
             counted[planned.event] += 1
         code = sandbox.run(workdir)
         if code:
-            return Result(counted, [f"{workdir.name}: exit code {code}"])
+            return Result(counted, [failure(sandbox, workdir, code)])
         differences += compare(workdir, reference)
     return Result(counted, differences)
 
@@ -138,10 +138,15 @@ def reference_run(sandbox: Sandbox) -> Path:
     """Train without interruption; its compiled programs serve all later runs."""
     workdir = sandbox.folder / "reference"
     if code := sandbox.run(workdir):
-        raise RuntimeError(f"exit code {code}: {sandbox.output(workdir)[-2000:]}")
+        raise RuntimeError(failure(sandbox, workdir, code))
     # From here on the cache is only read, so that no kill can damage an entry.
     sandbox.environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
     return workdir
+
+
+def failure(sandbox: Sandbox, workdir: Path, code: int) -> str:
+    """What a process that failed has printed last."""
+    return f"{workdir.name}: exit code {code}: {sandbox.output(workdir)[-4000:]}"
 
 
 def run_chains(sandbox: Sandbox, *, kills: int, chains: int, seed: int) -> Result:

@@ -70,10 +70,10 @@ def test_25_kills_leave_no_trace(tmp_path):
     runs = sandbox.Sandbox(tmp_path)
     faults.reference_run(runs)
     found = faults.run_chains(runs, kills=25, chains=3, seed=0)
+    assert found.differences == []
     assert found.kills.total() == 25
     assert found.kills["save"] >= 3
     assert found.kills["end"] >= 1
-    assert found.differences == []
 
 
 def shared_memory(group):
