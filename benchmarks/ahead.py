@@ -17,9 +17,10 @@ beside ``requirements.txt``. Tested with jax 0.10.2:
 
 Numbers are per device and step, of the optimized program; the body of a loop (micro-batches)
 counts once. The roofline time is the larger of operations over the chip's peak and bytes over its
-bandwidth: no step is faster, and communication is not part of it. XLA measures convolution
-kernels on a present GPU only, so that memory and bytes for an absent one are those of its default
-choice. Faults are what a program should not do:
+bandwidth: no step is faster, and communication is not part of it. Of a program for an absent NVIDIA
+GPU, XLA gives neither: operations are those of the traced step, bytes the whole arrays that its
+kernels read and write. Nor can XLA measure convolution kernels there, so that memory and bytes are
+those of its default choice. Faults are what a program should not do:
 
 - product: a convolution or matrix product with float32 operands, with ``--dtype bfloat16``
 - move: a copy or transpose of more than 1 MB
@@ -93,9 +94,6 @@ HEADER = (
     *("roofline ms", "collectives", "faults"),
 )
 USED = re.compile(r"Used ([\d.]+)([KMG]) of ")
-# Results that are no array of their own, and prefetches between memories.
-VIEWS = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
-VIEWS |= {"copy-start", "copy-done"}
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -210,9 +208,10 @@ def measured(options) -> dict:
                 "fits": False,
                 "memory_gigabytes": _gigabytes(*used.groups()),
             }
+        analysis = call.cost_analysis() or {"flops": operations(setting)}
     program = hlo.parse(call.as_text())
-    analysis = call.cost_analysis()
-    flops, size = analysis["flops"], analysis["bytes accessed"]
+    flops = analysis["flops"]
+    size = analysis.get("bytes accessed", hlo.accessed(program))
     return {
         **result,
         "compile_seconds": cost.compile_seconds,
@@ -237,6 +236,12 @@ def measured(options) -> dict:
     }
 
 
+def operations(setting: steps.Setting) -> float:
+    """Of the traced step, for a device: XLA counts none of a program for an absent GPU."""
+    traced = steps.Program(setting, sharding.make_mesh(1)).trace(1)
+    return traced.lower().cost_analysis()["flops"] / setting.devices
+
+
 def faults(program: hlo.Program, setting: steps.Setting, expected: int) -> list[dict]:
     """What the program should not do, the largest first.
 
@@ -258,7 +263,7 @@ def faults(program: hlo.Program, setting: steps.Setting, expected: int) -> list[
     sizes = (setting.source_size, setting.target_size)
     pixels = max(map(math.prod, sizes)) * setting.batch_size / setting.devices
     for line in program.stored():
-        for shape in line.shapes if line.opcode not in VIEWS else ():
+        for shape in line.shapes if line.opcode not in hlo.VIEWS else ():
             if shape.bytes > 4 * pixels * steps.NUM_CLASSES:
                 found["large", str(shape), shape.padded_bytes, where(line)] += 1
     names = [line.op_name for line, _ in products]

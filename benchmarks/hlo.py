@@ -18,6 +18,9 @@ COLLECTIVES = (
 # Opcodes that give no value of their own.
 MOVES = {"copy", "transpose", "bitcast", "reshape", "parameter", "tuple"}
 MOVES.add("get-tuple-element")
+# Results that are no array of their own, and prefetches between memories.
+VIEWS = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "call"}
+VIEWS |= {"conditional", "copy-start", "copy-done"}
 
 HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*)$")
@@ -173,6 +176,22 @@ def moves(program: Program) -> list[Instruction]:
         return inner <= MOVES and bool(inner & {"copy", "transpose"})
 
     return [line for line in program.stored() if only_moves(line)]
+
+
+def accessed(program: Program) -> float:
+    """Bytes that instructions read and write, each of their arrays once and whole."""
+    shapes = {
+        line.name: line.shapes
+        for lines in program.computations.values()
+        for line in lines
+    }
+    return sum(
+        shape.bytes
+        for line in program.stored()
+        if line.opcode not in VIEWS
+        for array in (line.name, *set(line.operands))
+        for shape in shapes.get(array, ())
+    )
 
 
 def _instruction(name: str, rest: str) -> Instruction:

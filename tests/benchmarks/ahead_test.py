@@ -110,6 +110,21 @@ def test_moves_are_copies_and_fusions_of_nothing_else(program):
     assert [line.name for line in hlo.moves(program)] == ["turn", "c"]
 
 
+def test_arrays_are_read_and_written_once_by_each_instruction(program):
+    image, kernel, matrix = 2 * 8 * 8 * 3, 4 * 3 * 3 * 3 * 16, 4 * 600 * 700
+    lines = {
+        "f": image + kernel + 2 * 8 * 8 * 16,
+        "turn": 2 * matrix,
+        "c": 2 * matrix,
+        "call": image + matrix + 4 * 4,
+        "both": 4 * (16 + 32),
+        "one": 4 * 16,
+        "many": 4 * (16 + 16 + 64),
+        "gathered": 4 * (16 + 64 + 64),
+    }
+    assert hlo.accessed(program) == sum(lines.values())
+
+
 def test_faults_name_what_and_where(program):
     setting = steps.Setting("lsr", (20, 20), (10, 20), dtype="bfloat16")
     found = ahead.faults(program, setting, expected=1)
