@@ -136,7 +136,7 @@ class Step:
     """A compiled step with its state; each call trains one step."""
 
     def __init__(self, setting: Setting):
-        compile.keep_memory()
+        compile.keep_memory(setting.devices)
         mesh = sharding.make_mesh(setting.devices)
         program = Program(setting, mesh)
         self.state = sharding.replicate(program.start(), mesh)

@@ -24,9 +24,10 @@ NUMERICS = {
     "jax_enable_x64": False,
     "jax_threefry_partitionable": True,
 }
-# Of glibc's malloc.h, with the values that return no memory to the system: one arena
-# (M_ARENA_MAX), all of it in the heap (M_MMAP_MAX), whose end is kept (M_TRIM_THRESHOLD).
-KEEPING = {-8: 1, -4: 0, -1: -1}
+# Of glibc's malloc.h, with the values that return no memory to the system: all of it in
+# heaps (M_MMAP_MAX), whose ends are kept (M_TRIM_THRESHOLD).
+KEEPING = {-4: 0, -1: -1}
+ONE_HEAP = {-8: 1}  # M_ARENA_MAX
 
 
 def configure(cpu_devices: int) -> None:
@@ -35,17 +36,20 @@ def configure(cpu_devices: int) -> None:
     for name, value in NUMERICS.items():
         jax.config.update(name, value)
     use_persistent_cache()
-    keep_memory()
+    keep_memory(cpu_devices)
 
 
-def keep_memory() -> None:
+def keep_memory(devices: int) -> None:
     """Keep the memory of arrays that are freed for the next ones, where glibc allocates it.
 
     A program of XLA on a CPU allocates its temporary arrays anew each time it runs, and the
-    system would clear every page of them again.
+    system would clear every page of them again. Only the main heap has room for arrays above
+    64 MB, so all threads of one device share it; those of several devices, which would wait
+    for each other there, have heaps of their own.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, value in KEEPING.items() if mallopt else ():
+    options = KEEPING | (ONE_HEAP if devices == 1 else {})
+    for option, value in options.items() if mallopt else ():
         mallopt(option, value)
 
 

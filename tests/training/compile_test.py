@@ -69,20 +69,23 @@ def test_without_a_home_programs_are_not_kept(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its malloc is set")
-@pytest.mark.parametrize("kept", [True, False])
-def test_freed_memory_is_kept(kept):
-    """A thread fills 64 MB, frees them and fills as many again."""
+@pytest.mark.parametrize(
+    ("devices", "megabytes", "kept"),
+    [(None, 16, False), (1, 16, True), (2, 16, True), (1, 64, True)],
+)
+def test_freed_memory_is_kept(devices, megabytes, kept):
+    """A thread fills an array, frees it and fills as much again; None: a plain process."""
     code = f"""
 import ctypes, resource, threading
 from lsr_jax.training import compile
-if {kept}:
-    compile.keep_memory()
+if {devices}:
+    compile.keep_memory({devices})
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def fill():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    array = ctypes.c_void_p(libc.malloc(1 << 26))
-    ctypes.memset(array, 1, 1 << 26)
+    array = ctypes.c_void_p(libc.malloc({megabytes} << 20))
+    ctypes.memset(array, 1, {megabytes} << 20)
     libc.free(array)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 faults = []
@@ -95,7 +98,7 @@ print(faults[1])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    pages = (1 << 26) / os.sysconf("SC_PAGE_SIZE")
+    pages = (megabytes << 20) / os.sysconf("SC_PAGE_SIZE")
     assert (int(done.stdout) < 0.01 * pages) == kept
 
 
