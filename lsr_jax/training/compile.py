@@ -24,10 +24,8 @@ NUMERICS = {
     "jax_enable_x64": False,
     "jax_threefry_partitionable": True,
 }
-# Of glibc's malloc.h, with the values that return no memory to the system: all of it in
-# heaps (M_MMAP_MAX), whose ends are kept (M_TRIM_THRESHOLD).
-KEEPING = {-4: 0, -1: -1}
-ONE_HEAP = {-8: 1}  # M_ARENA_MAX
+# Of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def configure(cpu_devices: int) -> None:
@@ -48,9 +46,12 @@ def keep_memory(devices: int) -> None:
     for each other there, have heaps of their own.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    options = KEEPING | (ONE_HEAP if devices == 1 else {})
-    for option, value in options.items() if mallopt else ():
-        mallopt(option, value)
+    if mallopt is None:
+        return
+    mallopt(M_MMAP_MAX, 0)  # all arrays lie in heaps,
+    mallopt(M_TRIM_THRESHOLD, -1)  # whose ends are not returned
+    if devices == 1:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def use_persistent_cache() -> None:
