@@ -208,10 +208,8 @@ def measured(options) -> dict:
                 "fits": False,
                 "memory_gigabytes": _gigabytes(*used.groups()),
             }
-        analysis = call.cost_analysis() or {"flops": operations(setting)}
-    program = hlo.parse(call.as_text())
-    flops = analysis["flops"]
-    size = analysis.get("bytes accessed", hlo.accessed(program))
+        program = hlo.parse(call.as_text())
+        flops, size = totals(call, program, setting)
     return {
         **result,
         "compile_seconds": cost.compile_seconds,
@@ -236,10 +234,15 @@ def measured(options) -> dict:
     }
 
 
-def operations(setting: steps.Setting) -> float:
-    """Of the traced step, for a device: XLA counts none of a program for an absent GPU."""
+def totals(
+    call: jax.stages.Compiled, program: hlo.Program, setting: steps.Setting
+) -> tuple[float, float]:
+    """Operations and bytes of a device; XLA counts neither for an absent GPU."""
+    if analysis := call.cost_analysis():
+        return analysis["flops"], analysis["bytes accessed"]
     traced = steps.Program(setting, sharding.make_mesh(1)).trace(1)
-    return traced.lower().cost_analysis()["flops"] / setting.devices
+    flops = traced.lower().cost_analysis()["flops"] / setting.devices
+    return flops, hlo.accessed(program)
 
 
 def faults(program: hlo.Program, setting: steps.Setting, expected: int) -> list[dict]:
