@@ -125,8 +125,8 @@ def _many_backward(padding, dilation, precision, kept, gradient):
         moved = x[:, dilation * i :, dilation * j :][:, :height, :width]
         return jnp.matmul(rows, moved.reshape(-1, channels), precision=precision)
 
-    # In a loop, the sums over devices would not be ordered among those outside of it, and
-    # two devices could wait for each other.
+    # Not in a loop: XLA does not order the all-reduces inside of one among those outside,
+    # and the devices of a CPU could deadlock.
     taps = jnp.stack([tap(i, j) for i in range(size) for j in range(size)])
     taps = taps.transpose(0, 2, 1)
     return *pull(gradient), taps.reshape(kernel.shape)

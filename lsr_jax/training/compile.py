@@ -40,15 +40,15 @@ def configure(cpu_devices: int) -> None:
 def keep_memory(devices: int) -> None:
     """Keep the memory of arrays that are freed for the next ones, where glibc allocates it.
 
-    A program of XLA on a CPU allocates its temporary arrays anew each time it runs, and the
-    system would clear every page of them again. Only the main heap has room for arrays above
-    64 MB, so all threads of one device share it; those of several devices, which would wait
-    for each other there, have heaps of their own.
+    A program of XLA on a CPU allocates its temporary arrays anew each time it runs, and each
+    of their pages would be a page fault again. Only malloc's main arena keeps arrays above
+    64 MB, so that all threads of one device use it. The threads of several devices would
+    contend for its lock; they have arenas of their own.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
-    mallopt(M_MMAP_MAX, 0)  # all arrays lie in heaps,
+    mallopt(M_MMAP_MAX, 0)  # all arrays lie in arenas,
     mallopt(M_TRIM_THRESHOLD, -1)  # whose ends are not returned
     if devices == 1:
         mallopt(M_ARENA_MAX, 1)

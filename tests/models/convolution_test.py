@@ -67,7 +67,7 @@ def test_same_values_and_gradients_as_the_plain_convolution(case):
 
 
 def test_no_gradient_is_a_loop(case):
-    """A CPU's devices wait for each other where one sums in a loop, another outside."""
+    """All-reduces in a loop and outside of it are not ordered: CPU devices deadlock."""
     x, kernel, options = case
 
     def gradients(x, kernel, gradient):
