@@ -44,7 +44,8 @@ def slide(
     """A function of images, applied to windows that overlap by half, and averaged.
 
     mmseg's ``segmentors/encoder_decoder.py::slide_inference`` with a stride of half of
-    the window. All windows are one batch, of each place after the other.
+    the window. All windows are one batch, those of an image one after the other, so that
+    a batch that is split over devices stays where it is.
 
     Args:
       function: ``[N, *window, ...] -> [N, h, w, C]``.
@@ -59,14 +60,16 @@ def slide(
         starts(side, part) for side, part in zip(images.shape[1:3], window, strict=True)
     )
     places = [(row, column) for row in rows for column in columns]
-    batch = jnp.concatenate(
-        [images[:, y : y + window[0], x : x + window[1]] for y, x in places]
+    batch = jnp.stack(
+        [images[:, y : y + window[0], x : x + window[1]] for y, x in places], axis=1
     )
-    maps = jnp.split(function(batch), len(places))
-    factor = window[0] // maps[0].shape[1]
+    maps = function(batch.reshape(-1, *batch.shape[2:]))
+    maps = maps.reshape(*batch.shape[:2], *maps.shape[1:])
+    factor = window[0] // maps.shape[2]
     size = tuple(side // factor for side in images.shape[1:3])
     total = count = 0.0
-    for place, part in zip(places, maps, strict=True):
+    for index, place in enumerate(places):
+        part = maps[:, index]
         before = [side // factor for side in place]
         spans = zip(before, size, part.shape[1:3], strict=True)
         padding = [(start, whole - start - length) for start, whole, length in spans]

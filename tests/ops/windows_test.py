@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lsr_jax.ops import windows
+from lsr_jax.training import sharding
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 12, 20, 3)).astype(np.float32)
 
@@ -42,3 +43,13 @@ def test_sliding_averages_over_the_windows():
     line = np.arange(8.0)[None, None, :, None].repeat(4, 1)
     found = np.asarray(windows.slide(mean, jnp.asarray(line, jnp.float32), (4, 4)))
     np.testing.assert_allclose(found[0, 0, :, 0], [1.5, 2.5, 4.5, 5.5])
+
+
+def test_windows_stay_on_the_devices_of_their_images():
+    mesh = sharding.make_mesh(8)
+    images = sharding.shard_batch(np.repeat(IMAGES, 4, axis=0), mesh)
+    function = jax.jit(lambda x: windows.slide(lambda y: 2 * y, x, (4, 8)))
+    program = function.lower(images).compile()
+    assert program.output_shardings.is_equivalent_to(sharding.split(mesh), 4)
+    for communication in ("all-", "collective-"):
+        assert communication not in program.as_text()
