@@ -10,6 +10,7 @@ is no positional embedding and no class token. LayerNorm divides by
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import ClassVar
 
@@ -102,26 +103,17 @@ class Block(nn.Module):
 
     heads: int
     reduction: int
-    drop_path: float
     options: layers.Options
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """``[B, h, w, D] -> [B, h, w, D]``.
-
-        In training with a dropout key each sum leaves its second term out with
-        probability ``drop_path``, for each image, and else divides it by
-        ``1 - drop_path``.
-        """
-        drop = nn.Dropout(
-            self.drop_path,
-            broadcast_dims=(1, 2, 3),
-            deterministic=not (train and self.has_rng("dropout")),
-        )
+    def __call__(self, x: jax.Array, factors: jax.Array) -> jax.Array:
+        """``[B, h, w, D] -> [B, h, w, D]``; ``factors`` ``[2, B, 1, 1, 1]`` of the branches."""
         attention = Attention(self.heads, self.reduction, self.options, name="attn")
-        x += drop(attention(layers.LayerNorm(1e-6, self.options, name="norm1")(x)))
-        mlp = FeedForward(self.options, name="mlp")
-        return x + drop(mlp(layers.LayerNorm(1e-6, self.options, name="norm2")(x)))
+        feed_forward = FeedForward(self.options, name="mlp")
+        for index, branch in enumerate((attention, feed_forward)):
+            norm = layers.LayerNorm(1e-6, self.options, name=f"norm{index + 1}")
+            x += factors[index] * branch(norm(x))
+        return x
 
 
 class MixTransformer(nn.Module):
@@ -133,32 +125,58 @@ class MixTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
-        """``[B, H, W, 3]`` to the ``[B, h, w, width]`` of each level, signed."""
-        block = Block
-        if self.options.remat:
-            block = nn.remat(Block, static_argnums=(2,))
-        rates = iter(self.architecture.drop_rates(self.options.drop_path))
+        """``[B, H, W, 3]`` to the ``[B, h, w, width]`` of each level, signed.
+
+        In training with a dropout key each branch of a block is left out with the
+        probability of `Architecture.drop_rates`, for each image, and else divided by one
+        less it.
+        """
+        depths = self.architecture.depths
+        factors = self._factors(x.shape[0], train)
+        factors = jnp.split(factors, np.cumsum(depths)[:-1])
         outputs = []
         for stage, (kernel, stride) in enumerate(PATCHES):
-            number = stage + 1
             x = PatchEmbedding(
                 self.architecture.widths[stage],
                 kernel,
                 stride,
                 self.options,
-                name=f"patch_embed{number}",
+                name=f"patch_embed{stage + 1}",
             )(x)
-            for index in range(self.architecture.depths[stage]):
-                x = block(
-                    HEADS[stage],
-                    REDUCTIONS[stage],
-                    next(rates),
-                    self.options,
-                    name=f"block{number}_{index}",
-                )(x, train)
-            x = layers.LayerNorm(1e-6, self.options, name=f"norm{number}")(x)
+            x = self._blocks(stage, x, factors[stage])
+            x = layers.LayerNorm(1e-6, self.options, name=f"norm{stage + 1}")(x)
             outputs.append(x)
         return [outputs[level - 1] for level in self.levels]
+
+    def _factors(self, batch, train):
+        """``[blocks, 2, batch, 1, 1, 1]``."""
+        rates = jnp.asarray(self.architecture.drop_rates(self.options.drop_path))
+        shape = (rates.size, 2, batch, 1, 1, 1)
+        if not (train and self.has_rng("dropout")):
+            return jnp.ones(shape, self.options.compute)
+        rates = rates.reshape(-1, *[1] * (len(shape) - 1))
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rates, shape)
+        return jnp.where(kept, 1 / (1 - rates), 0).astype(self.options.compute)
+
+    def _blocks(self, stage, x, factors):
+        names = [f"block{stage + 1}_{index}" for index in range(len(factors))]
+        block = nn.remat(Block) if self.options.remat else Block
+        block = functools.partial(block, HEADS[stage], REDUCTIONS[stage], self.options)
+        # A loop compiles one block in place of up to 40. Not on a CPU: XLA does not order
+        # the all-reduces inside of a loop among those outside, and devices could deadlock.
+        if jax.default_backend() == "cpu" or self.is_initializing():
+            for name, factor in zip(names, factors, strict=True):
+                x = block(name=name)(x, factor)
+            return x
+        one = block(parent=None)
+        params = [self.variables["params"][name] for name in names]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+        def body(x, scanned):
+            params, factor = scanned
+            return one.apply({"params": params}, x, factor), None
+
+        return jax.lax.scan(body, x, (stacked, factors))[0]
 
 
 def initial(path: str, shape: tuple[int, ...], fan_in: int):

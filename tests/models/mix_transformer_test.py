@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,22 +102,25 @@ def test_mit_b0_is_the_original(golden):
         golden.holds(f"b0__stage{number}_f64", stage, 1e-6, scale="largest")
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.long
 @pytest.mark.golden("daformer_mit", "droppath__.*")
-def test_training_leaves_out_the_recorded_branches(golden, monkeypatch):
+def test_training_leaves_out_the_recorded_branches(golden, monkeypatch, platform):
     rate = float(golden["droppath__rate"])
     golden.holds("droppath__probability", TINY.drop_rates(rate), 1e-7, scale="largest")
-    probability = golden["droppath__probability"][1:, None, None]
-    keep = golden["droppath__keep"][1:]  # the first block leaves nothing out
-    drawn = np.floor(1 - probability + golden["droppath__uniform"][1:])
-    np.testing.assert_array_equal(drawn, keep)
-    branches = iter(keep.reshape(-1, keep.shape[-1]))
+    kept = 1 - golden["droppath__probability"][:, None, None]
+    keep = golden["droppath__keep"]
+    drawn = np.floor(kept + golden["droppath__uniform"])
+    np.testing.assert_array_equal(drawn[1:], keep[1:])
+    np.testing.assert_array_equal(keep[0], 1)
 
     def bernoulli(key, p, shape):
-        assert tuple(shape) == (3, 1, 1, 1)
-        return jnp.asarray(next(branches), bool).reshape(shape)
+        np.testing.assert_allclose(p.ravel(), kept.ravel(), rtol=1e-7)
+        assert shape == (*keep.shape, 1, 1, 1)
+        return jnp.asarray(keep, bool).reshape(shape)
 
     monkeypatch.setattr(jax.random, "bernoulli", bernoulli)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     with jax.enable_x64(True):
         params, _ = seeded.mmseg_trees("mit_tiny", dtype=np.float64)
         stages = body(TINY, dtype="float64", drop_path=rate).apply(
@@ -127,7 +131,6 @@ def test_training_leaves_out_the_recorded_branches(golden, monkeypatch):
         )
     for number, stage in enumerate(stages, 1):
         golden.holds(f"droppath__stage{number}_f64", stage, 1e-9, scale="largest")
-    assert next(branches, None) is None
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -193,3 +196,34 @@ def test_bfloat16_and_remat_change_little(key):
     for one, other, rough in zip(expected, again, half, strict=True):
         np.testing.assert_array_equal(one, other)
         np.testing.assert_allclose(rough.astype(np.float32), one, atol=0.2)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.long
+def test_one_program_for_the_blocks_of_a_stage_changes_no_number(
+    key, monkeypatch, remat
+):
+    images = jax.random.normal(key, (2, 32, 48, 3))
+
+    def measured(platform):
+        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+        network = body(TINY, dtype="float64", drop_path=0.5, remat=remat)
+
+        def loss(params):
+            stages = network.apply(
+                {"params": params}, images, True, rngs={"dropout": key}
+            )
+            return sum(jnp.square(stage).sum() for stage in stages)
+
+        params, _ = seeded.mmseg_trees("mit_tiny", dtype=np.float64)
+        lengths = [
+            equation.params["length"]
+            for equation in jax.make_jaxpr(loss)(params).eqns
+            if equation.primitive.name == "scan"
+        ]
+        return lengths, jax.jit(jax.value_and_grad(loss))(params)
+
+    with jax.enable_x64(True):
+        (none, expected), (lengths, found) = measured("cpu"), measured("gpu")
+        assert (none, lengths) == ([], list(TINY.depths))
+        chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-9)
