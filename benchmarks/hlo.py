@@ -6,9 +6,10 @@ opcode, shapes with their layouts, operands, called computations and ``op_name``
 
 from __future__ import annotations
 
+import collections
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 COLLECTIVES = (
@@ -21,6 +22,7 @@ MOVES.add("get-tuple-element")
 # Results that are no array of their own, and prefetches between memories.
 VIEWS = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "call"}
 VIEWS |= {"conditional", "copy-start", "copy-done"}
+SLICES = {"slice", "dynamic-slice", "gather"}  # read no more than they give
 
 HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*)$")
@@ -31,6 +33,8 @@ SHAPE = re.compile(
 OPCODE = re.compile(r"\s*([\w-]+)\(")
 NAME = re.compile(r"%([\w.-]+)")
 CALLS = re.compile(r"(?:calls|body|to_apply)=%?([\w.-]+)")
+CONDITION = re.compile(r"condition=%?([\w.-]+)")
+NUMBER = re.compile(r"^\((\d+)\)")  # of a parameter; value of a constant
 TARGET = re.compile(r'custom_call_target="([^"]*)"')
 LIBRARIES = ("__cudnn$conv", "__cublas$")  # calls of convolutions and matrix products
 OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -70,9 +74,10 @@ class Instruction(NamedTuple):
       name: unique in the program.
       opcode: e.g. "fusion"; of a call of a library the name of its function.
       shapes: of its results.
-      operands: names.
+      operands: names; of a parameter its number, of a constant its value if that is a number.
       calls: the computations that it runs: of a fusion, a loop, a call or a reduction.
       op_name: where it comes from in the traced program.
+      condition: of a loop, the computation that ends it; else "".
     """
 
     name: str
@@ -81,6 +86,12 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     calls: tuple[str, ...]
     op_name: str
+    condition: str
+
+    @property
+    def bytes(self) -> float:
+        """Of all results."""
+        return sum(shape.bytes for shape in self.shapes)
 
 
 class Traffic(NamedTuple):
@@ -92,20 +103,23 @@ class Traffic(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Computations by name, and the name of the one that runs."""
+    """What an optimized program computes.
+
+    Attributes:
+      computations: by name; the last instruction of each is its result.
+      lines: all instructions by name.
+      entry: the computation that runs.
+    """
 
     computations: Mapping[str, tuple[Instruction, ...]]
+    lines: Mapping[str, Instruction]
     entry: str
 
-    def executed(self, name: str | None = None) -> Iterator[tuple[str, Instruction]]:
-        """All instructions as they run, those of fusions too; a loop counts once.
-
-        Yields pairs of the name of the computation and the instruction.
-        """
-        name = name or self.entry
-        for instruction in self.computations.get(name, ()):
-            yield name, instruction
-            for called in instruction.calls:
+    def executed(self, name: str | None = None) -> Iterator[Instruction]:
+        """All instructions as often as they run, those of fusions too."""
+        for instruction in self.computations.get(name or self.entry, ()):
+            yield instruction
+            for called in instruction.calls * self.repeats(instruction):
                 yield from self.executed(called)
 
     def stored(self, name: str | None = None) -> Iterator[Instruction]:
@@ -113,8 +127,61 @@ class Program(NamedTuple):
         for instruction in self.computations.get(name or self.entry, ()):
             yield instruction
             if instruction.opcode in ("while", "call", "conditional"):
-                for called in instruction.calls:
+                for called in instruction.calls * self.repeats(instruction):
                     yield from self.stored(called)
+
+    def repeats(self, instruction: Instruction) -> int:
+        """How often a loop that counts up from 0 runs its body; 1 for all else.
+
+        Raises:
+          ValueError: the condition of a loop has not one limit.
+        """
+        if not instruction.condition:
+            return 1
+        limits = {
+            line.operands
+            for line in self.executed(instruction.condition)
+            if line.opcode == "constant"
+        }
+        if len(limits) != 1:
+            raise ValueError(
+                f"HLO text: expected one limit in the condition of {instruction.name}, found "
+                f"{len(limits)}"
+            )
+        return int(*limits.pop())
+
+    def written(self, line: Instruction) -> float:
+        """Bytes of its results; of an array that is updated in place, of what changes."""
+        if line.opcode == "dynamic-update-slice":
+            return self.lines[line.operands[1]].bytes
+        if line.opcode == "fusion":
+            return self.written(self.computations[line.calls[0]][-1])
+        if line.opcode in ("tuple", "bitcast"):
+            return sum(self.written(self.lines[name]) for name in line.operands)
+        if line.opcode.startswith(LIBRARIES):
+            return line.shapes[0].bytes  # others are memory for the library to work in
+        return line.bytes
+
+    def read(self, name: str, users: Sequence[Instruction]) -> float:
+        """Bytes that instructions of one computation read of an array, the same ones once."""
+        total, size = 0, self.lines[name].bytes
+        for line in users:
+            if line.opcode == "fusion":
+                inner = self.computations[line.calls[0]]
+                numbers = [str(i) for i, n in enumerate(line.operands) if n == name]
+                for inside in inner:
+                    if inside.opcode == "parameter" and inside.operands[0] in numbers:
+                        total += self.read(inside.name, inner)
+            elif name not in line.operands:
+                continue
+            elif line.opcode in SLICES:
+                total += line.bytes
+            elif line.opcode == "bitcast":
+                total += self.read(line.name, users)
+            # An array that is updated in place is not read.
+            elif line.opcode != "dynamic-update-slice" or name != line.operands[0]:
+                return size
+        return min(total, size)
 
 
 def parse(text: str) -> Program:
@@ -123,22 +190,24 @@ def parse(text: str) -> Program:
     Raises:
       ValueError: there is no entry computation.
     """
-    computations, entry, current = {}, None, None
-    for line in text.splitlines():
-        if header := HEADER.match(line):
+    computations, lines, entry, current = {}, {}, None, None
+    for row in text.splitlines():
+        if header := HEADER.match(row):
             current = computations.setdefault(header[2], [])
             entry = header[2] if header[1] else entry
-        elif current is not None and (found := INSTRUCTION.match(line)):
-            current.append(_instruction(*found.groups()))
+        elif current is not None and (found := INSTRUCTION.match(row)):
+            line = lines[found[1]] = _instruction(*found.groups())
+            current.append(line)
     if entry is None:
         raise ValueError("HLO text: found no line that begins with ENTRY")
-    return Program({name: tuple(lines) for name, lines in computations.items()}, entry)
+    parts = {name: tuple(part) for name, part in computations.items()}
+    return Program(parts, lines, entry)
 
 
 def collectives(program: Program) -> dict[str, Traffic]:
     """What each kind of collective communicates."""
     found = {}
-    for _, instruction in program.executed():
+    for instruction in program.executed():
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
             shapes = instruction.shapes
@@ -152,13 +221,9 @@ def collectives(program: Program) -> dict[str, Traffic]:
 
 def products(program: Program) -> list[tuple[Instruction, tuple[Shape, ...]]]:
     """Convolutions and matrix products with the shapes of their operands."""
-    shapes = {
-        name: {line.name: line.shapes for line in lines}
-        for name, lines in program.computations.items()
-    }
     return [
-        (line, tuple(shapes[name][operand][0] for operand in line.operands[:2]))
-        for name, line in program.executed()
+        (line, tuple(program.lines[name].shapes[0] for name in line.operands[:2]))
+        for line in program.executed()
         if line.opcode in ("convolution", "dot") or line.opcode.startswith(LIBRARIES)
     ]
 
@@ -172,26 +237,25 @@ def moves(program: Program) -> list[Instruction]:
     def only_moves(line):
         if line.opcode != "fusion":
             return line.opcode in ("copy", "transpose")
-        inner = {i.opcode for name in line.calls for _, i in program.executed(name)}
+        inner = {i.opcode for name in line.calls for i in program.executed(name)}
         return inner <= MOVES and bool(inner & {"copy", "transpose"})
 
     return [line for line in program.stored() if only_moves(line)]
 
 
 def accessed(program: Program) -> float:
-    """Bytes that instructions read and write, each of their arrays once and whole."""
-    shapes = {
-        line.name: line.shapes
-        for lines in program.computations.values()
-        for line in lines
-    }
-    return sum(
-        shape.bytes
-        for line in program.stored()
-        if line.opcode not in VIEWS
-        for array in (line.name, *set(line.operands))
-        for shape in shapes.get(array, ())
+    """Bytes that instructions read and write: each array once, of slices their own bytes."""
+
+    def traffic(line):
+        arrays = [name for name in set(line.operands) if name in program.lines]
+        return program.written(line) + sum(
+            program.read(name, [line]) for name in arrays
+        )
+
+    runs = collections.Counter(
+        line.name for line in program.stored() if line.opcode not in VIEWS
     )
+    return sum(count * traffic(program.lines[name]) for name, count in runs.items())
 
 
 def _instruction(name: str, rest: str) -> Instruction:
@@ -206,13 +270,16 @@ def _instruction(name: str, rest: str) -> Instruction:
     attributes = arguments[closing:]
     op_name = OP_NAME.search(attributes)
     target = TARGET.search(attributes) if opcode[1] == "custom-call" else None
+    operands = NUMBER if opcode[1] in ("parameter", "constant") else NAME
+    condition = CONDITION.search(attributes)
     return Instruction(
         name,
         (target or opcode)[1],
         shapes,
-        tuple(NAME.findall(arguments[:closing])),
+        tuple(operands.findall(arguments[:closing])),
         tuple(CALLS.findall(attributes)),
         op_name[1] if op_name else "",
+        condition[1] if condition else "",
     )
 
 

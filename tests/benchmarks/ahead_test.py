@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import ahead, hlo, steps
@@ -33,6 +35,13 @@ HloModule jit_step, is_scheduled=true
   ROOT %t = f32[700,600]{1,0:T(8,128)} transpose(%p), dimensions={1,0}
 }
 
+%once (state: (s32[], f32[700,600])) -> pred[] {
+  %state = (s32[]{:T(128)}, f32[700,600]{1,0:T(8,128)}) parameter(0)
+  %index = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %limit = s32[]{:T(128)} constant(1)
+  ROOT %lt = pred[]{:T(512)} compare(%index, %limit), direction=LT
+}
+
 %body (s: (s32[], f32[700,600])) -> (s32[], f32[700,600]) {
   %s = (s32[]{:T(128)}, f32[700,600]{1,0:T(8,128)}) parameter(0)
   %g = f32[700,600]{1,0:T(8,128)} get-tuple-element(%s), index=1
@@ -48,7 +57,7 @@ ENTRY %main (x: bf16[1,8,8,3], k: f32[3,3,3,16], m: f32[600,700]) -> f32[16] {
   %turn = f32[700,600]{1,0:T(8,128)} fusion(%m), kind=kLoop, calls=%turned, metadata={op_name="jit(step)/transpose"}
   %start = (f32[600,700]{1,0:T(8,128)S(1)}, f32[600,700]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%m)
   %done = f32[600,700]{1,0:T(8,128)S(1)} copy-done(%start)
-  %loop = (s32[]{:T(128)}, f32[700,600]{1,0:T(8,128)}) while(%init), condition=%cond, body=%body
+  %loop = (s32[]{:T(128)}, f32[700,600]{1,0:T(8,128)}) while(%init), condition=%once, body=%body
   %call = (f32[4]{0}, u8[0]{0}) custom-call(%x, %m), custom_call_target="__cudnn$convForward", metadata={op_name="jit(step)/conv2/conv_general_dilated"}
   %both = (f32[16]{0:T(128)}, f32[32]{0:T(128)}) all-reduce(%v, %w), channel_id=1, replica_groups=mesh['axis_0'=4] {'axis_0'}, to_apply=%sum
   %one = f32[16]{0:T(128)} all-reduce(%v), channel_id=2, replica_groups={{0,1}}, to_apply=%sum
@@ -123,6 +132,78 @@ def test_arrays_are_read_and_written_once_by_each_instruction(program):
         "gathered": 4 * (16 + 64 + 64),
     }
     assert hlo.accessed(program) == sum(lines.values())
+
+
+LOOP = """
+%below (n: s32[]) -> pred[] {
+  %m = s32[] parameter(0)
+  %forty = s32[] constant(40)
+  ROOT %less = pred[] compare(%m, %forty), direction=LT
+}
+
+%cond (s: (s32[], f32[40,8], f32[40,8])) -> pred[] {
+  %t = (s32[], f32[40,8]{1,0}, f32[40,8]{1,0}) parameter(0)
+  %k = s32[] get-tuple-element(%t), index=0
+  ROOT %on = pred[] fusion(%k), kind=kLoop, calls=%below
+}
+
+%cut (p: f32[40,8], i: s32[]) -> f32[8] {
+  %p = f32[40,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %flat = f32[320]{0} bitcast(%p)
+  %part = f32[8]{0} dynamic-slice(%flat, %i), dynamic_slice_sizes={8}
+  ROOT %twice = f32[8]{0} add(%part, %part)
+}
+
+%put (to: f32[40,8], at: s32[], row: f32[8]) -> f32[40,8] {
+  %row = f32[8]{0} parameter(2)
+  %at = s32[] parameter(1)
+  %to = f32[40,8]{1,0} parameter(0)
+  %line = f32[1,8]{1,0} bitcast(%row)
+  ROOT %new = f32[40,8]{1,0} dynamic-update-slice(%to, %line, %at, %at)
+}
+
+%body (s: (s32[], f32[40,8], f32[40,8])) -> (s32[], f32[40,8], f32[40,8]) {
+  %s = (s32[], f32[40,8]{1,0}, f32[40,8]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%s), index=0
+  %in = f32[40,8]{1,0} get-tuple-element(%s), index=1
+  %out = f32[40,8]{1,0} get-tuple-element(%s), index=2
+  %row.1 = f32[8]{0} fusion(%in, %n), kind=kLoop, calls=%cut
+  %call = (f32[8]{0}, s8[1000]{0}) custom-call(%row.1, %row.1), custom_call_target="__cublas$gemm"
+  %got = f32[8]{0} get-tuple-element(%call), index=0
+  %out.1 = f32[40,8]{1,0} fusion(%out, %n, %got), kind=kLoop, calls=%put
+  ROOT %r = (s32[], f32[40,8]{1,0}, f32[40,8]{1,0}) tuple(%n, %in, %out.1)
+}
+
+ENTRY %main (a: f32[40,8]) -> f32[40,8] {
+  %a = f32[40,8]{1,0} parameter(0)
+  %start = (s32[], f32[40,8]{1,0}, f32[40,8]{1,0}) tuple(%a, %a, %a)
+  %loop = (s32[], f32[40,8]{1,0}, f32[40,8]{1,0}) while(%start), condition=%cond, body=%body
+  ROOT %end = f32[40,8]{1,0} get-tuple-element(%loop), index=2
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs_and_a_slice_its_own_bytes():
+    """So does what is written to a slice; a library's memory to work in is not counted."""
+    loop = hlo.parse(LOOP)
+    row, number = 4 * 8, 4
+    cut, call, put = 2 * row + number, 2 * row, 2 * row + number
+    assert hlo.accessed(loop) == 40 * (cut + call + put)
+    assert len(hlo.products(loop)) == 40
+    with pytest.raises(ValueError, match="one limit in the condition of loop, found 0"):
+        hlo.accessed(hlo.parse(LOOP.replace("constant(40)", "negate(%m)")))
+
+
+def test_convolutions_of_a_loop_are_traced_as_often_as_it_runs():
+    def convolve(x):
+        return jax.lax.conv(x, jnp.ones((2, 2, 1, 1)), (1, 1), "SAME")
+
+    def step(x):
+        return jax.lax.scan(lambda x, _: (convolve(convolve(x)), None), x, length=3)[0]
+
+    jaxpr = jax.make_jaxpr(lambda x: convolve(step(x)))(jnp.ones((1, 2, 4, 4)))
+    assert ahead.convolutions(jaxpr) == 7
 
 
 def test_faults_name_what_and_where(program):
