@@ -139,6 +139,9 @@ def parse(arguments):
     parser.add_argument("--backbone", help="resnet101; quick: mini")
     parser.add_argument("--micro_batches", type=int, default=1)
     parser.add_argument("--remat", action="store_true")
+    parser.add_argument(
+        "--unrolled", action="store_true", help="model.scan_blocks=False"
+    )
     return timing.defaults(parser.parse_args(arguments))
 
 
@@ -190,6 +193,7 @@ def measured(options) -> dict:
         backbone=options.backbone,
         remat=options.remat,
         micro_batches=options.micro_batches,
+        scan_blocks=not options.unrolled,
     )
     sharding.check_batch_size(setting.batch_size, mesh)
     result = {

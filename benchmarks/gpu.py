@@ -48,6 +48,12 @@ class Row(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
+MIC = (
+    "train_step --method dacs,mic --dtype bfloat16 --backbone {mit} "
+    "--source_size {square} --target_size {square}"
+)
+SIZES = {"mit": "mit_b5", "square": "1024x1024"}
+QUICK_SIZES = {"mit": "mit_mini", "square": "128x128"}
 ROWS = (
     Row("step", "train_step --dtype bfloat16 --profile {out}/trace"),
     Row(
@@ -73,6 +79,8 @@ ROWS = (
     Row(
         "micro_batches", "train_step --dtype bfloat16 --batch_size 4 --micro_batches 4"
     ),
+    Row("mic", MIC),
+    Row("mic_unrolled", f"{MIC} --unrolled"),
     Row("scaling", "scaling --dtype bfloat16", ("several devices",)),
     Row("methods", "method_overhead --dtype bfloat16"),
 )
@@ -153,7 +161,8 @@ def measured(
 ) -> str:
     """Run a row for at most ``seconds``; returns what became of it."""
     file = out / f"{row.name}.json"
-    module, *flags = row.command.format(out=out).split()
+    sizes = QUICK_SIZES if quick else SIZES
+    module, *flags = row.command.format(out=out, **sizes).split()
     flags += [f"--json={file}", *["--quick"] * quick]
     try:
         with (out / f"{row.name}.txt").open("w") as output:

@@ -36,6 +36,7 @@ class Setting(NamedTuple):
       backbone: as ``model.backbone``.
       remat: as ``model.remat``.
       micro_batches: as in a stage.
+      scan_blocks: as ``model.scan_blocks``.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Setting(NamedTuple):
     backbone: str = "resnet101"
     remat: bool = False
     micro_batches: int = 1
+    scan_blocks: bool = True
 
     def name(self) -> str:
         """Short description for tables."""
@@ -62,6 +64,8 @@ class Setting(NamedTuple):
             words.append("remat")
         if self.micro_batches > 1:
             words.append(f"{self.micro_batches} micro-batches")
+        if not self.scan_blocks:
+            words.append("unrolled")
         return " ".join(words)
 
 
@@ -80,6 +84,7 @@ class Program:
             bn_group_size=1 if setting.micro_batches > 1 else None,
             dtype=setting.dtype,
             remat=setting.remat,
+            scan_blocks=setting.scan_blocks,
             **NETWORKS.get(setting.method, {}),
         )
         params, *_ = jax.eval_shape(self._network)

@@ -74,7 +74,7 @@ def parse(arguments):
     """Parse the command line; `--quick` changes the defaults."""
     parser = timing.parser(__doc__, repeats=20)
     parser.prog = "python -m benchmarks.train_step"
-    known = (steps.BASELINE, *steps.plain_methods())
+    known = (steps.BASELINE, *steps.plain_methods(), steps.MIC)
     parser.add_argument("--method", nargs="+", default=["lsr"], choices=known)
     parser.add_argument("--dtype", nargs="+", default=["float32"])
     parser.add_argument("--batch_size", nargs="+", type=int, default=[1])
@@ -84,6 +84,9 @@ def parse(arguments):
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--micro_batches", type=int, default=1)
     parser.add_argument("--remat", action="store_true")
+    parser.add_argument(
+        "--unrolled", action="store_true", help="model.scan_blocks=False"
+    )
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, if known")
     parser.add_argument(
         "--vs_torch",
@@ -116,6 +119,7 @@ def settings(options) -> list[steps.Setting]:
             backbone=options.backbone,
             remat=options.remat,
             micro_batches=options.micro_batches,
+            scan_blocks=not options.unrolled,
         )
         for method, dtype, batch_size in itertools.product(
             options.method, options.dtype, options.batch_size

@@ -42,6 +42,7 @@ class Options:
     dtype: str = "float32"
     remat: bool = False
     drop_path: float = 0.0
+    scan_blocks: bool = True
 
     @property
     def compute(self):

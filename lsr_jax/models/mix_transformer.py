@@ -160,23 +160,29 @@ class MixTransformer(nn.Module):
 
     def _blocks(self, stage, x, factors):
         names = [f"block{stage + 1}_{index}" for index in range(len(factors))]
-        block = nn.remat(Block) if self.options.remat else Block
-        block = functools.partial(block, HEADS[stage], REDUCTIONS[stage], self.options)
-        # A loop compiles one block in place of up to 40. Not on a CPU: XLA does not order
-        # the all-reduces inside of a loop among those outside, and devices could deadlock.
-        if jax.default_backend() == "cpu" or self.is_initializing():
+        arguments = HEADS[stage], REDUCTIONS[stage], self.options
+        scan = self.options.scan_blocks and jax.default_backend() != "cpu"
+        if not scan or self.is_initializing():
+            block = nn.remat(Block) if self.options.remat else Block
             for name, factor in zip(names, factors, strict=True):
-                x = block(name=name)(x, factor)
+                x = block(*arguments, name=name)(x, factor)
             return x
-        one = block(parent=None)
+        block = Block(*arguments, parent=None)
         params = [self.variables["params"][name] for name in names]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        # XLA cannot recompute in the backward loop what the forward loop has not kept.
+        kept = None if self.options.remat else _is_product
 
+        @functools.partial(jax.checkpoint, prevent_cse=False, policy=kept)
         def body(x, scanned):
             params, factor = scanned
-            return one.apply({"params": params}, x, factor), None
+            return block.apply({"params": params}, x, factor), None
 
         return jax.lax.scan(body, x, (stacked, factors))[0]
+
+
+def _is_product(primitive, *_, **__):
+    return primitive.name in ("dot_general", "conv_general_dilated")
 
 
 def initial(path: str, shape: tuple[int, ...], fan_in: int):
