@@ -139,16 +139,16 @@ class Program(NamedTuple):
         if not instruction.condition:
             return 1
         limits = {
-            line.operands
+            line.operands[0]
             for line in self.executed(instruction.condition)
-            if line.opcode == "constant"
+            if line.opcode == "constant" and line.operands
         }
         if len(limits) != 1:
             raise ValueError(
                 f"HLO text: expected one limit in the condition of {instruction.name}, found "
                 f"{len(limits)}"
             )
-        return int(*limits.pop())
+        return int(limits.pop())
 
     def written(self, line: Instruction) -> float:
         """Bytes of its results; of an array that is updated in place, of what changes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
@@ -115,12 +116,11 @@ class Program:
         )
 
     def compile(self) -> tuple[Callable, compile.Cost]:
-        """As `compile.compile_traced`, with the operations of all micro-batches."""
+        """As `compile.compile_traced`, with the operations of loops as they run."""
         parts = self.setting.micro_batches
         call, cost = compile.compile_traced(self.trace(parts))
-        if parts > 1:  # XLA counts the body of a loop once
-            flops = self.trace(1).lower().cost_analysis()["flops"]
-            cost = cost._replace(flops=flops / self.mesh.size)
+        if parts > 1 or self.setting.method == MIC:
+            cost = cost._replace(flops=operations(self.setting))
         return call, cost
 
     def _network(self):
@@ -135,6 +135,17 @@ class Program:
             params, model_state, self.method, spec, method_key
         )
         return params, model_state, method_state, rng
+
+
+def operations(setting: Setting) -> float:
+    """Operations of a device in a step, as XLA counts them before it optimizes.
+
+    XLA counts the body of a loop once, so the step is traced in one part and for a CPU,
+    where the blocks of no network are a loop.
+    """
+    with mock.patch.object(jax, "default_backend", return_value="cpu"):
+        traced = Program(setting, sharding.make_mesh(1)).trace(1)
+        return traced.lower().cost_analysis()["flops"] / setting.devices
 
 
 class Step:

@@ -170,7 +170,7 @@ class MixTransformer(nn.Module):
         block = Block(*arguments, parent=None)
         params = [self.variables["params"][name] for name in names]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-        # XLA cannot recompute in the backward loop what the forward loop has not kept.
+        # XLA recomputes nothing across two loops; the forward loop would keep every array.
         kept = None if self.options.remat else _is_product
 
         @functools.partial(jax.checkpoint, prevent_cse=False, policy=kept)
