@@ -134,14 +134,7 @@ def parse(arguments):
     parser.add_argument(
         "--batch_size", type=int, help="over all chips; default: one image a chip"
     )
-    parser.add_argument("--source_size", type=timing.size, help="1280x720")
-    parser.add_argument("--target_size", type=timing.size, help="1024x512")
-    parser.add_argument("--backbone", help="resnet101; quick: mini")
-    parser.add_argument("--micro_batches", type=int, default=1)
-    parser.add_argument("--remat", action="store_true")
-    parser.add_argument(
-        "--unrolled", action="store_true", help="model.scan_blocks=False"
-    )
+    steps.add_options(parser)
     return timing.defaults(parser.parse_args(arguments))
 
 
@@ -183,17 +176,12 @@ def describe(platform: str, topology: str, size: str):
 def measured(options) -> dict:
     """All numbers of a step."""
     chip, mesh = mesh_of(options.topology)
-    setting = steps.Setting(
+    setting = steps.from_options(
+        options,
         method=options.method,
-        source_size=options.source_size,
-        target_size=options.target_size,
         batch_size=options.batch_size or mesh.size,
         dtype=options.dtype,
         devices=mesh.size,
-        backbone=options.backbone,
-        remat=options.remat,
-        micro_batches=options.micro_batches,
-        scan_blocks=not options.unrolled,
     )
     sharding.check_batch_size(setting.batch_size, mesh)
     result = {
@@ -274,8 +262,8 @@ def faults(program: hlo.Program, setting: steps.Setting, expected: int) -> list[
     pixels = max(map(math.prod, sizes)) * setting.batch_size / setting.devices
     for line in program.stored():
         for shape in line.shapes if line.opcode not in hlo.VIEWS else ():
-            whole = shape.bytes <= program.written(line)
-            if whole and shape.bytes > 4 * pixels * steps.NUM_CLASSES:
+            large = shape.bytes > 4 * pixels * steps.NUM_CLASSES
+            if large and shape.bytes <= program.written(line):
                 found["large", str(shape), shape.padded_bytes, where(line)] += 1
     names = [line.op_name for line, _ in products]
     count = sum(name.endswith("conv_general_dilated") for name in names)

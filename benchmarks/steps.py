@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from benchmarks import timing
 from lsr_jax import models
 from lsr_jax.augment import preprocess
 from lsr_jax.methods import METHODS, common
@@ -68,6 +70,31 @@ class Setting(NamedTuple):
         if not self.scan_blocks:
             words.append("unrolled")
         return " ".join(words)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `from_options`."""
+    parser.add_argument("--source_size", type=timing.size, help="1280x720")
+    parser.add_argument("--target_size", type=timing.size, help="1024x512")
+    parser.add_argument("--backbone", help="resnet101; quick: mini")
+    parser.add_argument("--micro_batches", type=int, default=1)
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument(
+        "--unrolled", action="store_true", help="model.scan_blocks=False"
+    )
+
+
+def from_options(options: argparse.Namespace, **others) -> Setting:
+    """The setting of parsed `add_options`; ``others`` are its remaining fields."""
+    return Setting(
+        source_size=options.source_size,
+        target_size=options.target_size,
+        backbone=options.backbone,
+        remat=options.remat,
+        micro_batches=options.micro_batches,
+        scan_blocks=not options.unrolled,
+        **others,
+    )
 
 
 class Program:

@@ -78,15 +78,8 @@ def parse(arguments):
     parser.add_argument("--method", nargs="+", default=["lsr"], choices=known)
     parser.add_argument("--dtype", nargs="+", default=["float32"])
     parser.add_argument("--batch_size", nargs="+", type=int, default=[1])
-    parser.add_argument("--source_size", type=timing.size, help="1280x720")
-    parser.add_argument("--target_size", type=timing.size, help="1024x512")
-    parser.add_argument("--backbone", help="resnet101; quick: mini")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--micro_batches", type=int, default=1)
-    parser.add_argument("--remat", action="store_true")
-    parser.add_argument(
-        "--unrolled", action="store_true", help="model.scan_blocks=False"
-    )
+    steps.add_options(parser)
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, if known")
     parser.add_argument(
         "--vs_torch",
@@ -109,17 +102,12 @@ def parse(arguments):
 def settings(options) -> list[steps.Setting]:
     """All combinations of methods, dtypes and batch sizes."""
     return [
-        steps.Setting(
+        steps.from_options(
+            options,
             method=method,
-            source_size=options.source_size,
-            target_size=options.target_size,
             batch_size=batch_size,
             dtype=dtype,
             devices=options.devices,
-            backbone=options.backbone,
-            remat=options.remat,
-            micro_batches=options.micro_batches,
-            scan_blocks=not options.unrolled,
         )
         for method, dtype, batch_size in itertools.product(
             options.method, options.dtype, options.batch_size
